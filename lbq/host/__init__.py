@@ -1,0 +1,1 @@
+"""Everything that changes the machine: rules, sets, sysctls, addresses, and undoing them."""

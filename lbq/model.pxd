@@ -1,0 +1,31 @@
+# C types for model.py; the meaning is there.
+
+cdef class Flow:
+    cdef public int family
+    cdef public int protocol
+    cdef public object caddr
+    cdef public int cport
+    cdef public object vaddr
+    cdef public int vport
+
+cdef class RealServer:
+    cdef public object address
+    cdef public int port
+    cdef public int weight
+    cdef public int mode
+    cdef public int active_cost
+    cdef public int active_conns
+    cdef public int inactive_conns
+    cdef public bint overloaded
+    cdef public bint available
+    cdef public int position
+    cdef public int slot
+
+    cpdef bint can_schedule(self)
+    cpdef long long overhead(self)
+
+cdef class VirtualService:
+    cdef public object key
+    cdef public list servers
+    cdef public object scheduler
+    cdef public int slot

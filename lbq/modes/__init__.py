@@ -1,0 +1,1 @@
+"""One file per forwarding method: nat now; dr and tun follow."""

@@ -1,0 +1,108 @@
+"""Header offsets, big-endian access and the Internet checksum, on the bytes of one IPv4 packet.
+
+``packet`` is a ``bytearray`` when this file runs interpreted and an ``unsigned char *`` when it is
+compiled; ``packet[i]`` means the same on both.
+
+RFC 791 (IPv4), RFC 793 (TCP), RFC 768 (UDP), RFC 1071 and RFC 1624 (checksums).
+"""
+from __future__ import annotations
+
+import cython
+
+IP_LENGTH = 2
+IP_FRAGMENT = 6         # flags and offset
+IP_TTL = 8
+IP_PROTOCOL = 9
+IP_CHECKSUM = 10
+IP_SOURCE = 12
+IP_DESTINATION = 16
+
+# From the start of the TCP or UDP header:
+PORT_SOURCE = 0
+PORT_DESTINATION = 2
+UDP_CHECKSUM = 6
+TCP_OFFSET = 12
+TCP_FLAGS = 13
+TCP_CHECKSUM = 16
+
+FRAGMENT_MASK = 0x3FFF  # more-fragments and the offset: non-zero means a fragment
+
+# NFQA_SKB_INFO, what the kernel says of a queued packet's checksum and shape:
+CHECKSUM_NOT_READY = 1  # the field holds the pseudo-header sum; hardware was to finish it
+SEGMENTED_LATER = 2     # GSO: one large packet that will leave as many
+CHECKSUM_NOT_VERIFIED = 4
+
+
+def get16(packet, at: int) -> int:
+    """Return the 16-bit number at offset *at*."""
+    return packet[at] << 8 | packet[at + 1]
+
+
+def put16(packet, at: int, value: int) -> None:
+    """Write the 16-bit *value* at offset *at*."""
+    packet[at] = value >> 8 & 0xFF
+    packet[at + 1] = value & 0xFF
+
+
+def get32(packet, at: int) -> int:
+    """Return the 32-bit number at offset *at*."""
+    return get16(packet, at) << 16 | get16(packet, at + 2)
+
+
+def put32(packet, at: int, value: int) -> None:
+    """Write the 32-bit *value* at offset *at*."""
+    put16(packet, at, value >> 16 & 0xFFFF)
+    put16(packet, at + 2, value & 0xFFFF)
+
+
+def fold(total: int) -> int:
+    """Return *total* as a 16-bit ones' complement sum: every carry is added back in."""
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def adjust(checksum: int, old: int, new: int) -> int:
+    """Return *checksum* after one 16-bit word went from *old* to *new*.
+
+    RFC 1624, equation 3:  HC' = ~(~HC + ~m + m')
+
+    >>> hex(adjust(0xDD2F, 0x5555, 0x3285))
+    '0x0'
+    """
+    return ~fold((~checksum & 0xFFFF) + (~old & 0xFFFF) + new) & 0xFFFF
+
+
+def adjust32(checksum: int, old: int, new: int) -> int:
+    """Return *checksum* after one 32-bit word went from *old* to *new*."""
+    return adjust(adjust(checksum, old >> 16, new >> 16), old & 0xFFFF, new & 0xFFFF)
+
+
+def word_sum(packet, start: int, end: int) -> int:
+    """Return the folded ones' complement sum of the 16-bit words in [*start*, *end*), zero-padded."""
+    if cython.compiled:
+        return sum_words(packet + start, end - start)
+    total = 0
+    for at in range(start, end - 1, 2):
+        total += packet[at] << 8 | packet[at + 1]
+    if (end - start) & 1:
+        total += packet[end - 1] << 8
+    return fold(total)
+
+
+def header_checksum(packet, header: int) -> int:
+    """Return the IPv4 header checksum over *header* bytes, the field itself counted as zero."""
+    return ~fold(word_sum(packet, 0, IP_CHECKSUM) + word_sum(packet, IP_CHECKSUM + 2, header)) & 0xFFFF
+
+
+def transport_checksum(packet, header: int, end: int, field: int) -> int:
+    """Return the TCP or UDP checksum of the segment in [*header*, *end*), whose own field is at *field*.
+
+    The pseudo-header is read from the IPv4 header.  RFC 768: a UDP result of 0 is sent as 0xFFFF.
+    """
+    total = word_sum(packet, IP_SOURCE, IP_SOURCE + 8) + packet[IP_PROTOCOL] + (end - header)
+    total += word_sum(packet, header, field) + word_sum(packet, field + 2, end)
+    result = ~fold(total) & 0xFFFF
+    if result == 0 and packet[IP_PROTOCOL] == 17:
+        return 0xFFFF
+    return result

@@ -1,0 +1,32 @@
+"""What every scheduler is: one method that chooses, four that are told.
+
+A scheduler belongs to one virtual service.  It sees a ``Flow``, never a packet; it has no clock and
+no randomness of its own.  Only ``schedule`` is mandatory; the rest are notices it may ignore.
+
+Kernel: struct ip_vs_scheduler (init_service, add_dest, del_dest, upd_dest, schedule).
+"""
+from __future__ import annotations
+
+from lbq.model import Flow, RealServer, VirtualService
+
+
+class Scheduler:
+    """Base of all schedulers; ``name`` is what ``ipvsadm -s`` calls it."""
+
+    name = ""
+
+    def bind(self, service: VirtualService) -> None:
+        """Start working for *service*, whose servers may already be there."""
+
+    def server_added(self, service: VirtualService, server: RealServer) -> None:
+        """Notice that *server* was linked at the head of ``service.servers``."""
+
+    def server_removed(self, service: VirtualService, server: RealServer) -> None:
+        """Notice that *server* was unlinked; ``server.position`` still says where it was."""
+
+    def server_changed(self, service: VirtualService, server: RealServer) -> None:
+        """Notice that an attribute of *server*, such as its weight, was edited."""
+
+    def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
+        """Return the server for the new *flow*, or None when no server can take it."""
+        raise NotImplementedError

@@ -1,0 +1,101 @@
+"""The configured virtual services and their real servers: add, edit, delete, find.
+
+Both directors, the readable and the fast one, keep their configuration here, so what an operator's
+command means is written once.  Deleting a server that still has connections moves it to the *trash*:
+it takes no packet from clients any more, its replies still pass, and adding the same server again
+brings it back with its connections (ip_vs_ctl.c, ip_vs_trash_get_dest()).
+"""
+from __future__ import annotations
+
+from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists
+from lbq.grammar import format_endpoint, format_service
+from lbq.model import CLASSIC, NAT, NEW, RealServer, ServiceKey, VirtualService
+from lbq.schedulers import create
+
+
+class ServiceTable:
+    """Virtual services by key, and the deleted servers that connections still refer to."""
+
+    def __init__(self, profile: str = NEW):
+        self.active_cost = 256 if profile == CLASSIC else 257
+        self.by_key: dict[ServiceKey, VirtualService] = {}
+        self.trash: dict[tuple[ServiceKey, int, int], RealServer] = {}
+
+    def add_service(self, key: ServiceKey, scheduler: str) -> VirtualService:
+        """Add the service *key*, whose new connections *scheduler* (a name) distributes."""
+        if key in self.by_key:
+            raise ServiceExists(f"cannot add service {format_service(key)}: it is already there")
+        service = VirtualService(key, create(scheduler))
+        self.by_key[key] = service
+        return service
+
+    def service(self, key: ServiceKey) -> VirtualService:
+        """Return the service *key*."""
+        try:
+            return self.by_key[key]
+        except KeyError:
+            raise NoSuchService(f"no service {format_service(key)}; `lbq list` shows those there are") from None
+
+    def delete_service(self, key: ServiceKey) -> VirtualService:
+        """Delete the service *key*; its servers go to the trash."""
+        service = self.service(key)
+        for server in list(service.servers):
+            self._discard(service, server)
+        del self.by_key[key]
+        return service
+
+    def find_server(self, key: ServiceKey, address: int, port: int) -> RealServer | None:
+        """Return the server *address*:*port* of service *key*, or None."""
+        for server in self.service(key).servers:
+            if server.address == address and server.port == port:
+                return server
+        return None
+
+    def server(self, key: ServiceKey, address: int, port: int) -> RealServer:
+        """Return the server *address*:*port* of service *key*."""
+        found = self.find_server(key, address, port)
+        if found is None:
+            raise NoSuchServer(f"service {format_service(key)} has no server "
+                               f"{format_endpoint(address, port, key.family)}; `lbq list` shows those it has")
+        return found
+
+    def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT) -> RealServer:
+        """Add a server at the head of the service's list, out of the trash where it is still there."""
+        service = self.service(key)
+        if self.find_server(key, address, port) is not None:
+            raise ServerExists(f"cannot add server {format_endpoint(address, port, key.family)} to "
+                               f"{format_service(key)}: it is already there; `lbq set server` changes it")
+        server = self.trash.pop((key, address, port), None)
+        if server is None:
+            server = RealServer(address, port, weight, mode, self.active_cost)
+        server.weight = weight
+        server.mode = mode
+        server.available = True
+        service.add(server)
+        return server
+
+    def set_server(self, key: ServiceKey, address: int, port: int, weight: int) -> RealServer:
+        """Give a server another weight; 0 quiesces it."""
+        server = self.server(key, address, port)
+        server.weight = weight
+        self.service(key).changed(server)
+        return server
+
+    def delete_server(self, key: ServiceKey, address: int, port: int) -> RealServer:
+        """Delete a server; it rests in the trash while connections refer to it."""
+        server = self.server(key, address, port)
+        self._discard(self.service(key), server)
+        return server
+
+    def empty_trash(self) -> list[tuple[ServiceKey, int, int]]:
+        """Forget deleted servers without connections, and return which they were."""
+        gone = [key for key, server in self.trash.items()
+                if server.active_conns + server.inactive_conns == 0]
+        for key in gone:
+            del self.trash[key]
+        return gone
+
+    def _discard(self, service: VirtualService, server: RealServer) -> None:
+        service.remove(server)
+        server.available = False
+        self.trash[service.key, server.address, server.port] = server

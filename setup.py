@@ -1,0 +1,45 @@
+"""The list of compiled modules, and nothing else (metadata is in pyproject.toml).
+
+Every ``.py`` named here is compiled together with the ``.pxd`` of the same name.
+A failed compilation is an error; ``LBQ_PURE=1 pip install .`` asks for no compilation at all.
+"""
+import os
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+COMPILED = [
+    "lbq/model.py",
+    "lbq/packet.py",
+    "lbq/protocols/tcp.py",
+    "lbq/modes/nat.py",
+    "lbq/schedulers/base.py",
+    "lbq/schedulers/rr.py",
+    "lbq/schedulers/wrr.py",
+    "lbq/schedulers/wlc.py",
+    "lbq/_fastpath.pyx",
+]
+DIRECTIVES = {
+    "language_level": 3,
+    "annotation_typing": False,  # the .pxd has the types; annotations are for people and mypy
+    "binding": True,
+    "embedsignature": True,
+}
+FLAGS = ["-O3", "-fno-strict-aliasing", "-Wno-unused-function"]
+
+
+def extensions():
+    """Return the cythonized extension modules, or none when LBQ_PURE asks for interpreted code."""
+    if os.environ.get("LBQ_PURE") == "1":
+        return []
+    from Cython.Build import cythonize
+
+    modules = [
+        Extension(str(Path(source).with_suffix("")).replace("/", "."), [source], extra_compile_args=FLAGS)
+        for source in COMPILED
+    ]
+    return cythonize(modules, build_dir="build/c", compiler_directives=DIRECTIVES,
+                     annotate=bool(os.environ.get("LBQ_ANNOTATE")))
+
+
+setup(ext_modules=extensions())
