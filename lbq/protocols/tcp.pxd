@@ -1,4 +1,5 @@
 # C types for tcp.py; the table is there.
+cimport cython
 
 cdef unsigned char NEXT[132]
 cdef unsigned char ACTIVE[11]
@@ -9,6 +10,7 @@ cdef int FIN, SYN, RST, ACK
 cdef int EVENTS, STATES
 
 cpdef int event(int flags) noexcept nogil
+@cython.locals(happened=int)
 cpdef int next_state(int direction, int flags, int state) noexcept nogil
 cpdef bint is_active(int state) noexcept nogil
 cpdef bint opens(int flags) noexcept nogil
