@@ -104,6 +104,9 @@ class Namespace:
         self.detached = detached    # its programs outlive this process
         self.processes: list[Process] = []
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def path(self) -> Path:
         """Return where ``ip netns`` looks for this namespace."""

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from lbq.errors import HostError, PermissionMissing
@@ -53,6 +55,7 @@ class Lab:
         self.vip_local = vip_local
         self.keep = keep            # programs outlive this process, and leaving the block takes nothing down
         self.say = say              # called with one line a step
+        self.owned = False          # down() touches nothing that up() did not make
         self.folder = Path(f"/run/{prefix}lab")
         self.director = self._namespace(f"{prefix}director", VIP if vip_local else DIRECTOR_IF_VIP_IS_ROUTED)
         self.clients = [self._namespace(prefix + _client_name(number), _client_address(number))
@@ -76,26 +79,39 @@ class Lab:
     def up(self) -> None:
         """Build the network; refuse when something of its name is there, and leave nothing when it fails."""
         require_root()
-        taken = [namespace.name for namespace in self.namespaces if namespace.exists()]
-        if taken:
-            raise HostError(f"cannot build the lab: network namespace {', '.join(taken)} exists already; "
-                            "take that lab down first")
+        if taken := self.existing():
+            raise HostError(f"cannot build the lab: network namespace {', '.join(map(str, taken))} exists "
+                            "already; take that lab down first")
+        self.owned = True
         try:
-            self._build()
+            with _uninterrupted():
+                self._build()
         except BaseException:
             self.down()
             raise
 
+    def existing(self) -> list[Namespace]:
+        """Return those of the lab's namespaces that exist, whoever made them."""
+        return [namespace for namespace in self.namespaces if namespace.exists()]
+
+    def adopt(self) -> None:
+        """Make what bears the lab's names ours, so that down() ends a lab that another process left up."""
+        require_root()
+        self.owned = True
+
     def down(self) -> None:
-        """Take everything down that bears the lab's names: programs, namespaces, files."""
-        existing = [namespace for namespace in self.namespaces if namespace.exists()]
-        for namespace in existing:
-            namespace.stop_processes()
-        for namespace in existing:
-            # A director that was killed leaves its state; the kernel gives inode numbers out again.
-            shutil.rmtree(RUN_FOLDER / str(namespace.inode), ignore_errors=True)
-            namespace.remove()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Take down what is ours: programs, namespaces, files.  Once more does no harm."""
+        if not self.owned:
+            return
+        with _uninterrupted():
+            existing = self.existing()
+            for namespace in existing:
+                namespace.stop_processes()
+            for namespace in existing:
+                # A director that was killed leaves its state; the kernel gives inode numbers out again.
+                shutil.rmtree(RUN_FOLDER / str(namespace.inode), ignore_errors=True)
+                namespace.remove()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _build(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -151,6 +167,19 @@ class Lab:
                        for server in self.servers]
         for web_server in web_servers:
             web_server.wait_for("ready")
+
+
+@contextmanager
+def _uninterrupted():
+    """Hold back Ctrl-C and its kin: a namespace half made or half removed is one that nobody removes.
+
+    Building takes a tenth of a second, taking down as long as the programs need to end (bounded).
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def require_root() -> None:
