@@ -11,6 +11,7 @@ from setuptools import Extension, setup
 COMPILED = [
     "lbq/model.py",
     "lbq/packet.py",
+    "lbq/protocols/icmp.py",
     "lbq/protocols/tcp.py",
     "lbq/modes/nat.py",
     "lbq/schedulers/base.py",
