@@ -1,0 +1,217 @@
+"""The columns of the benchmark: who forwards, how it is started for a service, where clients then connect.
+
+Every column's director sits in the same place of the same network.  The *floor* is plain forwarding with
+a queue at the hooks lbq uses: requests in mangle PREROUTING, replies in mangle POSTROUTING, every packet
+queued once on its way, accepted and returned whole.  It has no NAT, no conntrack and no set look-ups: it is
+what NFQUEUE costs and nothing else, so it flatters nobody.
+"""
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from lbq.errors import LbqError
+from lbq.lab.namespace import Process
+from network import Director
+
+READY_SECONDS = 20
+
+
+class Service(NamedTuple):
+    """What clients ask for; *protocol* is ``tcp`` or ``udp``."""
+
+    protocol: str
+    port: int
+
+
+class Missing(Exception):
+    """A column cannot be shown; the message is the reason."""
+
+
+class Column:
+    """One way of forwarding: plain forwarding, when nothing is overridden."""
+
+    title = "plain forwarding"
+
+    def __init__(self, director: Director, tools: Path):
+        self.director = director
+        self.tools = tools          # folder of the compiled helpers
+        self.process: Process | None = None
+
+    def target(self) -> str:
+        """Return the address clients connect to."""
+        return self.director.real_servers[0]
+
+    def start(self, service: Service) -> None:
+        """Begin to forward *service*; return when packets may come."""
+
+    def stop(self) -> None:
+        """End; the director forwards plainly again."""
+        if self.process is not None:
+            self.process.stop()
+            self.process = None
+
+    def check(self) -> None:
+        """Raise Missing when the forwarder has ended by itself."""
+        if self.process is not None and self.process.poll() is not None:
+            said = self.process.log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise Missing(f"{self.title} ended with status {self.process.returncode}: {' '.join(said)}")
+
+    def _iptables(self, *words: str) -> None:
+        self.director.namespace.run(["iptables", "-w", *words])
+
+
+class Dnat(Column):
+    """The kernel's own NAT; it spreads clients over the servers by hash of their address."""
+
+    title = "iptables DNAT"
+
+    def target(self) -> str:
+        return self.director.vip
+
+    def start(self, service: Service) -> None:
+        servers = self.director.real_servers
+        self._iptables("-t", "nat", "-A", "PREROUTING", "-d", self.director.vip, "-p", service.protocol,
+                       "--dport", str(service.port), "-j", "DNAT", "--to-destination", f"{servers[0]}-{servers[-1]}")
+
+    def stop(self) -> None:
+        self._iptables("-t", "nat", "-F", "PREROUTING")
+
+
+class Floor(Column):
+    """A queue that accepts every packet and returns it whole."""
+
+    title = "floor"
+    queue = 100
+
+    def start(self, service: Service) -> None:
+        self.process = self.director.namespace.popen(self._command())
+        self._wait()
+        for chain, side, port in (("PREROUTING", "-d", "--dport"), ("POSTROUTING", "-s", "--sport")):
+            self._iptables("-t", "mangle", "-A", chain, side, self.target(), "-p", service.protocol,
+                           port, str(service.port), "-j", "NFQUEUE", "--queue-num", str(self.queue))
+
+    def stop(self) -> None:
+        for chain in ("PREROUTING", "POSTROUTING"):
+            self._iptables("-t", "mangle", "-F", chain)
+        super().stop()
+
+    def _command(self) -> list:
+        return [self.tools / "floor", "--queue", self.queue]
+
+    def _wait(self) -> None:
+        self.process.wait_for("ready", READY_SECONDS)
+
+
+class FloorAgain(Floor):
+    """The same once more: how far two columns may differ that do not differ."""
+
+    title = "floor again"
+
+
+class FloorHeaders(Floor):
+    """A queue that sees the first 128 bytes of every packet and returns a verdict only."""
+
+    title = "floor, headers only"
+
+    def _command(self) -> list:
+        return [*super()._command(), "--headers"]
+
+
+class Prototype(Floor):
+    """Another program with the floor's task: ``PATH QUEUE RANGE WITH_PAYLOAD MANY_VERDICTS_A_SEND GSO``."""
+
+    title = "prototype"
+    path: Path
+
+    def _command(self) -> list:
+        return [self.path, self.queue, 65531, 1, 1, 1]
+
+    def _wait(self) -> None:
+        """It says nothing: it is ready when the kernel lists its queue."""
+        waited = "until grep -q ' *100 ' /proc/net/netfilter/nfnetlink_queue; do sleep 0.01; done"
+        self.director.namespace.run(["timeout", str(READY_SECONDS), "sh", "-c", waited])
+
+
+class Haproxy(Column):
+    """HAProxy in TCP mode, with Debian's defaults for threads and buffers."""
+
+    title = "HAProxy TCP"
+
+    def target(self) -> str:
+        return self.director.vip
+
+    def start(self, service: Service) -> None:
+        if service.protocol == "udp":
+            raise Missing("HAProxy has no UDP")
+        if shutil.which("haproxy") is None:
+            raise Missing("haproxy is not installed (apt install haproxy)")
+        config = self.director.namespace.folder / "haproxy.cfg"
+        config.write_text(self._config(service.port))
+        self.process = self.director.namespace.popen(["haproxy", "-db", "-f", config])
+
+    def _config(self, port: int) -> str:
+        servers = "\n".join(f"  server web{number} {address}:{port}"
+                            for number, address in enumerate(self.director.real_servers, start=1))
+        return f"""global
+  maxconn 4096
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+listen bench
+  bind {self.director.vip}:{port}
+  balance roundrobin
+{servers}
+"""
+
+
+class Lbq(Column):
+    """lbq as a user starts it."""
+
+    title = "lbq fast"
+    engine = "fast"
+
+    def target(self) -> str:
+        return self.director.vip
+
+    def start(self, service: Service) -> None:
+        options = ["--vip", f"{self.director.vip}:{service.port}", "--mode", "nat", "--engine", self.engine]
+        options += ["--udp"] if service.protocol == "udp" else []
+        for address in self.director.real_servers:
+            options += ["--real", f"{address}:{service.port}"]
+        try:
+            self.process = self.director.namespace.popen([sys.executable, "-m", "lbq", *options])
+            self.process.wait_for("ready", READY_SECONDS)
+        except LbqError as error:
+            self.stop()
+            raise Missing(str(error)) from error
+
+
+class LbqReference(Lbq):
+    """lbq's readable engine over the NetfilterQueue package."""
+
+    title = "lbq reference"
+    engine = "reference"
+
+    def start(self, service: Service) -> None:
+        if importlib.util.find_spec("netfilterqueue") is None:
+            raise Missing("NetfilterQueue is not installed (pip install lbq[reference])")
+        super().start(service)
+
+
+COLUMNS: dict[str, type[Column]] = {
+    "plain": Column,
+    "dnat": Dnat,
+    "haproxy": Haproxy,
+    "lbq": Lbq,
+    "reference": LbqReference,
+    "floor": Floor,
+    "floor-again": FloorAgain,
+    "floor-headers": FloorHeaders,
+    "prototype": Prototype,
+}

@@ -1,0 +1,42 @@
+"""Processor time, from /proc: of a director's processes, and of the whole machine."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+IDLE_FIELDS = (3, 4)        # of /proc/stat's first line: idle and iowait
+
+
+class Usage:
+    """Processor seconds from the making of the object to ``stop()``."""
+
+    def __init__(self, director: int | None):
+        self._director = director
+        self.director_seconds = -_process_seconds(director)
+        self.machine_seconds = -_machine_seconds()
+
+    def stop(self) -> None:
+        """Take the second reading."""
+        self.machine_seconds += _machine_seconds()
+        self.director_seconds += _process_seconds(self._director)
+
+
+def _process_seconds(pid: int | None) -> float:
+    """Return what *pid* and its descendants have used; they must live on until the second reading.
+
+    schedstat counts nanoseconds; /proc/PID/stat counts hundredths of a second.
+    """
+    if pid is None:
+        return 0.0
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0]) / 1e9
+        total += sum(_process_seconds(int(child)) for child in (task / "children").read_text().split())
+    return total
+
+
+def _machine_seconds() -> float:
+    """Return what all processors have used, interrupts included, time stolen by the host not."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:8]]
+    return (sum(fields[:7]) - sum(fields[at] for at in IDLE_FIELDS)) / TICKS
