@@ -1,0 +1,283 @@
+# The connection table in C: found from both sides, bounded, nothing allocated per packet.
+#
+# Entries are 64 bytes, one cache line each, in an array in a shared mapping.  They refer to each other,
+# to servers and to services by number, never by pointer, so the array means the same to the next process
+# that maps it.  An entry is valid once ENTRY_VALID is in its flags, which is stored last.
+#
+# Everything else here is derived and private, and can be rebuilt from the entries:
+#   index   open addressing with linear probing over 32-bit slots.  A connection has two *nodes*, one under
+#           (client, VIP:vport) and one under (client, RIP:rport); a slot holds entry * 2 + direction in its
+#           low bits and a tag of the hash above, so a probe rarely touches a wrong entry.  Of two equal
+#           keys the newer lies first, as in the kernel's hash buckets.  Deletion shifts back: no tombstones.
+#   wheel   timers, one list per tick of 2^28 ns (0.27 s).  A packet only moves the deadline in the entry;
+#           the wheel looks again when the old deadline comes.  Only a deadline brought forward moves the
+#           entry at once.  Nothing ends early; it may end one tick late (the kernel's wheel is coarser).
+#
+# The hash is keyed with random secrets, so a client cannot choose ports that collide.
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline uint64_t lbq_mix(uint64_t a, uint64_t b) {
+        unsigned __int128 product = (unsigned __int128) a * b;
+        return (uint64_t) product ^ (uint64_t) (product >> 64);
+    }
+    """
+    uint64_t mix "lbq_mix"(uint64_t a, uint64_t b) noexcept nogil
+    void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
+    void store_release "__atomic_store_n"(uint16_t *at, uint16_t value, int order) noexcept nogil
+    int RELEASE "__ATOMIC_RELEASE"
+
+cdef enum:
+    ENTRY_VALID = 0x8000            # flags: above the kernel's own connection flags
+    CONNECTION_INACTIVE = 0x0100    # IP_VS_CONN_F_INACTIVE
+    TICK_BITS = 28
+    WHEEL_SLOTS = 4096              # one turn is 1,100 s: longer than the longest TCP timeout
+    WHEEL_HEAD = 0x80000000         # in wheel_prev: "I am first in the list of this slot"
+    DIRECTION_IN = 0
+    DIRECTION_OUT = 1
+
+cdef struct FlowEntry:              # conntrack.RECORD has the same layout
+    uint32_t caddr, vaddr, daddr    # IPv4; an IPv6 entry will keep its addresses in a parallel array
+    uint16_t cport, vport, dport
+    uint8_t protocol, family
+    uint32_t fwmark
+    uint16_t flags
+    uint8_t state, spare
+    uint32_t server                 # slot in the server array
+    uint64_t expires                # ns, CLOCK_MONOTONIC
+    uint32_t wheel_next, wheel_prev # wheel_next also chains free entries
+    uint32_t timeout                # seconds
+    uint32_t packets_in
+    uint32_t control                # the template that governs this connection (persistence)
+    uint32_t controlled             # for a template: how many it governs
+
+cdef struct FlowTable:
+    FlowEntry *entries              # [0] is never used: 0 means "none"
+    uint32_t *index
+    uint32_t *wheel
+    uint64_t seed[3]
+    uint64_t tick                   # the next tick to look at
+    uint32_t capacity               # entries 1 .. capacity
+    uint32_t slots                  # in the index
+    uint32_t node_bits, node_mask   # of a slot: entry * 2 + direction
+    uint32_t used
+    uint32_t fresh                  # entries from here on were never used
+    uint32_t free
+
+
+cdef inline uint64_t hash_key(FlowTable *table, int direction, int protocol, uint32_t caddr, int cport,
+                              uint32_t address, int port) noexcept nogil:
+    """Return the keyed hash of a client and the other end, the VIP (IN) or the real server (OUT)."""
+    cdef uint64_t addresses = (<uint64_t> caddr << 32) | address
+    cdef uint64_t ports = (<uint64_t> cport << 32) | (<uint64_t> port << 16) | (protocol << 1) | direction
+    return mix(mix(addresses ^ table.seed[0], ports ^ table.seed[1]) ^ table.seed[2], 0x9E3779B97F4A7C15ULL)
+
+
+cdef inline uint32_t home(FlowTable *table, uint64_t hashed) noexcept nogil:
+    """Return the index slot where the probe for *hashed* starts."""
+    return <uint32_t> (((hashed >> 32) * table.slots) >> 32)
+
+
+cdef inline uint32_t tag(FlowTable *table, uint64_t hashed) noexcept nogil:
+    """Return the tag bits of *hashed*, in place above the node number."""
+    return <uint32_t> hashed & ~table.node_mask
+
+
+cdef inline uint32_t after(FlowTable *table, uint32_t at) noexcept nogil:
+    return at + 1 if at + 1 < table.slots else 0
+
+
+cdef inline uint32_t distance(FlowTable *table, uint32_t start, uint32_t at) noexcept nogil:
+    """Return how many steps a probe takes from *start* to *at*."""
+    return at - start if at >= start else at + table.slots - start
+
+
+cdef inline bint has_key(FlowEntry *entry, int direction, int protocol, uint32_t caddr, int cport,
+                         uint32_t address, int port) noexcept nogil:
+    """Return True when *entry* is the connection between the client and the other end."""
+    if entry.caddr != caddr or entry.cport != cport or entry.protocol != protocol:
+        return False
+    if direction == DIRECTION_IN:
+        return entry.vaddr == address and entry.vport == port
+    return entry.daddr == address and entry.dport == port
+
+
+cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, int protocol, uint32_t caddr, int cport,
+                          uint32_t address, int port) noexcept nogil:
+    """Return the number of the connection with this key, whose hash is *hashed*, or 0."""
+    cdef uint32_t at = home(table, hashed), wanted = tag(table, hashed), slot, number
+    while True:
+        slot = table.index[at]
+        if slot == 0:
+            return 0
+        if slot & ~table.node_mask == wanted and slot & 1 == <uint32_t> direction:
+            number = (slot & table.node_mask) >> 1
+            if has_key(&table.entries[number], direction, protocol, caddr, cport, address, port):
+                return number
+        at = after(table, at)
+
+
+cdef inline uint32_t likely_entry(FlowTable *table, uint64_t hashed) noexcept nogil:
+    """Return the entry that *find* will most likely look at, judged by the tag alone, or 0.
+
+    The caller prefetches it; a function that only prefetches is thrown away by gcc 12 as free of effects.
+    """
+    cdef uint32_t at = home(table, hashed), wanted = tag(table, hashed), slot, step
+    for step in range(8):
+        slot = table.index[at]
+        if slot == 0:
+            return 0
+        if slot & ~table.node_mask == wanted:
+            return (slot & table.node_mask) >> 1
+        at = after(table, at)
+    return 0
+
+
+cdef inline uint64_t node_hash(FlowTable *table, uint32_t node) noexcept nogil:
+    cdef FlowEntry *entry = &table.entries[node >> 1]
+    if node & 1 == DIRECTION_IN:
+        return hash_key(table, DIRECTION_IN, entry.protocol, entry.caddr, entry.cport, entry.vaddr, entry.vport)
+    return hash_key(table, DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport, entry.daddr, entry.dport)
+
+
+cdef inline bint same_key(FlowTable *table, uint32_t node, uint32_t other) noexcept nogil:
+    cdef FlowEntry *entry = &table.entries[other >> 1]
+    if (node ^ other) & 1:
+        return False
+    if node & 1 == DIRECTION_IN:
+        return has_key(&table.entries[node >> 1], DIRECTION_IN, entry.protocol, entry.caddr, entry.cport,
+                       entry.vaddr, entry.vport)
+    return has_key(&table.entries[node >> 1], DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport,
+                   entry.daddr, entry.dport)
+
+
+cdef inline void link_node(FlowTable *table, uint32_t node, uint64_t hashed) noexcept nogil:
+    """Enter *node* into the index, before any node with the same key."""
+    cdef uint32_t at = home(table, hashed), carried = node | tag(table, hashed), slot
+    while True:
+        slot = table.index[at]
+        if slot == 0:
+            table.index[at] = carried
+            return
+        if (slot ^ carried) & ~table.node_mask == 0 and same_key(table, slot & table.node_mask,
+                                                                 carried & table.node_mask):
+            table.index[at] = carried   # the newer takes the place, the older moves on
+            carried = slot
+        at = after(table, at)
+
+
+cdef inline void unlink_node(FlowTable *table, uint32_t node) noexcept nogil:
+    """Take *node* out of the index and close the gap."""
+    cdef uint64_t hashed = node_hash(table, node)
+    cdef uint32_t at = home(table, hashed), wanted = node | tag(table, hashed), hole, slot, start
+    while table.index[at] != wanted:
+        at = after(table, at)
+    hole = at
+    while True:
+        at = after(table, at)
+        slot = table.index[at]
+        if slot == 0:
+            break
+        start = home(table, node_hash(table, slot & table.node_mask))
+        # The slot may move into the hole unless its probe starts behind the hole.
+        if distance(table, start, at) >= distance(table, hole, at):
+            table.index[hole] = slot
+            hole = at
+    table.index[hole] = 0
+
+
+cdef inline void wheel_add(FlowTable *table, uint32_t number, uint64_t expires) noexcept nogil:
+    """Put entry *number* into the list of the tick in which it may end."""
+    cdef uint64_t tick = expires >> TICK_BITS
+    if tick < table.tick:
+        tick = table.tick
+    if tick > table.tick + WHEEL_SLOTS - 2:
+        tick = table.tick + WHEEL_SLOTS - 2
+    cdef uint32_t slot = <uint32_t> (tick & (WHEEL_SLOTS - 1))
+    cdef uint32_t first = table.wheel[slot]
+    table.entries[number].wheel_next = first
+    table.entries[number].wheel_prev = WHEEL_HEAD | slot
+    if first:
+        table.entries[first].wheel_prev = number
+    table.wheel[slot] = number
+
+
+cdef inline void wheel_remove(FlowTable *table, uint32_t number) noexcept nogil:
+    cdef FlowEntry *entry = &table.entries[number]
+    if entry.wheel_prev & WHEEL_HEAD:
+        table.wheel[entry.wheel_prev & ~<uint32_t> WHEEL_HEAD] = entry.wheel_next
+    else:
+        table.entries[entry.wheel_prev].wheel_next = entry.wheel_next
+    if entry.wheel_next:
+        table.entries[entry.wheel_next].wheel_prev = entry.wheel_prev
+
+
+cdef inline void set_deadline(FlowTable *table, uint32_t number, uint64_t expires) noexcept nogil:
+    """Let entry *number* end at *expires*; almost always later than before, which costs one store."""
+    cdef FlowEntry *entry = &table.entries[number]
+    if expires < entry.expires:
+        wheel_remove(table, number)
+        wheel_add(table, number, expires)
+    entry.expires = expires
+
+
+cdef inline uint32_t take_entry(FlowTable *table) noexcept nogil:
+    """Return the number of a free entry, zeroed, or 0 when the table is full."""
+    cdef uint32_t number = table.free
+    if number:
+        table.free = table.entries[number].wheel_next
+    elif table.fresh <= table.capacity:
+        number = table.fresh
+        table.fresh += 1
+    else:
+        return 0
+    memset(&table.entries[number], 0, sizeof(FlowEntry))
+    table.used += 1
+    return number
+
+
+cdef inline void enter(FlowTable *table, uint32_t number, uint64_t expires) noexcept nogil:
+    """Make the filled entry *number* a connection: both keys, its timer, then valid."""
+    cdef FlowEntry *entry = &table.entries[number]
+    link_node(table, number * 2 + DIRECTION_IN, node_hash(table, number * 2 + DIRECTION_IN))
+    link_node(table, number * 2 + DIRECTION_OUT, node_hash(table, number * 2 + DIRECTION_OUT))
+    entry.expires = expires
+    wheel_add(table, number, expires)
+    store_release(&entry.flags, entry.flags | ENTRY_VALID, RELEASE)
+
+
+cdef inline void drop_entry(FlowTable *table, uint32_t number) noexcept nogil:
+    """Forget connection *number*, whose timer is out of the wheel already."""
+    cdef FlowEntry *entry = &table.entries[number]
+    store_release(&entry.flags, 0, RELEASE)
+    unlink_node(table, number * 2 + DIRECTION_IN)
+    unlink_node(table, number * 2 + DIRECTION_OUT)
+    entry.wheel_next = table.free
+    table.free = number
+    table.used -= 1
+
+
+cdef inline uint32_t next_due(FlowTable *table, uint64_t now, int *budget) noexcept nogil:
+    """Return a connection whose time is over at *now*, out of the wheel; 0 when there is none.
+
+    Looks at no more than *budget* entries and empty ticks, and goes on there the next time.
+    """
+    cdef uint64_t present = now >> TICK_BITS
+    cdef uint32_t number
+    while table.tick < present and budget[0] > 0:
+        number = table.wheel[table.tick & (WHEEL_SLOTS - 1)]
+        budget[0] -= 1
+        if number == 0:
+            table.tick += 1
+            continue
+        wheel_remove(table, number)
+        if table.entries[number].expires >> TICK_BITS <= table.tick:
+            return number
+        # A packet moved its deadline on; this tick's list is being emptied, so never back into it.
+        table.tick += 1
+        wheel_add(table, number, table.entries[number].expires)
+        table.tick -= 1
+    return 0

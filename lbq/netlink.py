@@ -1,0 +1,85 @@
+"""Binding an NFQUEUE number: the few control messages, once per start, in plain Python.
+
+Packets and verdicts go through ``_nfqueue.pxd``; this file only opens the socket and sets it up.
+
+Kernel: include/uapi/linux/netfilter/nfnetlink_queue.h, net/netfilter/nfnetlink_queue.c.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+from lbq.errors import HostError, PermissionMissing, QueueBusy
+
+NETLINK_NETFILTER = 12
+SOL_NETLINK = 270
+NETLINK_NO_ENOBUFS = 5
+NETLINK_CAP_ACK = 10
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+NLM_F_REQUEST_ACK = 5
+NLMSG_ERROR = 2
+NFNL_SUBSYS_QUEUE = 3
+NFQNL_MSG_CONFIG = 2
+NFQA_CFG_CMD, NFQA_CFG_PARAMS, NFQA_CFG_QUEUE_MAXLEN, NFQA_CFG_MASK, NFQA_CFG_FLAGS = 1, 2, 3, 4, 5
+NFQNL_CFG_CMD_BIND = 1
+NFQNL_COPY_PACKET = 2
+NFQA_CFG_F_GSO = 4      # queue large packets as they are, instead of cutting them into 45 messages
+
+RECEIVE_BUFFER = 128 << 20      # bytes; charged per queued packet with overhead, not allocated ahead
+
+
+def open_queue(number: int, queue_length: int, send_buffer: int) -> socket.socket:
+    """Return a netlink socket that has NFQUEUE *number* bound, whole packets, GSO ones unsegmented.
+
+    *queue_length* is in packets, *send_buffer* the largest batch of verdicts in bytes.
+    """
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    try:
+        netlink.bind((0, 0))
+        netlink.connect((0, 0))
+        netlink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        netlink.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, send_buffer)
+        netlink.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # else one overrun refuses all until we are empty
+        netlink.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)     # an error answer need not return the packet
+        _configure(netlink, number, queue_length)
+    except PermissionError as error:
+        netlink.close()
+        raise PermissionMissing(f"cannot bind NFQUEUE {number}: {error.strerror}; run lbq as root") from error
+    except BaseException:
+        netlink.close()
+        raise
+    return netlink
+
+
+def _configure(netlink: socket.socket, number: int, queue_length: int) -> None:
+    """Bind and set up in one message, so that the queue never runs half configured."""
+    body = (struct.pack("!BBH", socket.AF_UNSPEC, 0, number)
+            + _attribute(NFQA_CFG_CMD, struct.pack("!BxH", NFQNL_CFG_CMD_BIND, socket.AF_INET))
+            + _attribute(NFQA_CFG_PARAMS, struct.pack("!IB", 0xFFFF, NFQNL_COPY_PACKET))
+            + _attribute(NFQA_CFG_QUEUE_MAXLEN, struct.pack("!I", queue_length))
+            + _attribute(NFQA_CFG_FLAGS, struct.pack("!I", NFQA_CFG_F_GSO))
+            + _attribute(NFQA_CFG_MASK, struct.pack("!I", NFQA_CFG_F_GSO)))
+    kind = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_CONFIG
+    netlink.send(struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST_ACK, 1, 0) + body)
+    error = _acknowledgement(netlink)
+    if error in (errno.EBUSY, errno.EPERM):
+        raise QueueBusy(f"cannot bind NFQUEUE {number}: another program holds it "
+                        "(its port id is in /proc/net/netfilter/nfnetlink_queue); choose another with --queue")
+    if error:
+        raise HostError(f"cannot bind NFQUEUE {number}: {os.strerror(error)}; "
+                        "the kernel needs NETFILTER_NETLINK_QUEUE (modprobe nfnetlink_queue)")
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _acknowledgement(netlink: socket.socket) -> int:
+    """Return the errno of the kernel's answer, 0 for success, past any packet that is queued before it."""
+    while True:
+        answer = netlink.recv(1 << 17)
+        if struct.unpack_from("=H", answer, 4)[0] == NLMSG_ERROR:
+            return -struct.unpack_from("=i", answer, 16)[0]
