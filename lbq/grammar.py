@@ -12,6 +12,11 @@ import ipaddress
 from lbq.model import PROTOCOL_NAMES, ServiceKey
 
 
+def format_address(address: int, family: int = 2) -> str:
+    """Return ``192.168.10.1`` or ``2001:db8::1``."""
+    return str(ipaddress.IPv4Address(address) if family == 2 else ipaddress.IPv6Address(address))
+
+
 def format_endpoint(address: int, port: int, family: int = 2) -> str:
     """Return ``192.168.10.1:80`` or ``[2001:db8::1]:80``."""
     if family == 2:
