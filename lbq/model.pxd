@@ -13,11 +13,12 @@ cdef class RealServer:
     cdef public int port
     cdef public int weight
     cdef public int mode
-    cdef public int active_cost
+    cdef public long long active_cost   # makes overhead() a 64-bit product
     cdef public int active_conns
     cdef public int inactive_conns
     cdef public bint overloaded
     cdef public bint available
+    cdef public object service
     cdef public int position
     cdef public int slot
 

@@ -64,6 +64,7 @@ class RealServer:
         self.inactive_conns = 0
         self.overloaded = False
         self.available = True       # False once deleted, while connections still refer to it
+        self.service = None         # the service it is, or before it was deleted was, a server of
         self.position = -1          # index in service.servers
         self.slot = -1              # index in the engine's server array
 
@@ -94,6 +95,7 @@ class VirtualService:
     def add(self, server: RealServer) -> None:
         """Link *server* at the head of the list and tell the scheduler."""
         self.servers.insert(0, server)
+        server.service = self
         self._number()
         if self.scheduler is not None:
             self.scheduler.server_added(self, server)

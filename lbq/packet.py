@@ -32,6 +32,15 @@ CHECKSUM_NOT_READY = 1  # the field holds the pseudo-header sum; hardware was to
 SEGMENTED_LATER = 2     # GSO: one large packet that will leave as many
 CHECKSUM_NOT_VERIFIED = 4
 
+if cython.compiled:     # numbers with a C type are invisible to Python code; these are its copies
+    globals().update(
+        IP_LENGTH=IP_LENGTH, IP_FRAGMENT=IP_FRAGMENT, IP_TTL=IP_TTL, IP_PROTOCOL=IP_PROTOCOL,
+        IP_CHECKSUM=IP_CHECKSUM, IP_SOURCE=IP_SOURCE, IP_DESTINATION=IP_DESTINATION,
+        PORT_SOURCE=PORT_SOURCE, PORT_DESTINATION=PORT_DESTINATION, UDP_CHECKSUM=UDP_CHECKSUM,
+        TCP_OFFSET=TCP_OFFSET, TCP_FLAGS=TCP_FLAGS, TCP_CHECKSUM=TCP_CHECKSUM, FRAGMENT_MASK=FRAGMENT_MASK,
+        CHECKSUM_NOT_READY=CHECKSUM_NOT_READY, SEGMENTED_LATER=SEGMENTED_LATER,
+        CHECKSUM_NOT_VERIFIED=CHECKSUM_NOT_VERIFIED)
+
 
 def get16(packet, at: int) -> int:
     """Return the 16-bit number at offset *at*."""
@@ -81,7 +90,7 @@ def adjust32(checksum: int, old: int, new: int) -> int:
 def word_sum(packet, start: int, end: int) -> int:
     """Return the folded ones' complement sum of the 16-bit words in [*start*, *end*), zero-padded."""
     if cython.compiled:
-        return sum_words(packet + start, end - start)
+        return sum_words(packet + start, end - start)   # noqa: F821  C code in packet.pxd
     total = 0
     for at in range(start, end - 1, 2):
         total += packet[at] << 8 | packet[at + 1]

@@ -17,5 +17,5 @@ cdef class RateLimit:
     cdef long long credits[1024]
     cdef long long stamps[1024]
 
-    @cython.locals(place=int)
+    @cython.locals(place=int, credit="long long", allowed=bint)
     cpdef bint allow(self, unsigned int client, long long now_ns) noexcept nogil

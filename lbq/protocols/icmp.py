@@ -33,6 +33,9 @@ CLIENT_BURST = 6
 CLIENTS = 1024              # remembered clients; a power of two
 CLIENT_BITS = 10
 
+if cython.compiled:         # numbers with a C type are invisible to Python code; this is its copy
+    globals().update(MAX_BYTES=MAX_BYTES)
+
 
 def port_unreachable(packet, length: int, answer) -> int:
     """Write into *answer* (576 bytes of room) the refusal of *packet*; return how long it is."""
@@ -77,16 +80,16 @@ class RateLimit:
         if client >> 24 == 0 or client >> 28 >= 0xE:
             return False                # 0.0.0.0/8, multicast, broadcast: nobody's own address
         place = (client ^ client >> CLIENT_BITS ^ client >> 2 * CLIENT_BITS) & (CLIENTS - 1)
-        if self.clients[place] != client:
-            self.clients[place] = client
-            self.credits[place] = CLIENT_BURST * CLIENT_COST
-        else:
-            self.credits[place] = min(self.credits[place] + now_ns - self.stamps[place], CLIENT_BURST * CLIENT_COST)
+        credit = CLIENT_BURST * CLIENT_COST
+        if self.clients[place] == client:
+            credit = min(credit, self.credits[place] + now_ns - self.stamps[place])
+        self.clients[place] = client
         self.stamps[place] = now_ns
         self.credit = min(self.credit + now_ns - self.stamp, GLOBAL_BURST * GLOBAL_COST)
         self.stamp = now_ns
-        if self.credit < GLOBAL_COST or self.credits[place] < CLIENT_COST:
-            return False
-        self.credit -= GLOBAL_COST
-        self.credits[place] -= CLIENT_COST
-        return True
+        allowed = credit >= CLIENT_COST and self.credit >= GLOBAL_COST
+        if allowed:
+            credit -= CLIENT_COST
+            self.credit -= GLOBAL_COST
+        self.credits[place] = credit
+        return allowed

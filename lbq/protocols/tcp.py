@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import cython
 
-NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK = range(11)
+NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT = range(6)
+CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK = range(6, 11)
 NAMES = ("NONE", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT", "TIME_WAIT", "CLOSE", "CLOSE_WAIT",
          "LAST_ACK", "LISTEN", "SYNACK")
 SHORT = ("NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA")
@@ -40,7 +41,12 @@ INO rst   CL CL CL SR CL CL CL CL LA LI CL
 EVENTS = 4
 STATES = 11
 
-if not cython.compiled:     # the compiled module declares these two as C arrays in tcp.pxd
+if cython.compiled:         # numbers with a C type are invisible to Python code; these are its copies
+    globals().update(
+        NONE=NONE, ESTABLISHED=ESTABLISHED, SYN_SENT=SYN_SENT, SYN_RECV=SYN_RECV, FIN_WAIT=FIN_WAIT,
+        TIME_WAIT=TIME_WAIT, CLOSE=CLOSE, CLOSE_WAIT=CLOSE_WAIT, LAST_ACK=LAST_ACK, LISTEN=LISTEN,
+        SYNACK=SYNACK, IN=IN, OUT=OUT, INPUT_ONLY=INPUT_ONLY, FIN=FIN, SYN=SYN, RST=RST, ACK=ACK, STATES=STATES)
+else:                       # the compiled module declares these two as C arrays in tcp.pxd
     NEXT = [0] * (3 * EVENTS * STATES)
     ACTIVE = [0] * STATES
 
