@@ -837,6 +837,8 @@ cdef int parse(Packet *packet) noexcept nogil:
     """Fill in the five-tuple and flags; return REWRITTEN, or why the packet cannot be a connection's."""
     cdef unsigned char *data = packet.queued.data
     cdef int length = packet.queued.length, header, needed
+    if packet.queued.truncated:
+        return DROPPED_TRUNCATED
     if length < 20 or data[0] >> 4 != 4:
         return DROPPED_MALFORMED
     header = (data[0] & 15) * 4
@@ -844,7 +846,7 @@ cdef int parse(Packet *packet) noexcept nogil:
     packet.length = pkt.get16(data, pkt.IP_LENGTH)
     if header < 20 or packet.length < header:
         return DROPPED_MALFORMED
-    if packet.queued.truncated or packet.length > length:
+    if packet.length > length:
         return DROPPED_TRUNCATED
     if pkt.get16(data, pkt.IP_FRAGMENT) & pkt.FRAGMENT_MASK:
         return DROPPED_FRAGMENT
@@ -853,6 +855,8 @@ cdef int parse(Packet *packet) noexcept nogil:
         return PASSED_NOT_OURS
     needed = 20 if packet.protocol == TCP else 8
     if packet.length < header + needed:
+        return DROPPED_MALFORMED
+    if packet.protocol == TCP and data[header + pkt.TCP_OFFSET] >> 4 < 5:
         return DROPPED_MALFORMED
     packet.flags = data[header + pkt.TCP_FLAGS] if packet.protocol == TCP else 0
     packet.source = pkt.get32(data, pkt.IP_SOURCE)
