@@ -4,6 +4,9 @@ Both directors, the readable and the fast one, keep their configuration here, so
 command means is written once.  Deleting a server that still has connections moves it to the *trash*:
 it takes no packet from clients any more, its replies still pass, and adding the same server again
 brings it back with its connections (ip_vs_ctl.c, ip_vs_trash_get_dest()).
+
+Differs from IPVS: a deleted server without connections is forgotten at the next look into the trash, not
+after two to four minutes.  It shows in one place: added again later, its traffic counters start at zero.
 """
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ class ServiceTable:
         try:
             return self.by_key[key]
         except KeyError:
-            raise NoSuchService(f"no service {format_service(key)}; `lbq list` shows those there are") from None
+            raise NoSuchService(f"no service {format_service(key)}; "
+                                "`lbq list` shows those there are") from None
 
     def delete_service(self, key: ServiceKey) -> VirtualService:
         """Delete the service *key*; its servers go to the trash."""
@@ -59,7 +63,8 @@ class ServiceTable:
                                f"{format_endpoint(address, port, key.family)}; `lbq list` shows those it has")
         return found
 
-    def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT) -> RealServer:
+    def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1,
+                   mode: int = NAT) -> RealServer:
         """Add a server at the head of the service's list, out of the trash where it is still there."""
         service = self.service(key)
         if self.find_server(key, address, port) is not None:

@@ -45,7 +45,8 @@ if cython.compiled:         # numbers with a C type are invisible to Python code
     globals().update(
         NONE=NONE, ESTABLISHED=ESTABLISHED, SYN_SENT=SYN_SENT, SYN_RECV=SYN_RECV, FIN_WAIT=FIN_WAIT,
         TIME_WAIT=TIME_WAIT, CLOSE=CLOSE, CLOSE_WAIT=CLOSE_WAIT, LAST_ACK=LAST_ACK, LISTEN=LISTEN,
-        SYNACK=SYNACK, IN=IN, OUT=OUT, INPUT_ONLY=INPUT_ONLY, FIN=FIN, SYN=SYN, RST=RST, ACK=ACK, STATES=STATES)
+        SYNACK=SYNACK, STATES=STATES, IN=IN, OUT=OUT, INPUT_ONLY=INPUT_ONLY,
+        FIN=FIN, SYN=SYN, RST=RST, ACK=ACK)
 else:                       # the compiled module declares these two as C arrays in tcp.pxd
     NEXT = [0] * (3 * EVENTS * STATES)
     ACTIVE = [0] * STATES
