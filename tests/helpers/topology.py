@@ -1,0 +1,210 @@
+"""Real programs on the lab's machines: nginx, curl, wrk, iperf3, and what to ask them afterwards.
+
+``lbq.lab.topology`` builds the network; here is the traffic.  Every wait has an end.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+
+from lbq.lab.namespace import Namespace, Process
+from lbq.lab.topology import Lab, host_name
+from tests.helpers import endpoints
+
+FULL = os.environ.get("LBQ_FULL") == "1"    # the whole load, not the slice for every run
+ENDPOINTS = Path(endpoints.__file__)
+
+# A counter that moved in any namespace is a packet that somebody broke.
+BROKEN = ("IpInHdrErrors", "IpInAddrErrors", "IpReasmFails", "IpFragFails", "IpInCsumErrors", "TcpInErrs",
+          "TcpInCsumErrors", "UdpInErrors", "UdpInCsumErrors", "UdpRcvbufErrors", "IcmpInErrors",
+          "IcmpInCsumErrors", "TcpTCPMD5Failure", "TcpPAWSEstab", "TcpTCPAbortOnTimeout")
+# And a connection that ended otherwise than by FIN, unless its own program closed it early.
+OWN_ABORTS = ("TcpTCPAbortOnClose", "TcpTCPAbortOnData")
+
+NGINX = """\
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr;
+worker_processes 1;
+worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    keepalive_requests 10000000;
+    keepalive_timeout 600s;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen {port} backlog=8192;
+        location / {{ return 200 "{title}\\n"; }}
+    }}
+}}
+"""
+
+
+def start_nginx(lab: Lab, port: int = 80) -> None:
+    """Run nginx on every server; it answers each request with the server's name."""
+    for server in lab.servers:
+        server.sysctl("net.core.somaxconn", 8192)
+        folder = lab.folder / f"nginx-{host_name(server)}"
+        folder.mkdir()
+        config = folder / "nginx.conf"
+        config.write_text(NGINX.format(folder=folder, port=port, title=host_name(server)))
+        server.popen(["nginx", "-p", folder, "-c", config])
+    for server in lab.servers:
+        wait_for_listener(server, port)
+
+
+def start_endpoint(host: Namespace, kind: str, port: int = 80) -> Process:
+    """Run one of endpoints.py on *host*."""
+    process = host.popen([sys.executable, ENDPOINTS, kind, port, host_name(host)])
+    process.wait_for("ready")
+    return process
+
+
+def start_endpoints(lab: Lab, kind: str, port: int = 80) -> None:
+    """Run one of endpoints.py on every server."""
+    for server in lab.servers:
+        start_endpoint(server, kind, port)
+
+
+def wait_for_listener(host: Namespace, port: int, timeout: float = 10.0) -> None:
+    """Wait until something listens on TCP *port*, without connecting to it (connections are counted)."""
+    wanted = f":{port:04X} "
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        with host.inside():
+            sockets = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+        if any(wanted in line[:24] and line.split()[3] == "0A" for line in sockets):
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"nothing listens on port {port} in {host} after {timeout:g} s")
+
+
+def connect(host: Namespace, address: str, port: int = 80, timeout: float = 10.0) -> socket.socket:
+    """Return a TCP connection from *host*."""
+    with host.inside():
+        return socket.create_connection((address, port), timeout=timeout)
+
+
+def udp_socket(host: Namespace, address: str, port: int, timeout: float = 10.0) -> socket.socket:
+    """Return a UDP socket of *host*, connected so that it hears ICMP errors."""
+    with host.inside():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(timeout)
+    sock.connect((address, port))
+    return sock
+
+
+def hold(host: Namespace, address: str, port: int = 80) -> tuple[str, socket.socket]:
+    """Open a connection to ``endpoints.py hold``; return who took it, and the socket."""
+    sock = connect(host, address, port)
+    name = b""
+    while not name.endswith(b"\n"):
+        data = sock.recv(64)
+        assert data, "the server closed a connection that it should hold"
+        name += data
+    return name.decode().strip(), sock
+
+
+def still_answers(sock: socket.socket) -> bool:
+    """Return True when a held connection still carries bytes both ways."""
+    message = os.urandom(64)
+    sock.sendall(message)
+    received = b""
+    while len(received) < len(message):
+        data = sock.recv(64)
+        if not data:
+            return False
+        received += data
+    return received == message
+
+
+def curl(host: Namespace, url: str, *options: str, timeout: int = 20) -> str:
+    """Return what curl gets from *url*."""
+    command = ["curl", "-sS", "--fail", "--max-time", timeout, *options, url]
+    return host.run(command, timeout=timeout + 5).stdout
+
+
+def download(host: Namespace, url: str, timeout: float = 120.0) -> str:
+    """Return the SHA-256 of what curl gets from *url*, hashed as it comes."""
+    process = host.popen(["curl", "-sS", "--fail", "--max-time", timeout, url])
+    digest = hashlib.sha256()
+    while block := process.stdout.read1(endpoints.BLOCK):
+        digest.update(block)
+    assert process.wait(10) == 0, process.log.read_text()
+    process.stdout.close()
+    return digest.hexdigest()
+
+
+def upload(host: Namespace, url: str, size: int, timeout: float = 120.0) -> str:
+    """Send *size* bytes of known content with curl; return the SHA-256 that the server answers."""
+    headers = ["-H", f"Content-Length: {size}", "-H", "Transfer-Encoding:"]
+    process = host.popen(["curl", "-sS", "--fail", "--max-time", timeout, *headers, "-T", "-", url],
+                         stdin=-1)
+    for block in endpoints.content(size):
+        process.stdin.write(block)
+    process.stdin.close()
+    answer = process.stdout.read().decode()
+    assert process.wait(10) == 0, process.log.read_text()
+    process.stdout.close()
+    return answer
+
+
+def wrk(host: Namespace, url: str, connections: int, seconds: int, close: bool = False) -> int:
+    """Load *url* with wrk and return how many requests were answered; any error fails."""
+    headers = ["-H", "Connection: close"] if close else []
+    command = ["wrk", "-t", 2, "-c", connections, "-d", f"{seconds}s", "--timeout", "20s", *headers, url]
+    report = host.run(command, timeout=seconds + 40).stdout
+    assert "Socket errors" not in report and "Non-2xx" not in report, report
+    return int(re.search(r"(\d+) requests in", report)[1])
+
+
+def iperf3(host: Namespace, address: str, *options: str, seconds: int = 3) -> dict:
+    """Return the end of iperf3's JSON report."""
+    command = ["iperf3", "--json", "--connect-timeout", "5000", "-c", address, "-t", seconds, *options]
+    report = json.loads(host.run(command, timeout=seconds + 20).stdout)
+    assert "error" not in report, report["error"]
+    return report["end"]
+
+
+def listing(lab: Lab) -> dict:
+    """Return the one service of ``lbq list --json``."""
+    [service] = json.loads(lab.lbq("list", "--json").stdout)
+    return service
+
+
+def server_row(lab: Lab, server: Namespace) -> dict:
+    """Return the row of *server* in ``lbq list --json``."""
+    [row] = [row for row in listing(lab)["servers"] if row["address"] == server.address]
+    return row
+
+
+def broken_packets(lab: Lab) -> dict[str, int]:
+    """Return what the kernel counted as broken in any of the lab's namespaces, by ``namespace counter``."""
+    found = {}
+    for namespace in lab.namespaces:
+        counters = namespace.counters()
+        found |= {f"{namespace} {name}": counters[name] for name in BROKEN if counters.get(name)}
+    return found
+
+
+def resets_suffered(host: Namespace) -> int:
+    """Return how many established connections of *host* a reset from outside has ended."""
+    counters = host.counters()
+    return counters["TcpEstabResets"] - sum(counters[name] for name in OWN_ABORTS)
+
+
+def grown(host: Namespace, before: dict[str, int], *names: str) -> tuple[int, ...]:
+    """Return by how much counters have grown since *before*."""
+    now = host.counters()
+    return tuple(now[name] - before[name] for name in names)

@@ -1,0 +1,58 @@
+"""A lab for each test: its own namespaces, its own director, and no broken packet at the end."""
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import ExitStack
+
+import pytest
+
+from lbq.lab.topology import Lab
+from tests.helpers.topology import broken_packets
+
+OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is in this folder, and skip it, saying why, where it cannot run."""
+    for item in items:
+        if "/tests/lab/" in str(item.path):
+            item.add_marker(pytest.mark.lab)
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def many_open_files():
+    """Let this process and the programs it starts open enough sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
+
+
+@pytest.fixture
+def make_lab(request):
+    """Return a function that builds a lab; it is checked and taken down after the test."""
+    labs = []
+    with ExitStack() as stack:
+        def make(**options) -> Lab:
+            assert not labs, "one lab a test: they share their names"
+            labs.append(stack.enter_context(Lab(prefix=f"lbqt{os.getpid()}-", **options)))
+            return labs[0]
+
+        yield make
+        for lab in labs:
+            for process in lab.director.processes:      # pytest shows this beside a failure
+                print(f"--- {process.title()}\n{process.log.read_text(errors='replace')}")
+            assert broken_packets(lab) == {}
+
+
+@pytest.fixture
+def lab(make_lab) -> Lab:
+    """Return the article's lab: one client, two servers, the VIP on the director."""
+    return make_lab()
+
+
+@pytest.fixture(params=["fast", "reference"])
+def engine(request) -> str:
+    """Run the test on both engines."""
+    return request.param
