@@ -1,0 +1,59 @@
+# lbq: `make` alone explains the targets.  Everything is installed into .venv and by apt-get, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(shell find lbq -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
+
+help:  ## explain the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+lab: $(VENV)/lbq-run  ## build the article's network in namespaces, balance ten requests, take it down (root)
+	@$(BIN)/lbq lab nat
+
+test: $(VENV)/lbq-test  ## install what is missing and run every suite, slices of the long ones (root)
+	@$(BIN)/python tests/run.py
+
+test-full: $(VENV)/lbq-test  ## the same suites in full length (root)
+	@$(BIN)/python tests/run.py --full
+
+unit: $(VENV)/lbq-test  ## unit, packet and agreement tests: no root, no network
+	@$(BIN)/python tests/run.py unit pure packets agreement
+
+bench: $(VENV)/lbq-test  ## forwarding, DNAT, HAProxy, lbq and the floor side by side in one run (root)
+	@packaging/install-debian bench
+	@$(BIN)/python bench/run.py
+
+bench-memory: $(VENV)/lbq-test  ## scheduler, table and rewrite in memory
+	@$(BIN)/pytest -q bench
+
+lint: $(VENV)/lbq-test  ## ruff, cython-lint, codespell
+	@$(BIN)/pip install -q --group lint
+	@$(BIN)/ruff check lbq tests bench setup.py
+	@$(BIN)/cython-lint --max-line-length 120 lbq
+	@$(BIN)/codespell lbq tests bench docs README.md CONTRIBUTING.md
+
+annotate: $(VENV)/lbq-test  ## where compiled code still talks to Python: build/c/**/*.html
+	@LBQ_ANNOTATE=1 $(BIN)/python setup.py -q build_ext --build-lib build/annotated --force
+
+clean:  ## remove everything that was built or installed here
+	rm -rf build $(VENV) *.egg-info
+
+$(BIN)/pip:
+	@packaging/install-debian run
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lbq needs Python 3.11 or newer, not " + sys.version)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --upgrade pip setuptools 'cython>=3.2,<4'
+
+$(VENV)/lbq-run: $(BIN)/pip $(SOURCES)
+	@packaging/install-debian run
+	@echo "compiling lbq into $(VENV)"
+	@$(BIN)/pip install -q --no-build-isolation .
+	@touch $@
+
+$(VENV)/lbq-test: $(VENV)/lbq-run
+	@packaging/install-debian test
+	@echo "installing what the tests need into $(VENV)"
+	@$(BIN)/pip install -q --group test
+	@touch $@
+
+.PHONY: help lab test test-full unit bench bench-memory lint annotate clean
