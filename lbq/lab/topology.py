@@ -22,7 +22,7 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lbq.errors import HostError, PermissionMissing
@@ -137,7 +137,8 @@ class Lab:
                 _add_veth(links, side, hosts[0])
             else:
                 # The bridge is a switch and no more: iptables must not see a packet twice.
-                self.director.sysctl("net.bridge.bridge-nf-call-iptables", 0)
+                with suppress(FileNotFoundError):       # a kernel without br_netfilter: it does not
+                    self.director.sysctl("net.bridge.bridge-nf-call-iptables", 0)
                 links.link("add", ifname=side, kind="bridge")
                 bridge = links.link_lookup(ifname=side)[0]
                 for host in hosts:
