@@ -8,6 +8,7 @@ and service; the lines of a whole batch are asked for before the first is used.
 
 Kernel: net/netfilter/nfnetlink_queue.c for the queue, net/netfilter/ipvs/ for everything decided here.
 """
+import contextlib
 import mmap
 import os
 import socket
@@ -236,7 +237,8 @@ cdef class FastDirector:
         table.node_bits = max_connections.bit_length() + 1
         table.node_mask = (1 << table.node_bits) - 1
         self.index_memory = mmap.mmap(-1, 4 * (table.slots + WHEEL_SLOTS), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.index_memory.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):      # a kernel without huge pages
+            self.index_memory.madvise(mmap.MADV_HUGEPAGE)
         words = memoryview(self.index_memory).cast("I")
         table.wheel = &words[0]
         table.index = &words[WHEEL_SLOTS]
