@@ -1,0 +1,178 @@
+"""Would this host's firewall drop a rewritten packet?  A reading of iptables-save, for the warnings at start.
+
+Differs from IPVS: the kernel's balancer takes a request in INPUT, so a firewall meets it there.  lbq
+rewrites it in PREROUTING; it then passes FORWARD like any routed packet, and so does the reply.  Both are
+untracked, so ``--ctstate ESTABLISHED`` does not let them through.
+
+The reading follows one packet of each direction through the FORWARD chain.  What it cannot know (the
+client's address, a rate limit, another program's set) counts as "does not match": a rule for some clients
+neither saves nor condemns the service.
+"""
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
+
+from lbq.host.rules import RIP_SET, Saved
+from lbq.model import PROTOCOL_NAMES
+
+ACCEPT, DROP = "ACCEPT", "DROP"
+FINAL = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP, "NFQUEUE": ACCEPT, "QUEUE": ACCEPT}
+PORT_OPTIONS = {"--dport", "--dports"}
+DEEPEST = 32        # chains within chains; iptables itself refuses loops
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What is known of a packet in FORWARD; a request knows its destination, a reply its source."""
+
+    protocol: int
+    source: int | None
+    source_port: int | None
+    destination: int | None
+    destination_port: int | None
+    in_devices: frozenset[str]
+    out_devices: frozenset[str]
+
+
+def request_to(server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
+    """Return a request on its way to *server* (protocol, address, port) behind *device*."""
+    protocol, address, port = server
+    return Packet(protocol, None, None, address, port, frozenset(client_devices), _known(device))
+
+
+def reply_from(server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
+    """Return a reply of *server* on its way to a client."""
+    protocol, address, port = server
+    return Packet(protocol, address, port, None, None, _known(device), frozenset(client_devices))
+
+
+def dropped_by(saved: Saved, packet: Packet) -> str | None:
+    """Return the rule or policy of FORWARD that drops *packet*, or None when it passes."""
+    lines = saved.get("filter", [])
+    verdict, why = _walk(lines, "FORWARD", packet, DEEPEST)
+    if verdict is None and any(line.startswith(":FORWARD DROP") for line in lines):
+        return "policy DROP"
+    return why if verdict == DROP else None
+
+
+def rules_to_add(command: str, server: tuple[int, int, int]) -> str:
+    """Return the two shell commands that let requests to *server* and its replies pass."""
+    protocol, address, port = server
+    name, rip = PROTOCOL_NAMES[protocol], ipaddress.IPv4Address(address)
+    return (f"{command} -I FORWARD -p {name} -d {rip} --dport {port} -j ACCEPT; "
+            f"{command} -I FORWARD -p {name} -s {rip} --sport {port} -j ACCEPT")
+
+
+def input_rules_naming(saved: Saved, service: tuple[int, int, int]) -> list[str]:
+    """Return the INPUT rules for the port of *service* (protocol, VIP, port), which they no longer meet."""
+    protocol, vip, port = service
+    packet = Packet(protocol, None, None, vip, port, frozenset(), frozenset())
+    return [line for line in saved.get("filter", [])
+            if line.startswith("-A INPUT ") and PORT_OPTIONS & set(line.split())
+            and _matches(line, packet, only=PORT_OPTIONS | {"-p", "-d"})]
+
+
+def _walk(lines: list[str], chain: str, packet: Packet, depth: int) -> tuple[str | None, str]:
+    """Return ACCEPT, DROP or None (left the chain), and the rule that decided."""
+    for line in lines:
+        if not line.startswith(f"-A {chain} ") or not _matches(line, packet):
+            continue
+        goes, target = _target(line)
+        if target in FINAL:
+            return FINAL[target], f"rule {line}"
+        if target == "RETURN":
+            return None, ""
+        if target is not None and depth and any(other.startswith(f":{target} ") for other in lines):
+            verdict, why = _walk(lines, target, packet, depth - 1)
+            if verdict is not None or goes:
+                return verdict, why
+    return None, ""
+
+
+def _target(line: str) -> tuple[bool, str | None]:
+    words = shlex.split(line)
+    for word, target in pairwise(words):
+        if word in ("-j", "-g"):
+            return word == "-g", target
+    return False, None
+
+
+def _matches(line: str, packet: Packet, only: set[str] | None = None) -> bool:
+    """Return True when every condition of the rule (of those in *only*) is known to hold."""
+    return all(_holds(option, argument, packet) is (not negated)
+               for negated, option, argument in _conditions(line) if only is None or option in only)
+
+
+def _conditions(line: str) -> list[tuple[bool, str, str]]:
+    """Return the conditions of a rule as (negated, option, first argument)."""
+    words = shlex.split(line)[2:]
+    found = []
+    negated = False
+    position = 0
+    while position < len(words) and words[position] not in ("-j", "-g"):
+        word = words[position]
+        if word.startswith("-"):
+            following = words[position + 1] if position + 1 < len(words) else ""
+            found.append((negated, word, following))
+            position += word == "--comment"     # whose text may look like anything
+        negated = word == "!"
+        position += 1
+    return found
+
+
+def _holds(option: str, argument: str, packet: Packet) -> bool | None:
+    """Return whether one condition of a rule holds for *packet*; None when that cannot be known."""
+    match option:
+        case "-m" | "--comment":
+            return True
+        case "-p":
+            return argument in ("all", PROTOCOL_NAMES[packet.protocol], str(packet.protocol))
+        case "-s":
+            return _inside(packet.source, argument)
+        case "-d":
+            return _inside(packet.destination, argument)
+        case "-i":
+            return _any_named(packet.in_devices, argument)
+        case "-o":
+            return _any_named(packet.out_devices, argument)
+        case "--sport" | "--sports":
+            return _listed(packet.source_port, argument)
+        case "--dport" | "--dports":
+            return _listed(packet.destination_port, argument)
+        case "--ctstate" | "--state":
+            return "UNTRACKED" in argument.split(",")
+        case "--match-set":
+            return True if argument == RIP_SET else None
+        case _:
+            return None
+
+
+def _inside(address: int | None, network: str) -> bool | None:
+    if ipaddress.IPv4Network(network).prefixlen == 0:
+        return True
+    return None if address is None else ipaddress.IPv4Address(address) in ipaddress.IPv4Network(network)
+
+
+def _any_named(devices: frozenset[str], pattern: str) -> bool | None:
+    if not devices:
+        return None
+    wildcard = pattern[:-1] + "*" if pattern.endswith("+") else pattern
+    return any(fnmatchcase(device, wildcard) for device in devices)
+
+
+def _listed(port: int | None, ports: str) -> bool | None:
+    if port is None:
+        return None
+    for item in ports.split(","):
+        first, _, last = item.partition(":")
+        if int(first) <= port <= int(last or first):
+            return True
+    return False
+
+
+def _known(device: str | None) -> frozenset[str]:
+    return frozenset() if device is None else frozenset([device])

@@ -1,0 +1,78 @@
+"""Run iptables-restore and iptables-save, in whichever of their two variants this host has.
+
+*nft* (the default of Debian and others) writes nf_tables; *legacy* writes the old x_tables.  Both may be
+installed, and a host may have rules in both.  ``iptables-restore`` on the PATH is what the host's own
+firewall uses, so lbq uses that; LBQ_IPTABLES_RESTORE names another program.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from lbq.errors import HostError, RulesNotApplied
+
+NFT, LEGACY = "nft", "legacy"
+ENVIRONMENT = "LBQ_IPTABLES_RESTORE"
+LOCK_SECONDS = 10       # how long another program may hold the xtables lock
+RUN_SECONDS = 60
+SEARCH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"])
+
+
+class Iptables:
+    """One iptables-restore program and the iptables-save beside it."""
+
+    def __init__(self, restore: str):
+        self.restore_program = restore
+        self.save_program = str(Path(restore).with_name(Path(restore).name.replace("restore", "save")))
+        self.variant = NFT if "nf_tables" in _run([restore, "--version"]) else LEGACY
+
+    def save(self) -> str:
+        """Return the rules of all tables that exist; makes no table."""
+        return _run([self.save_program])
+
+    def restore(self, text: str) -> None:
+        """Apply *text*, leaving everything it does not name as it is."""
+        _run([self.restore_program, "-w", str(LOCK_SECONDS), "--noflush"], text)
+
+    def command(self) -> str:
+        """Return the word a person types to change these rules: ``iptables`` or ``iptables-legacy``."""
+        return Path(self.restore_program).name.removesuffix("-restore")
+
+
+def find(name: str | None = None) -> Iptables:
+    """Return the iptables to use: *name*, or LBQ_IPTABLES_RESTORE, or the host's iptables-restore."""
+    wanted = name or os.environ.get(ENVIRONMENT) or "iptables-restore"
+    path = shutil.which(wanted, path=os.pathsep.join([os.environ.get("PATH", ""), SEARCH]))
+    if path is None:
+        raise HostError(f"cannot find {wanted}: lbq needs iptables to queue packets; "
+                        f"install it (apt install iptables)")
+    return Iptables(path)
+
+
+def installed() -> list[Iptables]:
+    """Return every variant on this host, each once; a host may have rules in both."""
+    found = {}
+    for name in ("iptables-restore", "iptables-nft-restore", "iptables-legacy-restore"):
+        path = shutil.which(name, path=SEARCH)
+        if path is not None:
+            iptables = Iptables(path)
+            found.setdefault(iptables.variant, iptables)
+    return list(found.values())
+
+
+def _run(command: list[str], text: str = "") -> str:
+    program = Path(command[0]).name
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=RUN_SECONDS,
+                              env={**os.environ, "LC_ALL": "C"}, check=False)
+    except OSError as error:
+        raise RulesNotApplied(f"cannot run {command[0]}: {error.strerror}; install iptables") from error
+    except subprocess.TimeoutExpired:
+        raise RulesNotApplied(f"{program} did not end in {RUN_SECONDS} s; another program may hold "
+                              f"/run/xtables.lock") from None
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise RulesNotApplied(f"{program} refused: {said}")
+    return done.stdout

@@ -1,0 +1,109 @@
+"""The iptables rules of the director, as text: a constant dozen, whatever the number of services.
+
+Two sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq-rip`` their real servers
+(RIP, protocol:rport).  Rules never change while the director runs; only the sets do.
+
+    client ─► raw PREROUTING ─► mangle PREROUTING ─► route ─► … ─► mangle POSTROUTING ─► client
+              LBQ-NOTRACK       LBQ-REQUEST: queue                 LBQ-REPLY: queue
+
+- **Requests** are queued in PREROUTING, or OUTPUT when the client is the director itself, so that the
+  kernel routes the rewritten packet.
+- **Replies** are queued in POSTROUTING, or INPUT when the client is the director itself.  Not in PREROUTING:
+  there a packet whose new source is an address of this host is dropped as a martian.
+- **No conntrack.**  It would see one half of each rewritten conversation and call it INVALID.  Traffic to
+  RIP:rport that does not come through the VIP is left untracked in *both* directions: tracking one
+  half only would turn that half INVALID as well.
+- **Fragments.**  A later fragment has no ports and matches no set.  The rule in LBQ-DEFRAG is never reached
+  (nothing jumps there), but that it exists makes the kernel reassemble: the ``socket`` match asks for that
+  when it is loaded, for all of the namespace.
+- **No --queue-bypass**: when nobody listens, packets of a service are dropped, never let through unbalanced.
+
+Kernel: xt_set, xt_CT, xt_NFQUEUE, xt_socket (nf_defrag_ipv4_enable()).
+"""
+from __future__ import annotations
+
+import shlex
+from itertools import pairwise
+
+VIP_SET = "lbq-vip"
+RIP_SET = "lbq-rip"
+
+NOTRACK, DEFRAG = "LBQ-NOTRACK", "LBQ-DEFRAG"
+REQUEST, REPLY = "LBQ-REQUEST", "LBQ-REPLY"
+FORWARD = "LBQ-FORWARD"
+CHAINS = {"raw": (NOTRACK, DEFRAG), "mangle": (REQUEST, REPLY), "filter": (FORWARD,)}
+JUMPS = {"raw": (("PREROUTING", NOTRACK), ("OUTPUT", NOTRACK)),
+         "mangle": (("PREROUTING", REQUEST), ("OUTPUT", REQUEST), ("POSTROUTING", REPLY), ("INPUT", REPLY)),
+         "filter": (("FORWARD", FORWARD),)}
+TABLES = tuple(CHAINS)
+
+Saved = dict[str, list[str]]    # table -> the lines of iptables-save that belong to it
+
+
+def parse(saved: str) -> Saved:
+    """Return the lines of ``iptables-save`` output by table, without comments and counters of rules."""
+    tables: Saved = {}
+    lines: list[str] = []
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            lines = tables.setdefault(line[1:].strip(), [])
+        elif line.startswith((":", "-")):
+            lines.append(line)
+    return tables
+
+
+def tables_for(accept_forward: bool) -> tuple[str, ...]:
+    """Return the tables that get rules."""
+    return TABLES if accept_forward else ("raw", "mangle")
+
+
+def install_text(queue: int, accept_forward: bool, present: Saved) -> str:
+    """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
+
+    Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
+    """
+    bodies = {
+        NOTRACK: [f"-m set --match-set {VIP_SET} dst,dst -j CT --notrack",
+                  f"-m set --match-set {RIP_SET} src,src -j CT --notrack",
+                  f"-m set --match-set {RIP_SET} dst,dst -j CT --notrack"],
+        DEFRAG: ["-m socket --nowildcard"],
+        REQUEST: [f"-m set --match-set {VIP_SET} dst,dst -j NFQUEUE --queue-num {queue}"],
+        REPLY: [f"-m set --match-set {RIP_SET} src,src -j NFQUEUE --queue-num {queue}"],
+        FORWARD: [f"-m set --match-set {RIP_SET} dst,dst -j ACCEPT",
+                  f"-m set --match-set {RIP_SET} src,src -j ACCEPT"],
+    }
+    lines = []
+    for table in tables_for(accept_forward):
+        lines.append(f"*{table}")
+        lines += [f":{chain} - [0:0]" for chain in CHAINS[table]]
+        lines += [f"-A {chain} {rule}" for chain in CHAINS[table] for rule in bodies[chain]]
+        # Ours go last, so that the user's rules in mangle (marks, for one) see a packet before it is queued;
+        # only the rules that accept forwarded packets must come before whatever drops them.
+        command = "-I" if table == "filter" else "-A"
+        lines += [f"{command} {base} -j {chain}" for base, chain in JUMPS[table]
+                  if f"-A {base} -j {chain}" not in present.get(table, [])]
+        lines.append("COMMIT")
+    return "\n".join(lines) + "\n"
+
+
+def removal_text(present: Saved) -> str:
+    """Return iptables-restore input that removes our chains and all jumps to them; empty without any."""
+    lines = []
+    for table, saved in present.items():
+        ours = [chain for chain in CHAINS.get(table, ())
+                if any(line.startswith(f":{chain} ") for line in saved)]
+        if not ours:
+            continue
+        lines.append(f"*{table}")
+        lines += ["-D" + line.removeprefix("-A") for line in saved if _jumps_into(line, ours)]
+        lines += [f"-F {chain}" for chain in ours] + [f"-X {chain}" for chain in ours]
+        lines.append("COMMIT")
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _jumps_into(line: str, chains: list[str]) -> bool:
+    if not line.startswith("-A "):
+        return False
+    words = shlex.split(line)
+    return words[1] not in chains and any(
+        word in ("-j", "-g") and target in chains for word, target in pairwise(words))

@@ -1,0 +1,152 @@
+"""The two IP sets that the rules look into: which addresses and ports are virtual services and real servers.
+
+A member is (protocol, address, port).  Two services may share a real server, so members are counted:
+the kernel's set loses one only when nobody needs it any more.  The ``ipset`` program is not needed.
+
+Kernel: include/uapi/linux/netfilter/ipset/ip_set.h
+"""
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from lbq.errors import RulesNotApplied
+from lbq.host.netlink import (
+    NETLINK_NETFILTER,
+    NLA_F_NET_BYTEORDER,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    ask,
+    attribute,
+    nested,
+    netfilter,
+    number,
+    text,
+    walk,
+)
+
+Member = tuple[int, int, int]       # protocol, address, port
+
+SET_TYPE, REVISION = "hash:ip,port", 1      # every kernel since 2.6.39 has this revision
+LARGEST = 1 << 20                           # members of one set; the kernel's own default is 65,536
+NFNL_SUBSYS_IPSET = 6 << 8
+CREATE, DESTROY, LIST, ADD, DELETE, TYPE = (NFNL_SUBSYS_IPSET | command for command in (2, 3, 7, 9, 10, 13))
+PROTOCOL_VERSION = 6
+PROTOCOL, SETNAME, TYPENAME, REVISION_OR_MINIMUM, FAMILY, DATA, ADT = 1, 2, 3, 4, 5, 7, 8
+IP, PORT, PROTO, MAXELEM = 1, 4, 7, 19      # inside DATA
+IPADDR_IPV4 = 1                             # inside IP
+NFPROTO_IPV4 = 2
+IPSET_ERR_BUSY = 4100                       # a rule uses the set
+IPSET_ERR_EXIST = 4103                      # the member is there already, or is not
+
+
+def type_is_known() -> bool:
+    """Return True when this kernel has sets of addresses with ports."""
+    try:
+        _ask(TYPE, text(TYPENAME, SET_TYPE), attribute(FAMILY, bytes([NFPROTO_IPV4])))
+    except OSError:
+        return False
+    return True
+
+
+class MemberSet:
+    """One kernel set, and how many times each member is wanted in it."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.wanted: Counter[Member] = Counter()
+
+    def fill(self, members: Iterable[Member]) -> None:
+        """Make the set hold *members* and nothing else, creating it or adopting one left by a crash."""
+        self.wanted = Counter(members)
+        with _explained(f"fill the set {self.name}"):
+            left = self.members()
+            if left is None:
+                self._create()
+                left = set()
+            for member in left - set(self.wanted):
+                self._ask_member(DELETE, member)
+            for member in set(self.wanted) - left:
+                self._ask_member(ADD, member)
+
+    def add(self, member: Member) -> None:
+        """Count *member* once more, and put it in when it is new."""
+        if self.wanted[member] == 0:
+            with _explained(f"add to the set {self.name}"):
+                self._ask_member(ADD, member)
+        self.wanted[member] += 1
+
+    def remove(self, member: Member) -> None:
+        """Count *member* once less, and take it out when nobody wants it any more."""
+        self.wanted[member] -= 1
+        if self.wanted[member] <= 0:
+            del self.wanted[member]
+            with _explained(f"delete from the set {self.name}"):
+                self._ask_member(DELETE, member)
+
+    def members(self) -> set[Member] | None:
+        """Return what the kernel's set holds, or None when there is no such set."""
+        try:
+            bodies = _ask(LIST, text(SETNAME, self.name), flags=NLM_F_DUMP)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        found = set()
+        for body in bodies:
+            for _, entry in walk(dict(walk(body[4:])).get(ADT, b"")):
+                found.add(_member(dict(walk(entry))))
+        return found
+
+    def destroy(self) -> bool:
+        """Remove the set; return False when a rule that is not ours uses it, and it is only emptied."""
+        with _explained(f"remove the set {self.name}"):
+            left = self.members()
+            if left is None:
+                return True
+            try:
+                _ask(DESTROY, text(SETNAME, self.name))
+            except OSError as error:
+                if error.errno != IPSET_ERR_BUSY:
+                    raise
+                for member in left:
+                    self._ask_member(DELETE, member)
+                return False
+        return True
+
+    def _create(self) -> None:
+        _ask(CREATE, text(SETNAME, self.name), text(TYPENAME, SET_TYPE),
+             attribute(REVISION_OR_MINIMUM, bytes([REVISION])), attribute(FAMILY, bytes([NFPROTO_IPV4])),
+             nested(DATA, number(MAXELEM | NLA_F_NET_BYTEORDER, LARGEST)), flags=NLM_F_CREATE | NLM_F_EXCL)
+
+    def _ask_member(self, command: int, member: Member) -> None:
+        protocol, address, port = member
+        entry = nested(DATA, nested(IP, number(IPADDR_IPV4 | NLA_F_NET_BYTEORDER, address)),
+                       attribute(PORT | NLA_F_NET_BYTEORDER, struct.pack(">H", port)),
+                       attribute(PROTO, bytes([protocol])))
+        _ask(command, text(SETNAME, self.name), entry)
+
+
+def _ask(command: int, *attributes: bytes, flags: int = 0) -> list[bytes]:
+    body = netfilter(NFPROTO_IPV4) + attribute(PROTOCOL, bytes([PROTOCOL_VERSION])) + b"".join(attributes)
+    return ask(NETLINK_NETFILTER, command, body, flags)
+
+
+def _member(entry: dict[int, bytes]) -> Member:
+    address = dict(walk(entry[IP]))[IPADDR_IPV4]
+    return entry[PROTO][0], struct.unpack(">I", address)[0], struct.unpack(">H", entry[PORT])[0]
+
+
+@contextmanager
+def _explained(attempt: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        said = os.strerror(error.errno) if error.errno < 4096 else f"ipset error {error.errno}"
+        raise RulesNotApplied(f"cannot {attempt}: {said}; if a set of that name is not lbq's, "
+                              f"rename or remove it (ipset destroy)") from error

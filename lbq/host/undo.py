@@ -1,0 +1,88 @@
+"""undo.json: what this network namespace looked like before lbq changed it.
+
+The record is on disk before the first change is made, so a director that is killed at any moment can be
+undone by ``lbq cleanup`` or by the next start.  A start over a crash keeps the *first* values: what it
+finds changed now was changed by us.
+
+A namespace's inode number, which names the folder, is used again once the namespace is gone, and a reboot
+starts over.  Boot id and namespace cookie (unique until the next boot) tell such a stale record from ours.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+NAME = "undo.json"
+SO_NETNS_COOKIE = getattr(socket, "SO_NETNS_COOKIE", 71)
+
+
+@dataclass
+class UndoRecord:
+    """Everything needed to put a network namespace back as it was."""
+
+    boot_id: str
+    netns_cookie: int                   # 0: a kernel before 5.14 has none
+    queue: int
+    iptables_restore: str               # the program that made the rules, and can remove them
+    base_chains: dict[str, list[str]]   # nf_tables tables and base chains that were there before
+    sysctls: dict[str, str] = field(default_factory=dict)
+    addresses: list[list[str]] = field(default_factory=list)    # [address, device] pairs we added
+
+    def is_of_here_and_now(self) -> bool:
+        """Return True when this record was written in this network namespace since the last boot."""
+        return self.boot_id == boot_id() and self.netns_cookie == netns_cookie()
+
+
+def boot_id() -> str:
+    """Return the identity of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def netns_cookie() -> int:
+    """Return the number that this network namespace has to itself until the next boot."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+        except OSError:
+            return 0
+
+
+def begin(queue: int, iptables_restore: str, base_chains: dict[str, list[str]]) -> UndoRecord:
+    """Return a record for this namespace and boot, of nothing changed yet."""
+    return UndoRecord(boot_id(), netns_cookie(), queue, iptables_restore, base_chains)
+
+
+def load(directory: Path) -> UndoRecord | None:
+    """Return the record in *directory* when it is of this namespace and boot, else None."""
+    try:
+        data = json.loads((directory / NAME).read_text())
+        record = UndoRecord(**data)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return record if record.is_of_here_and_now() else None
+
+
+def save(directory: Path, record: UndoRecord) -> None:
+    """Write *record* so that a crash at any moment leaves the old or the new one, whole."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = directory / (NAME + ".new")
+    with open(fresh, "w") as file:
+        json.dump(asdict(record), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, directory / NAME)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def discard(directory: Path) -> None:
+    """Remove the record."""
+    with contextlib.suppress(FileNotFoundError):
+        (directory / NAME).unlink()
