@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import time
-from libc.errno cimport EAGAIN, EINTR, errno as c_errno
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -698,7 +698,7 @@ cdef class FastDirector:
         waiting[1].fd, waiting[1].events = self.queue_fd, POLLIN
         while True:
             count = recvmmsg(self.queue_fd, self.messages, BATCH, MSG_DONTWAIT, NULL)
-            if count < 0 and c_errno != EAGAIN and c_errno != EINTR:
+            if count < 0 and c_errno != EAGAIN and c_errno != EINTR and c_errno != ENOBUFS and c_errno != ENOMEM:
                 return c_errno
             now = coarse_now()
             if count > 0:
