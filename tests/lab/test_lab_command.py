@@ -1,0 +1,194 @@
+"""``lbq lab nat``: what it shows, and that nothing of it is left however it ends.
+
+The command's names are fixed, so each test gives it a ``/run`` of its own (a mount namespace): a lab that
+somebody keeps on this machine is neither in the way nor in danger.
+"""
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TIMEOUT = 60
+NAMESPACES = ["lbq-client", "lbq-director", "lbq-web01", "lbq-web02"]
+
+
+class PrivateRun:
+    """A mount namespace with an empty /run, held open by a sleeping process."""
+
+    def __enter__(self):
+        self.holder = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private",
+             "sh", "-c", "mount -t tmpfs none /run && mkdir /run/netns && echo ready && exec sleep 600"],
+            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        assert self.holder.stdout.readline() == b"ready\n"
+        self.run_folder = Path(f"/proc/{self.holder.pid}/root/run")
+        return self
+
+    def __exit__(self, *error):
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        self.holder.kill()
+        self.holder.wait()
+        self.holder.stdout.close()
+
+    def command(self, *argv):
+        """Return *argv* as a command line for inside."""
+        return ["nsenter", f"--target={self.holder.pid}", "--mount", f"--wd={os.getcwd()}", *map(str, argv)]
+
+    def lbq(self, *words, env=None):
+        """Run ``lbq WORDS`` inside to its end."""
+        return subprocess.run(self.command(sys.executable, "-m", "lbq", *words), stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=TIMEOUT, check=False, env=env)
+
+    def start(self, *words):
+        """Start ``lbq WORDS`` inside."""
+        return subprocess.Popen(self.command(sys.executable, "-m", "lbq", *words), stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def namespaces(self):
+        """Return the names of the network namespaces inside."""
+        return sorted(path.name for path in (self.run_folder / "netns").iterdir())
+
+    def processes(self):
+        """Return the processes inside, but for the holder."""
+        mine = os.readlink(f"/proc/{self.holder.pid}/ns/mnt")
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+                if pid != self.holder.pid and _mount_namespace(pid) == mine]
+
+    def leftovers(self):
+        """Return what a lab that is gone has left: namespaces, processes, files."""
+        files = [str(path.relative_to(self.run_folder)) for path in self.run_folder.rglob("*")
+                 if path.name not in ("netns", "xtables.lock")]
+        # A director's own folder may stay, empty; what is in it is the state of one that is gone.
+        return [path for path in files if path != "lbq"] + self.processes()
+
+
+def _mount_namespace(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return None
+
+
+@pytest.fixture
+def private():
+    """Return a place with a /run of its own."""
+    with PrivateRun() as place:
+        yield place
+
+
+def test_it_builds_tries_shows_and_takes_down(private):
+    done = private.lbq("lab", "nat")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = re.findall(r"from (192\.168\.10\.100):(\d+) .* (web\d\d)$", done.stdout, re.MULTILINE)
+    assert [name for _, _, name in answers] == ["web02", "web01"] * 5
+    assert len({port for _, port, _ in answers}) == 10
+    assert "web01 answered 5, web02 answered 5" in done.stdout
+    table = done.stdout.partition("(lbq list):")[2]
+    for address in ("192.168.10.1:80", "192.168.20.1:80", "192.168.20.2:80"):
+        assert address in table
+    assert done.stdout.rstrip().endswith("and every program in them.")
+    assert private.leftovers() == []
+
+
+@pytest.mark.parametrize("line", ["Building", "  client", "  web servers", "  director", "   1.", "What "])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_at_any_stage_leaves_nothing(private, line, number, status):
+    lab = private.start("lab", "nat")
+    try:
+        for printed in lab.stdout:
+            if printed.startswith(line):
+                break
+        lab.send_signal(number)
+        time.sleep(0.01)
+        lab.send_signal(number)         # an impatient user does no harm
+        _, errors = lab.communicate(timeout=TIMEOUT)
+    finally:
+        lab.kill()
+        lab.wait()
+
+    assert (lab.returncode, errors) == (status, "")
+    assert private.leftovers() == []
+
+
+def test_failure_is_one_line_and_leaves_nothing(private):
+    """Without iptables the director refuses to start; the lab repeats its words and is gone."""
+    done = private.lbq("lab", "nat", env=os.environ | {"PATH": "/nowhere"})
+
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "iptables" in line
+    assert private.leftovers() == []
+
+
+def test_kept_lab_can_be_played_with_and_taken_down(private):
+    kept = private.lbq("lab", "nat", "--keep")
+    assert (kept.returncode, kept.stderr) == (0, "")
+    assert private.namespaces() == NAMESPACES
+
+    curl = private.command("ip", "netns", "exec", "lbq-client", "curl", "-sS", "-m", 10, "http://192.168.10.1/")
+    answers = [subprocess.run(curl, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+               for _ in range(2)]
+    refused = private.lbq("lab", "nat")
+    again = subprocess.run(curl, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+    suggested = re.findall(r"ip netns exec lbq-director \S.*", kept.stdout)
+    for command in suggested:
+        subprocess.run(private.command(*command.split()), capture_output=True, timeout=TIMEOUT, check=True)
+    down = private.lbq("lab", "nat", "--down")
+
+    assert answers == ["web02\n", "web01\n"]
+    assert refused.returncode == 2
+    [line] = refused.stderr.splitlines()
+    assert "lbq-client" in line and "lbq lab nat --down" in line
+    assert again == "web02\n"
+    assert len(suggested) >= 4
+    assert (down.returncode, down.stderr) == (0, "")
+    assert private.leftovers() == []
+
+
+def test_killed_lab_stops_its_programs_and_down_removes_the_rest(private):
+    lab = private.start("lab", "nat")
+    try:
+        for printed in lab.stdout:
+            if printed.startswith("   1."):
+                break
+    finally:
+        lab.kill()
+        lab.communicate(timeout=TIMEOUT)
+    deadline = time.monotonic() + TIMEOUT
+    while private.processes() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    assert private.processes() == []
+    assert private.namespaces() == NAMESPACES
+    assert private.lbq("lab", "nat", "--down").returncode == 0
+    assert private.leftovers() == []
+
+
+def test_down_without_a_lab_says_so(private):
+    done = private.lbq("lab", "nat", "--down")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("no lab is up")
+
+
+def test_without_root_it_is_one_line():
+    # Python itself may lie where only root can read, so the user changes after the imports.
+    program = ("import os, sys, lbq.cli, lbq.lab.nat; "
+               "os.setgroups([]); os.setegid(65534); os.seteuid(65534); "
+               "sys.exit(lbq.cli.main(['lab', 'nat']))")
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT,
+                          check=False)
+
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "root" in line
