@@ -1,0 +1,66 @@
+"""Both directors under test, and what every test asks of them.
+
+The fast director must be there unless ``LBQ_PURE=1`` says that nothing is compiled: a build that lacks
+it is a failure here, never a silently halved test run.
+"""
+from __future__ import annotations
+
+import os
+
+from lbq import conntrack
+from lbq.director import Director
+from lbq.model import TCP, UDP, ServiceKey
+from tests.helpers.packets import endpoint
+
+PURE = os.environ.get("LBQ_PURE") == "1"
+ENGINES = {"reference": Director}
+if not PURE:
+    from lbq._fastpath import FastDirector
+
+    ENGINES["fast"] = FastDirector
+
+PREROUTING, LOCAL_IN, FORWARD, LOCAL_OUT, POSTROUTING = range(5)
+LOOPBACK = 1
+NS = 1_000_000_000
+
+
+def key(service: str) -> ServiceKey:
+    """Return the key of ``tcp:192.168.10.1:80``."""
+    protocol, _, where = service.partition(":")
+    return ServiceKey({"tcp": TCP, "udp": UDP}[protocol], *endpoint(where))
+
+
+def add_service(engine, service: str, *servers: str, scheduler: str = "wlc") -> None:
+    """Add *service* with *servers*, each ``RIP:rport`` or ``RIP:rport,weight``."""
+    engine.add_service(key(service), scheduler)
+    for server in servers:
+        where, _, weight = server.partition(",")
+        engine.add_server(key(service), *endpoint(where), int(weight or 1))
+
+
+def connections(engine, now_ns: int = 0, limit: int = 256) -> list[dict]:
+    """Return all connections, page by page, in words and in an order that does not depend on the engine."""
+    found, cursor = [], 0
+    while cursor is not None:
+        page, cursor = engine.list_connections(cursor, limit)
+        size = conntrack.RECORD.size
+        found += [conntrack.decode(page[at:at + size], now_ns) for at in range(0, len(page), size)]
+    return sorted(found, key=lambda connection: tuple(map(str, connection.values())))
+
+
+def services(engine, limit: int = 16) -> list[dict]:
+    """Return the rows of all services, page by page."""
+    found, cursor = [], 0
+    while cursor is not None:
+        rows, cursor = engine.list_services(cursor, limit)
+        found += rows
+    return found
+
+
+def servers(engine, service: str) -> dict[str, dict]:
+    """Return the rows of one service's servers by ``RIP:rport``."""
+    protocol, _, where = service.partition(":")
+    for row in services(engine):
+        if (row["protocol"], f"{row['address']}:{row['port']}") == (protocol, where):
+            return {f"{server['address']}:{server['port']}": server for server in row["servers"]}
+    raise AssertionError(f"no service {service}")

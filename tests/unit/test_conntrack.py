@@ -1,0 +1,243 @@
+"""lbq.conntrack: keys, bounds, counters, timers, records."""
+from __future__ import annotations
+
+import pytest
+
+from lbq import conntrack
+from lbq.conntrack import INACTIVE, RECORD, VALID, Connection, ConnectionTable
+from lbq.model import AF_INET, TCP, UDP, RealServer
+from lbq.protocols import tcp
+from tests.helpers.packets import address
+
+CIP, VIP, RIP = address("192.168.10.9"), address("192.168.10.1"), address("192.168.20.1")
+SECOND = 1_000_000_000
+TICK = 1 << conntrack.TICK_BITS
+
+
+@pytest.fixture
+def server() -> RealServer:
+    """Return a real server, the sixth in the engine's array."""
+    server = RealServer(RIP, 8080)
+    server.slot = 5
+    return server
+
+
+@pytest.fixture
+def table() -> ConnectionTable:
+    """Return a table with room for three."""
+    return ConnectionTable(3)
+
+
+def connect(table: ConnectionTable, server: RealServer, cport: int = 40000, vport: int = 80,
+            protocol: int = TCP) -> Connection:
+    """Enter and return a connection."""
+    connection = Connection(protocol, CIP, cport, VIP, vport, server, AF_INET)
+    assert table.add(connection)
+    return connection
+
+
+def test_a_connection_is_found_from_both_sides(table, server):
+    connection = connect(table, server)
+
+    assert table.find((AF_INET, TCP, CIP, 40000, VIP, 80)) is connection
+    assert table.find_reply((AF_INET, TCP, CIP, 40000, RIP, 8080)) is connection
+
+
+@pytest.mark.parametrize("key", [(AF_INET, UDP, CIP, 40000, VIP, 80), (AF_INET, TCP, CIP, 40001, VIP, 80),
+                                 (AF_INET, TCP, CIP, 40000, VIP, 81), (10, TCP, CIP, 40000, VIP, 80),
+                                 (AF_INET, TCP, CIP, 40000, RIP, 8080)])
+def test_every_part_of_the_key_counts(table, server, key):
+    connect(table, server)
+
+    assert table.find(key) is None
+
+
+def test_the_newest_of_two_equal_reply_keys_gets_the_replies(table, server):
+    """One client port talks to two services that share a server; a kernel bucket is searched from its head."""
+    older, newer = connect(table, server, vport=80), connect(table, server, vport=443)
+    reply = (AF_INET, TCP, CIP, 40000, RIP, 8080)
+
+    assert table.find_reply(reply) is newer
+    table.remove(newer)
+    assert table.find_reply(reply) is older
+    table.remove(older)
+    assert table.find_reply(reply) is None
+
+
+def test_the_older_of_two_equal_reply_keys_may_end_first(table, server):
+    older, newer = connect(table, server, vport=80), connect(table, server, vport=443)
+
+    table.remove(older)
+
+    assert table.find_reply(newer.reply_key()) is newer
+
+
+def test_a_server_of_port_zero_keeps_the_clients_port(table):
+    connection = connect(table, RealServer(RIP, 0), vport=443)
+
+    assert connection.dport == 443
+
+
+def test_the_table_is_bounded(table, server):
+    for cport in range(3):
+        connect(table, server, cport)
+
+    assert not table.add(Connection(TCP, CIP, 3, VIP, 80, server, AF_INET))
+    assert len(table) == 3
+    assert server.inactive_conns == 3
+
+
+def test_a_place_is_used_again(table, server):
+    connections = [connect(table, server, cport) for cport in range(3)]
+
+    table.remove(connections[1])
+
+    assert connect(table, server, 9).number == 2
+
+
+def test_a_connection_is_born_inactive(table, server):
+    connection = connect(table, server)
+
+    assert connection.flags & INACTIVE
+    assert (server.active_conns, server.inactive_conns) == (0, 1)
+
+
+def test_its_state_moves_it_between_active_and_inactive(table, server):
+    connection = connect(table, server)
+
+    table.set_state(connection, tcp.SYN_RECV, active=True)
+    assert (server.active_conns, server.inactive_conns) == (1, 0)
+    table.set_state(connection, tcp.ESTABLISHED, active=True)
+    assert (server.active_conns, server.inactive_conns) == (1, 0)
+    table.set_state(connection, tcp.FIN_WAIT, active=False)
+    assert (server.active_conns, server.inactive_conns) == (0, 1)
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_its_end_gives_the_server_its_place_back(table, server, active):
+    connection = connect(table, server)
+    table.set_state(connection, tcp.SYN_RECV, active)
+
+    table.remove(connection)
+
+    assert (server.active_conns, server.inactive_conns) == (0, 0)
+
+
+def timed(table: ConnectionTable, server: RealServer, seconds: int, now_ns: int = 0,
+          cport: int = 40000) -> Connection:
+    """Enter and return a connection that lives for *seconds* from *now_ns* on."""
+    connection = connect(table, server, cport)
+    connection.timeout_seconds = seconds
+    table.restart_timer(connection, now_ns)
+    return connection
+
+
+def test_nothing_ends_early_and_at_most_one_tick_late(table, server):
+    timed(table, server, 60)
+
+    assert table.expire(60 * SECOND) == 0
+    assert table.expire(60 * SECOND + TICK) == 1
+    assert len(table) == 0
+
+
+def test_a_packet_restarts_the_timer(table, server):
+    connection = timed(table, server, 60)
+    table.restart_timer(connection, 50 * SECOND)
+
+    assert table.expire(61 * SECOND) == 0
+    assert table.expire(110 * SECOND) == 0
+    assert table.expire(111 * SECOND) == 1
+
+
+def test_a_shorter_timeout_counts_at_once(table, server):
+    """ESTABLISHED 900 s -> CLOSE 10 s."""
+    connection = timed(table, server, 900)
+    connection.timeout_seconds = 10
+    table.restart_timer(connection, SECOND)
+
+    assert table.expire(10 * SECOND) == 0
+    assert table.expire(12 * SECOND) == 1
+
+
+def test_a_timer_brought_forward_and_put_back_counts_once(table, server):
+    """CLOSE 10 s, and then the ports are used again: SYN_RECV 60 s."""
+    connection = timed(table, server, 900)
+    connection.timeout_seconds = 10
+    table.restart_timer(connection, SECOND)
+    connection.timeout_seconds = 60
+    table.restart_timer(connection, 2 * SECOND)
+
+    assert table.expire(12 * SECOND) == 0
+    assert table.expire(63 * SECOND) == 1
+    assert table.expire(2000 * SECOND) == 0
+
+
+def test_the_alarm_of_an_ended_connection_ends_nothing_else(table, server):
+    table.remove(timed(table, server, 10))
+    timed(table, server, 60)            # same keys, same place in the table
+
+    assert table.expire(11 * SECOND) == 0
+    assert table.expire(61 * SECOND) == 1
+
+
+def test_a_clock_jump_ends_all_that_is_due(table, server):
+    for cport, seconds in enumerate((10, 60, 900)):
+        timed(table, server, seconds, cport=cport)
+
+    assert table.expire(899 * SECOND) == 2
+    assert table.expire(10**18) == 1
+
+
+def test_packets_do_not_make_the_heap_grow(table, server):
+    connection = timed(table, server, 900)
+    for second in range(1000):
+        table.restart_timer(connection, second * SECOND)
+
+    assert len(table.alarms) == 1
+
+
+def test_a_record_is_one_cache_line():
+    assert RECORD.size == 64
+
+
+def test_a_record_in_words(table, server):
+    connection = timed(table, server, 60)
+    connection.packets_in = 7
+    table.set_state(connection, tcp.SYN_RECV, active=True)
+    page, cursor = table.page(0, 10)
+
+    assert cursor is None
+    assert RECORD.unpack(page)[conntrack.FIELDS.index("server")] == 5
+    assert conntrack.decode(page, 20 * SECOND + 1) == {
+        "protocol": "tcp", "caddr": "192.168.10.9", "cport": 40000, "vaddr": "192.168.10.1", "vport": 80,
+        "daddr": "192.168.20.1", "dport": 8080, "state": "SYN_RECV", "expires_seconds": 39, "packets_in": 7,
+        "flags": 0}
+
+
+def test_a_record_shows_valid_but_words_do_not(table, server):
+    connect(table, server, protocol=UDP)
+    page, _ = table.page(0, 10)
+
+    assert RECORD.unpack(page)[conntrack.FIELDS.index("flags")] == VALID | INACTIVE
+    words = conntrack.decode(page, 0)
+    assert (words["flags"], words["state"], words["protocol"]) == (INACTIVE, "UDP", "udp")
+
+
+def test_an_overdue_record_has_zero_seconds_left(table, server):
+    timed(table, server, 1)
+
+    assert conntrack.decode(table.page(0, 1)[0], 5 * SECOND)["expires_seconds"] == 0
+
+
+def test_pages_hold_every_connection_once_and_no_free_place(server):
+    table = ConnectionTable(100)
+    connections = [connect(table, server, cport) for cport in range(50)]
+    for connection in connections[::3]:
+        table.remove(connection)
+
+    ports, cursor = [], 0
+    while cursor is not None:
+        page, cursor = table.page(cursor, 7)
+        ports += [conntrack.decode(page[at:at + 64], 0)["cport"] for at in range(0, len(page), 64)]
+
+    assert ports == [cport for cport in range(50) if cport % 3]

@@ -1,0 +1,130 @@
+"""lbq.services: adding, editing and deleting; the trash."""
+from __future__ import annotations
+
+import pytest
+
+from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
+from lbq.model import TCP, UDP, ServiceKey
+from lbq.services import ServiceTable
+from tests.helpers.packets import address
+
+WEB = ServiceKey(TCP, address("192.168.10.1"), 80)
+RIP = address("192.168.20.1")
+
+
+@pytest.fixture
+def table() -> ServiceTable:
+    """Return a table with one TCP service and one server."""
+    table = ServiceTable()
+    table.add_service(WEB, "rr")
+    table.add_server(WEB, RIP, 80)
+    return table
+
+
+def test_a_service_is_found_by_its_key(table):
+    assert table.service(WEB).key == WEB
+    assert table.server(WEB, RIP, 80).address == RIP
+
+
+def test_the_same_address_may_serve_tcp_and_udp(table):
+    table.add_service(WEB._replace(protocol=UDP), "rr")
+
+    assert len(table.by_key) == 2
+
+
+def test_a_service_is_added_once(table):
+    with pytest.raises(ServiceExists, match=r"tcp:192\.168\.10\.1:80: it is already there"):
+        table.add_service(WEB, "rr")
+
+
+def test_an_unknown_scheduler_adds_nothing(table):
+    with pytest.raises(UnknownScheduler):
+        table.add_service(WEB._replace(port=81), "wcl")
+
+    assert len(table.by_key) == 1
+
+
+def test_a_missing_service_is_named(table):
+    with pytest.raises(NoSuchService, match=r"no service udp:192\.168\.10\.1:53"):
+        table.service(ServiceKey(UDP, WEB.address, 53))
+
+
+def test_a_server_is_added_once(table):
+    with pytest.raises(ServerExists, match=r"192\.168\.20\.1:80 .* already there"):
+        table.add_server(WEB, RIP, 80, weight=5)
+
+    assert table.server(WEB, RIP, 80).weight == 1
+
+
+def test_a_server_may_have_two_ports(table):
+    table.add_server(WEB, RIP, 81)
+
+    assert [server.port for server in table.service(WEB).servers] == [81, 80]
+
+
+@pytest.mark.parametrize("do", ["set_server", "delete_server"])
+def test_a_missing_server_is_named(table, do):
+    arguments = (RIP, 8080, 1) if do == "set_server" else (RIP, 8080)
+
+    with pytest.raises(NoSuchServer, match=r"192\.168\.20\.1:8080"):
+        getattr(table, do)(WEB, *arguments)
+
+
+def test_editing_never_moves_a_server(table):
+    table.add_server(WEB, RIP + 1, 80)
+
+    table.set_server(WEB, RIP, 80, 9)
+
+    assert [(server.address - RIP, server.weight) for server in table.service(WEB).servers] == [(1, 1), (0, 9)]
+
+
+def test_a_deleted_server_is_not_available(table):
+    server = table.delete_server(WEB, RIP, 80)
+
+    assert not server.available
+    assert table.service(WEB).servers == []
+    with pytest.raises(NoSuchServer):
+        table.server(WEB, RIP, 80)
+
+
+def test_a_deleted_server_comes_back_with_its_connections(table):
+    table.add_server(WEB, RIP + 1, 80)
+    server = table.delete_server(WEB, RIP, 80)
+    server.active_conns, server.inactive_conns = 2, 3
+
+    revived = table.add_server(WEB, RIP, 80, weight=7)
+
+    assert revived is server
+    assert (revived.available, revived.weight) == (True, 7)
+    assert (revived.active_conns, revived.inactive_conns) == (2, 3)
+    assert table.service(WEB).servers[0] is revived         # at the head, like any added server
+    assert table.trash == {}
+
+
+def test_servers_of_a_deleted_service_come_back_too(table):
+    server = table.server(WEB, RIP, 80)
+    table.delete_service(WEB)
+    table.add_service(WEB, "wlc")
+
+    assert table.add_server(WEB, RIP, 80) is server
+    assert server.service is table.service(WEB)
+
+
+def test_a_trashed_server_of_another_service_is_another_server(table):
+    other = WEB._replace(port=443)
+    table.add_service(other, "rr")
+    server = table.delete_server(WEB, RIP, 80)
+
+    assert table.add_server(other, RIP, 80) is not server
+
+
+def test_the_trash_keeps_servers_that_still_have_connections(table):
+    server = table.delete_server(WEB, RIP, 80)
+    server.inactive_conns = 1
+    assert table.empty_trash() == []
+
+    server.inactive_conns = 0
+
+    assert table.empty_trash() == [(WEB, RIP, 80)]
+    assert table.trash == {}
+    assert table.add_server(WEB, RIP, 80) is not server
