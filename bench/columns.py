@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from network import Director
+
 from lbq.errors import LbqError
 from lbq.lab.namespace import Process
-from network import Director
+from lbq.lab.topology import lbq_command
 
 READY_SECONDS = 20
 
@@ -73,9 +74,9 @@ class Dnat(Column):
         return self.director.vip
 
     def start(self, service: Service) -> None:
-        servers = self.director.real_servers
+        first, last = self.director.real_servers
         self._iptables("-t", "nat", "-A", "PREROUTING", "-d", self.director.vip, "-p", service.protocol,
-                       "--dport", str(service.port), "-j", "DNAT", "--to-destination", f"{servers[0]}-{servers[-1]}")
+                       "--dport", str(service.port), "-j", "DNAT", "--to-destination", f"{first}-{last}")
 
     def stop(self) -> None:
         self._iptables("-t", "nat", "-F", "PREROUTING")
@@ -185,7 +186,7 @@ class Lbq(Column):
         for address in self.director.real_servers:
             options += ["--real", f"{address}:{service.port}"]
         try:
-            self.process = self.director.namespace.popen([sys.executable, "-m", "lbq", *options])
+            self.process = self.director.namespace.popen(lbq_command(*options))
             self.process.wait_for("ready", READY_SECONDS)
         except LbqError as error:
             self.stop()

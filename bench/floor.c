@@ -40,7 +40,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -269,18 +268,13 @@ static void account(struct counters *count, const struct queued *packet)
 
 static void run(int fd, uint16_t queue, int headers_only, struct counters *count)
 {
-	size_t buffers_bytes = (size_t)BATCH * BUFFER;
-	char *buffers = mmap(NULL, buffers_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	static char buffers[BATCH][BUFFER] __attribute__((aligned(64)));
+	struct mmsghdr received[BATCH] = {0};
 	struct iovec place[BATCH], verdicts[BATCH];
-	struct mmsghdr received[BATCH];
 	struct queued packet;
 
-	if (buffers == MAP_FAILED)
-		die("get memory");
-	madvise(buffers, buffers_bytes, MADV_HUGEPAGE);
-	memset(received, 0, sizeof received);
 	for (int i = 0; i < BATCH; i++) {
-		place[i] = (struct iovec){buffers + (size_t)i * BUFFER, BUFFER};
+		place[i] = (struct iovec){buffers[i], BUFFER};
 		received[i].msg_hdr = (struct msghdr){.msg_iov = &place[i], .msg_iovlen = 1};
 	}
 	while (!stopped) {

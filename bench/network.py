@@ -1,4 +1,4 @@
-"""The benchmark's network: one client and one server, and between them as many directors as there are columns.
+"""The benchmark's network: one client, one server, and between them as many directors as columns.
 
     client ── 10.K.1.2 ─────── 10.K.1.1  director K  10.K.2.254 ─────── 10.K.2.1 and .2 ── server
 

@@ -34,13 +34,16 @@ GOALS = [
     Goal("bulk4", "gbit_per_second", "plain", 0.6),
     Goal("download", "gbit_per_second", "floor", 0.85),
     Goal("download", "gbit_per_second", "plain", 0.6),
-    Goal("udp", "director_us_each", "floor", 1.2, at_most=True),
-    Goal("flood", "director_us_each", "floor", 1.2, at_most=True),
+    Goal("udp", "director_us_per_packet", "floor", 1.2, at_most=True),
+    Goal("flood", "director_us_per_packet", "floor", 1.2, at_most=True),
     Goal("connections", "per_second", "floor", 0.85),
     Goal("connections", "per_second", "haproxy", 1.0),
 ]
 SUBJECT = "lbq"
-TITLES = {number: heading for load in WORKLOADS.values() for number, heading, _ in load.rows}
+LIMITS = [      # of bench/memory.py's numbers: name, heading, at most, digits
+    ("established_ns", "established packet in memory, {flows:,} connections, ns", 100, 1),
+    ("bytes_per_flow", "resident memory of the packet process, {flows:,} connections, bytes each", 128, 1),
+]
 
 
 class Spread(NamedTuple):
@@ -51,6 +54,9 @@ class Spread(NamedTuple):
     high: float
 
     def text(self, digits: int) -> str:
+        """Return it with its quartiles, or alone where they say nothing."""
+        if self.low == self.high:
+            return f"{self.middle:,.{digits}f}"
         return f"{self.middle:,.{digits}f} [{self.low:,.{digits}f}–{self.high:,.{digits}f}]"
 
 
@@ -84,7 +90,7 @@ class Results:
         return spread([ours[at] / theirs[at] for at in ours if theirs.get(at)])
 
     def noise(self, workload: str, number: str) -> float:
-        """Return how far the floor lies from itself: the larger distance of a quartile of its ratio from 1."""
+        """Return how far the floor lies from itself: a quartile of its ratio to itself, less 1."""
         again = self.ratio(workload, number, "floor-again", "floor")
         return max(abs(again.low - 1), abs(again.high - 1)) if again else 0.0
 
@@ -94,12 +100,13 @@ class Results:
 
     def workloads(self) -> list[str]:
         """Return the names of the workloads of this run, in the order of the table."""
-        return [name for name in WORKLOADS if any(row["workload"] == name for row in self.run["measurements"])]
+        measured = {row["workload"] for row in self.run["measurements"]}
+        return [name for name in WORKLOADS if name in measured]
 
 
 def values_table(results: Results) -> list[str]:
     """Return the table of medians: a row for a number, a column for a forwarder."""
-    lines = [_row(["median [quartiles]", *results.columns.values()]), _row(["---", *["---:"] * len(results.columns)])]
+    lines = _head("median [quartiles]", results.columns)
     notes: list[str] = []
     for name in results.workloads():
         for number, heading, digits in WORKLOADS[name].rows:
@@ -111,7 +118,7 @@ def values_table(results: Results) -> list[str]:
 def _cell(results: Results, workload: str, column: str, number: str, digits: int, notes: list[str]) -> str:
     """Return one cell; an empty one refers to the note that says why."""
     values = results.values(workload, column, number)
-    if values and values.high > 0:
+    if values:
         return values.text(digits)
     reason = results.missing(workload, column)
     if not reason:
@@ -124,26 +131,34 @@ def _cell(results: Results, workload: str, column: str, number: str, digits: int
 def ratios_table(results: Results) -> list[str]:
     """Return each column ÷ the floor, the floor against itself among them."""
     columns = {name: title for name, title in results.columns.items() if name != "floor"}
-    lines = [_row(["÷ floor, pair by pair", *columns.values()]), _row(["---", *["---:"] * len(columns)])]
+    lines = _head("÷ floor, pair by pair", columns)
     for name in results.workloads():
         for number, heading, _ in WORKLOADS[name].rows:
             ratios = [results.ratio(name, number, column, "floor") for column in columns]
-            lines.append(_row([heading, *[ratio.text(2) if ratio and ratio.high > 0 else "–" for ratio in ratios]]))
+            cells = [ratio.text(2) if ratio else "–" for ratio in ratios]
+            lines.append(_row([heading, *cells]))
     return lines
 
 
 def goals_table(results: Results) -> list[str]:
     """Return each goal, what was reached, and whether that is enough."""
-    lines = [_row(["goal", "reached", "floor ÷ itself", ""]), _row(["---", "---:", "---:", "---"])]
+    lines = [_row(["goal", "reached", "resolution", ""]), _row(["---", "---:", "---:", "---"])]
     for goal in GOALS:
         ratio = results.ratio(goal.workload, goal.number, SUBJECT, goal.reference)
         if ratio is None:
             continue
         noise = results.noise(goal.workload, goal.number)
         sign = "≤" if goal.at_most else "≥"
-        heading = next(text for number, text, _ in WORKLOADS[goal.workload].rows if number == goal.number)
-        lines.append(_row([f"{heading.removeprefix('… ')}, {goal.workload}: lbq {sign} {goal.limit} × {results.columns[goal.reference]}",
-                           ratio.text(2), f"1 ± {noise:.2f}", judge(goal, ratio.middle, noise)]))
+        what = f"{WORKLOADS[goal.workload].title}: {results.columns[SUBJECT]} {sign} "
+        what += f"{goal.limit} × {results.columns[goal.reference]}"
+        verdict = judge(goal, ratio.middle, noise) + _excuse(results, goal)
+        lines.append(_row([what, ratio.text(2), f"± {noise:.0%}", verdict]))
+    for name, heading, limit, digits in LIMITS:
+        values = spread([row[name] for row in results.run["memory"]])
+        if values:
+            what = f"{heading.format(**results.run['memory'][0])} ≤ {limit}"
+            verdict = "met" if values.middle <= limit else "**missed**"
+            lines.append(_row([what, values.text(digits), "", verdict]))
     return lines
 
 
@@ -153,6 +168,31 @@ def judge(goal: Goal, reached: float, noise: float) -> str:
     if distance <= 1:
         return "met"
     return "met within the spread" if distance <= 1 + noise else "**missed**"
+
+
+def _excuse(results: Results, goal: Goal) -> str:
+    """Return what the floor itself reaches, where that is not the goal: nothing over a queue can do more."""
+    if goal.reference == "floor":
+        return ""
+    floor = results.ratio(goal.workload, goal.number, "floor", goal.reference)
+    return f" (the floor itself: {floor.middle:.2f})" if floor and floor.middle < goal.limit else ""
+
+
+def micro_table(micro: dict) -> list[str]:
+    """Return the micro benchmarks, compiled beside interpreted."""
+    if not micro:
+        return []
+    compiled, interpreted = micro["compiled"], micro["interpreted"]
+    lines = [_row(["in memory, one thread, ns", "compiled", "interpreted"]), _row(["---", "---:", "---:"])]
+    for name in {**compiled, **interpreted}:
+        cells = [f"{numbers[name]:,.0f}" if name in numbers else "–" for numbers in (compiled, interpreted)]
+        lines.append(_row([name.replace("_", " "), *cells]))
+    return lines
+
+
+def _head(what: str, columns: dict[str, str]) -> list[str]:
+    """Return the first two lines of a table with a column for each forwarder."""
+    return [_row([what, *columns.values()]), _row(["---", *["---:"] * len(columns)])]
 
 
 def _row(cells: list[str]) -> str:
@@ -165,8 +205,9 @@ def markdown(run: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     head = [f"{run['machine']}, Linux {run['kernel']}, {run['date']}; {versions}.",
             f"`{run['command']}`: {run['rounds']} interleaved rounds of {run['seconds']} s a measurement."]
-    parts = [head, values_table(results), ratios_table(results), goals_table(results)]
-    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+    parts = [head, goals_table(results), values_table(results), ratios_table(results),
+             micro_table(run["micro"])]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ in bench/results/.  Needs root; leaves nothing behind.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -22,15 +23,14 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import micro
+import report
+from columns import COLUMNS, Column, Missing, Prototype, Service
+from network import Network
+from workloads import PATIENCE, WORKLOADS, Bench, Failed, start_server
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))    # the lbq beside this file, built in place or pure
-os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-
-import report  # noqa: E402
-from columns import COLUMNS, Column, Missing, Prototype, Service  # noqa: E402
-from network import Network  # noqa: E402
-from workloads import PATIENCE, WORKLOADS, Bench, Failed, start_server  # noqa: E402
-
+IN_MEMORY = {"memory": "bench/memory.py", "micro": "bench/micro.py"}    # no network
 PROGRAMS = ["ip", "iptables", "iperf3", "wrk", "nginx", "cc"]
 
 
@@ -40,13 +40,13 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=int, default=1, help="of a measurement")
     parser.add_argument("--columns", help=f"some of {', '.join(COLUMNS)}")
-    parser.add_argument("--workloads", help=f"some of {', '.join(WORKLOADS)}")
+    parser.add_argument("--workloads", help=f"some of {', '.join([*WORKLOADS, *IN_MEMORY])}")
     parser.add_argument("--quick", action="store_true", help="one round: does it run, not how fast is it")
-    parser.add_argument("--prototype", type=Path, metavar="PROGRAM", help="another floor to hold ours against")
-    parser.add_argument("--output", type=Path, help="where the numbers go (default: bench/results/DATE.json)")
+    parser.add_argument("--prototype", type=Path, metavar="PROGRAM", help="another floor beside ours")
+    parser.add_argument("--output", type=Path, help="where the numbers go; bench/results/DATE.json")
     chosen = parser.parse_args(words)
     chosen.columns = _choose(parser, chosen.columns, COLUMNS)
-    chosen.workloads = _choose(parser, chosen.workloads, WORKLOADS)
+    chosen.workloads = _choose(parser, chosen.workloads, {**WORKLOADS, **IN_MEMORY})
     if chosen.prototype:
         Prototype.path = chosen.prototype.resolve()
     elif "prototype" in chosen.columns:
@@ -67,11 +67,13 @@ def _choose(parser: argparse.ArgumentParser, words: str | None, known: dict) -> 
 
 def require() -> None:
     """Exit with one line when this machine cannot run the benchmark."""
+    if importlib.util.find_spec("lbq._fastpath") is None:
+        sys.exit("bench: lbq is not compiled for this Python; run it with `make bench`")
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if os.geteuid() != 0:
         sys.exit("bench: cannot make network namespaces: not root; run it with sudo")
     if missing:
-        sys.exit(f"bench: {', '.join(missing)} missing; apt install iproute2 iptables iperf3 wrk nginx-light gcc")
+        sys.exit(f"bench: {', '.join(missing)} missing; run packaging/install-debian bench")
 
 
 def compile_tools(folder: Path) -> None:
@@ -86,14 +88,16 @@ class Run:
     def __init__(self, bench: Bench, chosen: argparse.Namespace):
         self.bench = bench
         self.chosen = chosen
-        self.columns = {name: COLUMNS[name](bench.network.directors[name], bench.tools) for name in chosen.columns}
+        self.workloads = [name for name in chosen.workloads if name in WORKLOADS]
+        self.columns = {name: COLUMNS[name](bench.network.directors[name], bench.tools)
+                        for name in chosen.columns}
         self.measurements: list[dict] = []
         self.missing: dict[str, str] = {}
 
     def all(self) -> None:
         """Measure everything, service by service: a director has one service."""
-        for service in dict.fromkeys(WORKLOADS[name].service for name in self.chosen.workloads):
-            names = [name for name in self.chosen.workloads if WORKLOADS[name].service == service]
+        for service in dict.fromkeys(WORKLOADS[name].service for name in self.workloads):
+            names = [name for name in self.workloads if WORKLOADS[name].service == service]
             start_server(self.bench, service)
             try:
                 running = self._start(service, names)
@@ -149,9 +153,21 @@ class Run:
 
     def as_dict(self) -> dict:
         """Return all there is to keep of this run."""
-        return {**describe(), "command": "bench/run.py " + " ".join(sys.argv[1:]), "rounds": self.chosen.rounds,
-                "seconds": self.chosen.seconds, "missing": self.missing, "measurements": self.measurements,
+        return {**describe(), "command": " ".join(["bench/run.py", *sys.argv[1:]]),
+                "rounds": self.chosen.rounds, "seconds": self.chosen.seconds,
+                "missing": self.missing, "measurements": self.measurements,
                 "columns": {name: column.title for name, column in self.columns.items()}}
+
+
+def in_memory(chosen: argparse.Namespace) -> dict:
+    """Measure what needs no network: the table and the path of a packet, each time in a new process."""
+    command = [sys.executable, HERE / "memory.py"]
+    rows: list[dict] = []
+    if "memory" in chosen.workloads:
+        for number in range(chosen.rounds):
+            say(f"memory: round {number + 1} of {chosen.rounds}")
+            rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    return {"memory": rows, "micro": micro.run() if "micro" in chosen.workloads else {}}
 
 
 def rotate(names: list[str], number: int) -> list[str]:
@@ -206,7 +222,7 @@ def main() -> None:
         compile_tools(network.folder)
         run = Run(Bench(network, network.folder, chosen.seconds), chosen)
         run.all()
-        results = run.as_dict()
+    results = {**run.as_dict(), **in_memory(chosen)}
     chosen.output.parent.mkdir(exist_ok=True)
     chosen.output.write_text(json.dumps(results, indent=1) + "\n")
     print(report.markdown(results))

@@ -13,13 +13,20 @@ class Usage:
 
     def __init__(self, director: int | None):
         self._director = director
-        self.director_seconds = -_process_seconds(director)
-        self.machine_seconds = -_machine_seconds()
+        self._director_seconds = -_process_seconds(director)
+        self._machine_seconds = -_machine_seconds()
 
     def stop(self) -> None:
         """Take the second reading."""
-        self.machine_seconds += _machine_seconds()
-        self.director_seconds += _process_seconds(self._director)
+        self._machine_seconds += _machine_seconds()
+        self._director_seconds += _process_seconds(self._director)
+
+    def each(self, count: float, what: str) -> dict[str, float]:
+        """Return microseconds for each of *count* things called *what*; no process, no number."""
+        numbers = {f"machine_us_per_{what}": self._machine_seconds / count * 1e6}
+        if self._director is not None:
+            numbers[f"director_us_per_{what}"] = self._director_seconds / count * 1e6
+        return numbers
 
 
 def _process_seconds(pid: int | None) -> float:

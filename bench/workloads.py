@@ -80,16 +80,15 @@ def _measured(bench: Bench, column: Column, command: list) -> tuple[str, Usage]:
 
 
 def _iperf(bench: Bench, column: Column, *options: str) -> dict:
-    output, usage = _measured(bench, column, [
-        "iperf3", "--client", column.target(), "--port", BULK.port, "--time", bench.seconds, "--json", *options])
+    command = ["iperf3", "--json", "--client", column.target(), "--port", BULK.port, "--time", bench.seconds]
+    output, usage = _measured(bench, column, [*command, *options])
     end = json.loads(output)["end"]
     received = end.get("sum_received")
     if not received:    # iperf3 exits with 0 all the same
         raise Failed(f"iperf3: {json.loads(output).get('error', 'nothing was received')}")
     return {"gbit_per_second": received["bits_per_second"] / 1e9,
             "retransmits": end["sum_sent"].get("retransmits", 0),
-            "director_seconds_per_gbyte": usage.director_seconds / received["bytes"] * 1e9,
-            "machine_seconds_per_gbyte": usage.machine_seconds / received["bytes"] * 1e9}
+            **usage.each(received["bytes"] / 1e6, "mbyte")}
 
 
 def bulk(bench: Bench, column: Column) -> dict:
@@ -119,8 +118,7 @@ def _wrk(bench: Bench, column: Column, *options: str) -> dict:
             "p50_ms": _milliseconds(re.search(r"(?m)^ +50% +(\S+)", output)[1]),
             "p99_ms": _milliseconds(re.search(r"(?m)^ +99% +(\S+)", output)[1]),
             "errors": sum(map(int, errors.groups())) if errors else 0,
-            "director_us_each": usage.director_seconds / requests * 1e6,
-            "machine_us_each": usage.machine_seconds / requests * 1e6}
+            **usage.each(requests, "request")}
 
 
 def _milliseconds(text: str) -> float:
@@ -151,8 +149,7 @@ def _udp(bench: Bench, column: Column, rate: int) -> dict:
         raise Failed(f"udp: none of {sent['sent']} packets arrived")
     return {"per_second": arrived / sent["seconds"], "lost": 1 - arrived / sent["sent"],
             "bad_checksums": after["UdpInCsumErrors"] - before["UdpInCsumErrors"],
-            "director_us_each": usage.director_seconds / arrived * 1e6,
-            "machine_us_each": usage.machine_seconds / arrived * 1e6}
+            **usage.each(arrived, "packet")}
 
 
 def udp_paced(bench: Bench, column: Column) -> dict:
@@ -168,21 +165,27 @@ def udp_flood(bench: Bench, column: Column) -> dict:
 class Workload(NamedTuple):
     """A load, the service it uses, and the rows it gives the table: (number, heading, digits)."""
 
+    title: str
     measure: Callable[[Bench, Column], dict]
     service: Service
     rows: list[tuple[str, str, int]]
 
 
 WORKLOADS = {
-    "bulk": Workload(bulk, BULK, [("gbit_per_second", "bulk TCP, 1 stream, Gb/s", 2)]),
-    "bulk4": Workload(bulk4, BULK, [("gbit_per_second", "bulk TCP, 4 streams, Gb/s", 2)]),
-    "download": Workload(download, BULK, [("gbit_per_second", "bulk TCP, 1 stream down, Gb/s", 2)]),
-    "connections": Workload(connections, WEB, [("per_second", "new connections/s", 0)]),
-    "requests": Workload(requests, WEB, [("per_second", "keep-alive requests/s", 0),
-                                         ("p50_ms", "… p50, ms", 2), ("p99_ms", "… p99, ms", 2)]),
-    "udp": Workload(udp_paced, SMALL, [("director_us_each", f"UDP 64 B, {UDP_RATE // 1000} k/s: director's CPU µs/packet", 2),
-                                       ("machine_us_each", "… whole machine's CPU µs/packet", 2)]),
-    "flood": Workload(udp_flood, SMALL, [("per_second", "UDP 64 B, unpaced: packets/s", 0),
-                                         ("director_us_each", "… director's CPU µs/packet", 2),
-                                         ("machine_us_each", "… whole machine's CPU µs/packet", 2)]),
+    "bulk": Workload("bulk TCP, 1 stream", bulk, BULK, [("gbit_per_second", "bulk TCP, 1 stream, Gb/s", 2)]),
+    "bulk4": Workload("bulk TCP, 4 streams", bulk4, BULK,
+                      [("gbit_per_second", "bulk TCP, 4 streams, Gb/s", 2)]),
+    "download": Workload("bulk TCP, 1 stream down", download, BULK,
+                         [("gbit_per_second", "bulk TCP, 1 stream down, Gb/s", 2)]),
+    "connections": Workload("new connections/s", connections, WEB, [("per_second", "new connections/s", 0)]),
+    "requests": Workload("keep-alive requests/s", requests, WEB,
+                         [("per_second", "keep-alive requests/s", 0),
+                          ("p50_ms", "… p50, ms", 2), ("p99_ms", "… p99, ms", 2)]),
+    "udp": Workload("CPU a UDP packet, paced", udp_paced, SMALL,
+                    [("director_us_per_packet", f"UDP 64 B, {UDP_RATE:,}/s: director's CPU, µs a packet", 2),
+                     ("machine_us_per_packet", "… the whole machine's", 2), ("lost", "… lost, of 1", 3)]),
+    "flood": Workload("CPU a UDP packet, unpaced", udp_flood, SMALL,
+                      [("per_second", "UDP 64 B, unpaced: packets/s", 0),
+                       ("director_us_per_packet", "… director's CPU, µs a packet", 2),
+                       ("machine_us_per_packet", "… the whole machine's", 2)]),
 }

@@ -1,0 +1,51 @@
+"""What a connection costs: resident memory of the packet process over its connections, and ns a packet.
+
+    python bench/memory.py [--flows 1000000] [--packets 1000000]
+
+Loads what the packet process loads, opens the connections, sends what
+``FastDirector.benchmark_established`` sends, and asks the kernel what this process has in memory: its own
+pages and the table's shared ones, the interpreter included.  Prints one line of JSON.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process, shared pages counted in full."""
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return int(re.search(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) * 1024
+
+
+def measure(flows: int, packets: int) -> dict:
+    """Return what *flows* NAT connections, found from both sides, take in a process of their own."""
+    import lbq.worker  # noqa: F401 - what the packet process has in memory besides the table
+    from lbq._fastpath import FastDirector
+    from lbq.model import ServiceKey
+
+    director = FastDirector(max_connections=max(flows, 1 << 20))
+    key = ServiceKey(6, 0x0A000101, 80)
+    director.add_service(key, "wlc")
+    for number in range(4):
+        director.add_server(key, 0x0A000201 + number, 80)
+    nanoseconds = director.benchmark_established(flows, packets)
+    if director.statistics()["connections"] != flows:
+        raise AssertionError(f"wanted {flows} connections: {director.statistics()}")
+    return {"flows": flows, "resident_bytes": resident_bytes(),
+            "bytes_per_flow": resident_bytes() / flows, "established_ns": nanoseconds}
+
+
+def main() -> None:
+    """Measure once and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flows", type=int, default=1_000_000)
+    parser.add_argument("--packets", type=int, default=1_000_000)
+    chosen = parser.parse_args()
+    print(json.dumps(measure(chosen.flows, chosen.packets)))
+
+
+if __name__ == "__main__":
+    main()

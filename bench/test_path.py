@@ -1,0 +1,50 @@
+"""How long does a packet of an established connection take: parse, find, state, rewrite, count, timer?
+
+The fast path measures itself, without the loop that makes the packets; its number is in ``extra_info``.
+"""
+from __future__ import annotations
+
+import pytest
+
+from lbq.director import PREROUTING, Director
+from lbq.model import ServiceKey
+
+PACKETS = 1_000_000
+
+
+@pytest.mark.parametrize("flows", [1_000, 100_000, 1_000_000])
+def test_established_packet(benchmark, fast_director, flows):
+    """64-byte TCP acknowledgements of random connections, in batches of 64."""
+    director = fast_director(flows)
+
+    nanoseconds = benchmark.pedantic(director.benchmark_established, args=(flows, PACKETS), rounds=1)
+
+    benchmark.extra_info["ns"] = nanoseconds
+    assert director.statistics()["connections"] == flows
+
+
+def test_established_packet_in_the_readable_director(benchmark):
+    """The same with ``director.py`` and a thousand connections."""
+    director = Director(max_connections=1000)
+    key = ServiceKey(6, 0x0A000101, 80)
+    director.add_service(key, "wlc")
+    director.add_server(key, 0x0A000201, 8080)
+    for number in range(1000):
+        director.handle(segment(number, 0x02), PREROUTING, 0, 0, 1)
+    packets = [bytes(segment(number, 0x10)) for number in range(1000)]
+
+    def thousand():
+        for packet in packets:
+            director.handle(bytearray(packet), PREROUTING, 0, 0, 1)
+
+    benchmark(thousand)
+
+    assert director.statistics()["rewritten"] >= 2000
+
+
+def segment(number: int, flags: int) -> bytearray:
+    """Return a TCP segment of client *number* with right lengths; nobody looks at its checksums."""
+    packet = bytearray(64)
+    packet[0], packet[3], packet[8], packet[9], packet[32], packet[33] = 0x45, 64, 64, 6, 0x50, flags
+    packet[12:24] = bytes([10, 0, 0, 1, 10, 0, 1, 1, *(10000 + number).to_bytes(2, "big"), 0, 80])
+    return packet
