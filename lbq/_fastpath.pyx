@@ -71,7 +71,8 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef enum:
     BATCH = 64                      # messages per system call; past the knee of the curve, see docs/performance.md
-    MESSAGE_ROOM = 65536 + 512      # one queued packet with its attributes
+    MESSAGE_ROOM = 65536 + 4096 + 192   # a packet and its attributes; an odd number of lines and of pages, so that
+                                        # the headers of 64 messages do not compete for the same sets of the caches
     ICMP_ROOM = 576
     MAX_SERVERS = 65536
     MAX_SERVICES = 16384
