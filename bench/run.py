@@ -182,7 +182,7 @@ def describe() -> dict:
     processor = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {"machine": f"{os.cpu_count()} × {processor[1] if processor else platform.machine()}",
             "kernel": platform.release(), "date": f"{date.today()}",
-            "versions": {"lbq": _first(["git", "-C", str(HERE), "describe", "--always", "--dirty"], r"(\S+)"),
+            "versions": {"lbq": _first(["git", "-C", str(HERE), "describe", "--always", "--dirty"], r"^([\w.-]+)$"),
                          "Python": platform.python_version(),
                          "NetfilterQueue": _package("NetfilterQueue"),
                          "HAProxy": _first(["haproxy", "-v"], r"version (\S+)"),
