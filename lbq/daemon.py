@@ -1,0 +1,228 @@
+"""The director's front: puts host, packet process and control socket together, and takes them apart again.
+
+    start    lock · host check · packet process (queue bound) · services · host rules · control socket · ready
+    run      once a second: losses into the log, deleted servers off the host, the host's own addresses
+    stop     rules out · count what ends · packet process · state; on SIGTERM, SIGINT, SIGHUP and `lbq stop`
+
+Every way out of ``start`` and ``run`` goes through the same clean-up, with one exception: when the packet
+process dies, the rules stay in, so that no packet of a service reaches a host that would answer for itself.
+"""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+from lbq import __version__
+from lbq.control.channel import PacketProcess, end_of
+from lbq.control.client import SOCKET_NAME
+from lbq.control.operations import HostThread, Operations
+from lbq.control.server import ControlServer
+from lbq.errors import HostError, LbqError, PermissionMissing
+from lbq.grammar import format_service
+from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
+from lbq.host.systemd import notify
+from lbq.lock import DirectoryLock
+from lbq.losses import LossWatch, queue_counters
+from lbq.options import Options
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+TICK_SECONDS = 1
+LAST_WORDS_SECONDS = 2      # what counting the connections that end may take
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
+
+logger = logging.getLogger("lbq")
+
+
+def run(options: Options) -> int:
+    """Run one director in the foreground until it is told to stop; return its exit status."""
+    require_capabilities("run a director")
+    return asyncio.run(Front(options).run())
+
+
+def clean_up_after_crash() -> list[str]:
+    """Undo what a killed director left in this network namespace; return what was done."""
+    require_capabilities("clean up")
+    directory = state_directory()
+    if not directory.exists():
+        return []
+    with DirectoryLock(directory):
+        lines = cleanup(directory)
+        (directory / SOCKET_NAME).unlink(missing_ok=True)
+    return lines
+
+
+def require_capabilities(attempt: str) -> None:
+    """Raise PermissionMissing unless this process may change the network."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    if not effective >> CAP_NET_ADMIN & effective >> CAP_NET_RAW & 1:
+        raise PermissionMissing(f"cannot {attempt}: this needs root (CAP_NET_ADMIN and CAP_NET_RAW); "
+                                "try sudo")
+
+
+class Front:
+    """One director in this network namespace."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.directory = state_directory()
+        self.setup = HostSetup(self.directory, options.queue, accept_forward=options.accept_forward,
+                               add_vip=options.add_vip)
+        self.host = HostThread(self.setup, _hold_back_signals)
+        self.lock = DirectoryLock(self.directory)
+        self.control: ControlServer | None = None
+        self.process: PacketProcess | None = None
+        self.operations: Operations | None = None
+        self.losses = LossWatch()
+        self.local: list[int] = []
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Start, serve until a reason to stop comes, clean up; return the exit status."""
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:      # as nohup wants it
+                asyncio.get_running_loop().add_signal_handler(number, self._stop, signal.Signals(number).name)
+        try:
+            with self.lock:
+                return await self._run_locked()
+        finally:
+            if self.control is not None:
+                await self.control.disconnect()
+
+    async def _run_locked(self) -> int:
+        try:
+            await self._start()
+            await self._serve()
+            if self.process.gone.is_set() and not self.stopping.is_set():
+                return await self._abandon()
+        except BaseException as error:
+            await self._clean_up(error)
+            raise
+        await self._clean_up()
+        return 0
+
+    async def _start(self) -> None:
+        options = self.options
+        await self.host.call("check")
+        self.process = await PacketProcess.start(options.engine, options.queue, options.max_connections,
+                                                 options.profile)
+        self.operations = Operations(self.process, self.host, self._facts())
+        await self.operations.begin(options.service, options.scheduler, options.servers)
+        await self._refresh_local_addresses()
+        for line in await self.host.call("install", *self.operations.members()):
+            logger.info(line)
+        methods = {**self.operations.methods(), "stop": self.stop}
+        self.control = ControlServer(self.directory / SOCKET_NAME, methods)
+        await self.control.start()
+        for line in await self.host.call("describe_vips"):
+            logger.info(line)
+        for line in await self.host.call("warnings"):
+            logger.warning(line)
+        if not options.servers:
+            logger.warning("no real server yet: clients get port unreachable; add one with: "
+                           "lbq add server %s RIP[:PORT][,weight=N]", format_service(options.service))
+        self._announce()
+
+    def _facts(self) -> dict:
+        options = self.options
+        return {"version": __version__, "pid": os.getpid(), "mode": options.mode, "engine": options.engine,
+                "queue": options.queue, "profile": options.profile, "started": int(time.time())}
+
+    def _announce(self) -> None:
+        """Say on standard output and to systemd that packets are handled from now on."""
+        options = self.options
+        with contextlib.suppress(OSError):      # nobody may be reading
+            print(f"ready: {format_service(options.service)} {options.mode} {options.scheduler}, "
+                  f"real servers: {len(options.servers)}, engine {options.engine}, queue {options.queue}, "
+                  f"pid {os.getpid()}", flush=True)
+        notify("READY=1")
+
+    async def _serve(self) -> None:
+        """Tick once a second until told to stop, or until the packet process is gone."""
+        tasks = [asyncio.ensure_future(part)
+                 for part in (self.stopping.wait(), self.process.gone.wait(), self._keep_ticking())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()       # a tick may be waiting for an answer; what it began is finished without it
+
+    async def _keep_ticking(self) -> None:
+        last = ""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                await self._tick()
+            except Exception as error:      # packets go on whatever is wrong with their statistics
+                if str(error) != last and not self.process.gone.is_set():
+                    logger.error("%s", error, exc_info=not isinstance(error, LbqError))
+                last = str(error)
+
+    async def _tick(self) -> None:
+        counters = await self.process.call("statistics")
+        queue = queue_counters(self.options.queue)
+        if queue is not None:
+            counters.update(queue._asdict())
+        for kind, packets, sentence in self.losses.warnings(counters, time.monotonic()):
+            logger.warning(sentence, extra={"fields": {"kind": kind, "packets": packets}})
+        await self.operations.empty_trash()
+        await self._refresh_local_addresses()
+
+    async def _refresh_local_addresses(self) -> None:
+        """Tell the engine what is delivered on this host, when that has changed."""
+        local = sorted(await self.host.run(local_addresses))
+        if local != self.local:
+            await self.process.call("set_local_addresses", local)
+            self.local = local
+
+    async def stop(self) -> dict:
+        """Begin to stop; the asker's connection closes when all is cleaned up."""
+        connections = await self._count_connections()
+        self._stop("lbq stop")
+        return {"connections": connections}
+
+    def _stop(self, reason: str) -> None:
+        if self.stopping.is_set():
+            logger.info("%s: already stopping; the rules are being taken out", reason)
+            return
+        logger.info("%s: stopping", reason)
+        self.stopping.set()
+
+    async def _abandon(self) -> int:
+        """Leave the rules in and go: the packet process died."""
+        status = await self.process.stop()
+        self.control.close()
+        logger.error("the packet process died (%s); the rules stay in and close the service: "
+                     "start lbq again, or run lbq cleanup", end_of(status))
+        return 1
+
+    async def _clean_up(self, error: BaseException | None = None) -> None:
+        """Take out whatever is in: rules first, then the packet process, then the control socket."""
+        notify("STOPPING=1")
+        if self.control is not None:
+            self.control.close()
+        try:
+            for line in await self.host.call("undo"):
+                logger.info(line)
+        except HostError as failure:
+            logger.error("%s; when that is cured, run lbq cleanup", failure)
+        if self.process is None:
+            return
+        if error is None:
+            logger.info("stopped; connections that end with it: %s", await self._count_connections())
+        await self.process.stop()
+
+    async def _count_connections(self) -> int | str:
+        try:
+            counters = await asyncio.wait_for(self.process.call("statistics"), LAST_WORDS_SECONDS)
+            return counters["connections"]
+        except (LbqError, TimeoutError):
+            return "unknown"
+
+
+def _hold_back_signals() -> None:
+    """Keep Ctrl-C from the programs that the host thread runs: an iptables-restore must come to its end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

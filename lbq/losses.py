@@ -1,0 +1,74 @@
+"""Packets that went missing, in words: for the log while it happens, for ``lbq stats`` afterwards.
+
+The packet path never logs; it counts.  Once a second the front compares the counters with those it last
+spoke of: one warning line a kind, at once when a kind begins, then at most one each ``QUIET_SECONDS`` with
+what has come together since.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+QUEUE_FILE = Path("/proc/net/netfilter/nfnetlink_queue")
+QUIET_SECONDS = 10
+
+DROPPED = {
+    "dropped_truncated": "the kernel did not deliver it whole",
+    "dropped_malformed": "its header is broken",
+    "dropped_fragment": "a fragment that was not reassembled",
+    "dropped_no_server": "no real server can take the connection",
+    "dropped_server_gone": "the real server of its connection was deleted",
+    "dropped_table_full": "the connection table is full (--max-connections)",
+    "verdict_errors": "the kernel refused the verdict",
+    "scheduler_errors": "the scheduler failed",
+    "queue_dropped": "the kernel's queue was full",
+    "user_dropped": "the buffer of the queue's socket was full",
+}
+PASSED = {
+    "passed_not_ours": "neither TCP nor UDP",
+    "passed_no_service": "to no virtual service",
+    "passed_not_opening": "not the first packet of a connection, and of none that is known",
+    "passed_no_connection": "replies of no known connection",
+    "passed_ftp_data": "from the FTP data port",
+}
+
+
+class QueueCounters(NamedTuple):
+    """What the kernel counts for one NFQUEUE number."""
+
+    waiting: int
+    queue_dropped: int      # the queue had its maximal length
+    user_dropped: int       # our socket's buffer was full
+
+
+def queue_counters(number: int, file: Path = QUEUE_FILE) -> QueueCounters | None:
+    """Return the kernel's counters of queue *number* in this network namespace; None: it is not bound."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        queue, _, waiting, _, _, queue_dropped, user_dropped, *_ = map(int, line.split())
+        if queue == number:
+            return QueueCounters(waiting, queue_dropped, user_dropped)
+    return None
+
+
+class LossWatch:
+    """Which losses have been told, and when."""
+
+    def __init__(self):
+        self.told: dict[str, int] = {}          # the counter when we last spoke of it
+        self.told_at: dict[str, float] = {}
+
+    def warnings(self, counters: dict[str, int], now: float) -> list[tuple[str, int, str]]:
+        """Return (kind, packets, sentence) for every loss that *counters* newly show at *now* seconds."""
+        found = []
+        for kind, words in DROPPED.items():
+            lost = counters.get(kind, 0) - self.told.get(kind, 0)
+            if lost <= 0 or now - self.told_at.get(kind, -QUIET_SECONDS) < QUIET_SECONDS:
+                continue
+            self.told[kind] = counters[kind]
+            self.told_at[kind] = now
+            found.append((kind, lost, f"{lost} packets lost: {words} ({kind}, {counters[kind]} in all)"))
+        return found

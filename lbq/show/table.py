@@ -1,0 +1,98 @@
+"""Tables for the terminal, in the columns an LVS person knows from ``ipvsadm -L -n``.
+
+Every function gives lines, one after the other, so that a listing of any length streams.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from lbq.losses import DROPPED, PASSED
+
+FORWARD = {"nat": "Masq", "tun": "Tunnel", "dr": "Route"}
+SCALE = ((10**8, 1, ""), (10**9, 10**3, "K"), (10**11, 10**6, "M"), (10**14, 10**9, "G"),
+         (10**99, 10**12, "T"))
+TRAFFIC = ("conns", "packets_in", "packets_out", "bytes_in", "bytes_out")
+
+
+def services(rows: Iterable[dict]) -> Iterator[str]:
+    """Give the virtual services and their real servers, newest server first."""
+    yield "Prot LocalAddress:Port Scheduler Flags"
+    yield "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn"
+    for row in rows:
+        yield f"{row['protocol'].upper():<4} {_endpoint(row)} {row['scheduler']}"
+        for server in row["servers"]:
+            yield (f"  -> {_endpoint(server):<28} {FORWARD[server['mode']]:<7} {server['weight']:<6} "
+                   f"{server['active']:<10} {server['inactive']}")
+
+
+def connections(rows: Iterable[dict]) -> Iterator[str]:
+    """Give the connections with the time that each has left."""
+    yield "pro expire state       source             virtual            destination"
+    for row in rows:
+        minutes, seconds = divmod(row["expires_seconds"], 60)
+        yield (f"{row['protocol'].upper():<3} {f'{minutes:02}:{seconds:02}':<6} {row['state']:<11} "
+               f"{row['caddr']}:{row['cport']:<{18 - len(row['caddr']) - 1}} "
+               f"{row['vaddr']}:{row['vport']:<{18 - len(row['vaddr']) - 1}} {row['daddr']}:{row['dport']}")
+
+
+def statistics(stats: dict) -> Iterator[str]:
+    """Give traffic by service and server, then what became of all packets, in words."""
+    yield "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes"
+    yield "  -> RemoteAddress:Port"
+    for row in stats["services"]:
+        yield f"{row['protocol'].upper():<4} {_endpoint(row):<28}{_traffic(row['stats'])}"
+        for server in row["servers"]:
+            yield f"  -> {_endpoint(server):<28}{_traffic(server['stats'])}"
+    yield ""
+    yield from _outcomes(stats["counters"], stats["queue"])
+
+
+def json_lines(rows: dict | Iterable[dict]) -> Iterator[str]:
+    """Give one JSON document: an array with a row a line, so that it streams and greps well."""
+    if isinstance(rows, dict):
+        yield json.dumps(rows)
+        return
+    before = "["
+    for row in rows:
+        yield before + json.dumps(row)
+        before = ","
+    yield "]" if before == "," else "[]"
+
+
+def _outcomes(counters: dict, queue: dict | None) -> Iterator[str]:
+    """Give the counters; of losses and passes only those that happened, with the name a script would use."""
+    yield _count("packets seen", counters["packets"])
+    yield _count("rewritten and passed on", counters["rewritten"])
+    for name, reason in PASSED.items():
+        if counters.get(name):
+            yield _count(f"passed untouched: {reason}", counters[name], name)
+    losses = {**counters, **(queue or {})}
+    for name, reason in DROPPED.items():
+        if losses.get(name):
+            yield _count(f"lost: {reason}", losses[name], name)
+    if not any(losses.get(name) for name in DROPPED):
+        yield "nothing was lost"
+    yield _count("ICMP answers sent", counters["icmp_sent"])
+    yield _count(f"connections now (of at most {counters['connections_max']})", counters["connections"])
+    if queue is not None:
+        yield _count("waiting in the kernel's queue", queue["waiting"])
+
+
+def _count(words: str, number: int, name: str = "") -> str:
+    return f"{number:>14}  {words}" + (f" ({name})" if name else "")
+
+
+def _traffic(stats: dict) -> str:
+    return "".join(f" {_short(stats[name]):>8}" for name in TRAFFIC)
+
+
+def _short(number: int) -> str:
+    """Return *number* in at most eight characters up to 100 trillion, with ipvsadm's suffixes."""
+    unit, suffix = next((unit, suffix) for below, unit, suffix in SCALE if number < below)
+    return f"{number // unit}{suffix}"
+
+
+def _endpoint(row: dict) -> str:
+    address = row["address"]
+    return f"[{address}]:{row['port']}" if ":" in address else f"{address}:{row['port']}"

@@ -1,0 +1,103 @@
+"""The packet process: one engine, one queue, one thread, and nothing else in memory.
+
+    python -m lbq.worker DESCRIPTOR OPTIONS        started by the front only (control/channel.py)
+
+``engine.run`` handles packets until the channel is readable; then one command is done, between two
+batches, in the thread that owns the packets: no locks, and a scheduler never sees half a change.
+It ends when the channel closes.  Signals are the front's business: Ctrl-C and systemd send theirs to every
+process, and packets must flow until the front has taken the rules out.
+"""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+from lbq.errors import HostError, LbqError
+from lbq.model import ServiceKey
+
+QUESTION_BYTES = 65536
+KEYED = ("add_service", "delete_service", "add_server", "set_server", "delete_server")
+COMMANDS = (*KEYED, "set_local_addresses", "set_timeouts", "list_services", "list_connections", "statistics",
+            "empty_trash")
+
+
+def main() -> None:
+    """Serve the channel given on the command line until it closes."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    options = json.loads(sys.argv[2])
+    try:
+        engine = build(options)
+        engine.open_queue(options["queue"])
+    except (LbqError, MemoryError, OSError) as error:
+        channel.send(failure(error))
+        return
+    channel.send(b'{"ok": "ready"}')
+    serve(engine, channel)
+
+
+def build(options: dict):
+    """Return the engine that *options* ask for."""
+    if options["engine"] == "reference":
+        from lbq.director import Director
+
+        return Director(max_connections=options["max_connections"], profile=options["profile"])
+    if os.environ.get("LBQ_PURE") == "1":
+        raise HostError("cannot start --engine fast: LBQ_PURE=1 leaves compiled code out; "
+                        "unset it, or use --engine reference")
+    try:
+        from lbq._fastpath import FastDirector
+    except ModuleNotFoundError as error:
+        raise HostError(f"cannot start --engine fast: {error.name} is not compiled; "
+                        "install lbq with a C compiler (pip install .), or use --engine reference") from error
+    return FastDirector(max_connections=options["max_connections"], profile=options["profile"],
+                        table_path=options["table_path"])
+
+
+def serve(engine, channel: socket.socket) -> None:
+    """Handle packets; answer one command whenever there is one; return when the channel closes."""
+    while True:
+        engine.run(channel.fileno())
+        question = channel.recv(QUESTION_BYTES)
+        if not question:
+            return
+        try:
+            channel.send(answer(engine, question))
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                return                          # the front is gone
+            channel.send(failure(HostError("the answer is longer than one message holds")))
+
+
+def answer(engine, question: bytes) -> bytes:
+    """Do what *question* asks and return the answer's message."""
+    try:
+        asked = json.loads(question)
+        do, args = asked["do"], asked["args"]
+        if do not in COMMANDS:
+            raise HostError(f"the packet process knows no command {do!r}")
+        if do in KEYED:
+            args[0] = ServiceKey(*args[0])
+        value = getattr(engine, do)(*args)
+    except (LbqError, TypeError, ValueError, OverflowError, MemoryError, OSError) as error:
+        return failure(error)
+    if do == "list_connections":
+        records, cursor = value
+        head = {"ok": cursor, "count": len(records) // 64, "now": time.monotonic_ns()}
+        return json.dumps(head).encode() + b"\n" + records
+    return json.dumps({"ok": value}).encode()
+
+
+def failure(error: Exception) -> bytes:
+    """Return the message that says *error*, by name where the front knows it."""
+    return json.dumps({"error": type(error).__name__, "message": str(error) or type(error).__name__}).encode()
+
+
+if __name__ == "__main__":
+    main()
