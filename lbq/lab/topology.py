@@ -139,7 +139,7 @@ class Lab:
                 # The bridge is a switch and no more: iptables must not see a packet twice.
                 with suppress(FileNotFoundError):       # a kernel without br_netfilter: it does not
                     self.director.sysctl("net.bridge.bridge-nf-call-iptables", 0)
-                links.link("add", ifname=side, kind="bridge")
+                links.link("add", ifname=side, kind="bridge", br_mcast_snooping=0)    # nor say IGMP
                 bridge = links.link_lookup(ifname=side)[0]
                 for host in hosts:
                     port = _add_veth(links, _port_name(host), host)
