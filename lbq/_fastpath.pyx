@@ -279,6 +279,8 @@ cdef class FastDirector:
         cdef RealServer server
         cdef ServerSlot *place
         self._require_room(self.free_servers, self.server_objects, MAX_SERVERS, "real servers")
+        deleted = self.services.trash.get((key, address, port))
+        former = deleted.service if deleted is not None else None
         server = self.services.add_server(key, address, port, weight, mode)
         if server.slot < 0:
             server.slot = self._take_slot(self.free_servers, self.server_objects, server)
@@ -286,6 +288,8 @@ cdef class FastDirector:
             self.links[server.slot].active = &server.active_conns
             self.links[server.slot].inactive = &server.inactive_conns
         place = &self.servers[server.slot]
+        if server.service is not former:        # new, or back in a service that was deleted itself
+            memset(&place.counters, 0, sizeof(Counters))
         place.address = address
         place.port = port
         place.protocol = key.protocol
