@@ -48,11 +48,8 @@ from lbq.services import ServiceTable
 
 DROP = 0                # netfilter's verdicts
 ACCEPT = 1
-PREROUTING = 0          # netfilter's hooks
-LOCAL_IN = 1
-LOCAL_OUT = 3
+LOCAL_IN = 1            # netfilter's hooks where replies are seen; requests: PREROUTING 0, LOCAL_OUT 3
 POSTROUTING = 4
-TOWARDS_SERVERS = (PREROUTING, LOCAL_OUT)
 LOOPBACK = 1            # the interface number of lo, in every network namespace
 FTP_DATA = 20           # an FTP server's own port: IPVS never schedules what comes from it
 
@@ -162,9 +159,9 @@ class Director:
             return self._drop(parsed)
         if parsed in PASSED:
             return self._pass(parsed)
-        if hook in TOWARDS_SERVERS:
-            return self._request(packet, parsed, form, now_ns)
-        return self._reply(packet, parsed, form, hook == LOCAL_IN or out_device == LOOPBACK, now_ns)
+        if hook in (LOCAL_IN, POSTROUTING):
+            return self._reply(packet, parsed, form, hook == LOCAL_IN or out_device == LOOPBACK, now_ns)
+        return self._request(packet, parsed, form, now_ns)
 
     def _request(self, packet: bytearray, parsed: Parsed, form: int, now_ns: int) -> Verdict:
         """A client's packet: find or make its connection, and address it to the real server."""

@@ -53,7 +53,7 @@ def test_every_part_of_the_key_counts(table, server, key):
 
 
 def test_the_newest_of_two_equal_reply_keys_gets_the_replies(table, server):
-    """One client port talks to two services that share a server; a kernel bucket is searched from its head."""
+    """One client port talks to two services that share a server; the kernel finds the entry made last."""
     older, newer = connect(table, server, vport=80), connect(table, server, vport=443)
     reply = (AF_INET, TCP, CIP, 40000, RIP, 8080)
 

@@ -75,7 +75,8 @@ def test_editing_never_moves_a_server(table):
 
     table.set_server(WEB, RIP, 80, 9)
 
-    assert [(server.address - RIP, server.weight) for server in table.service(WEB).servers] == [(1, 1), (0, 9)]
+    servers = table.service(WEB).servers
+    assert [(server.address - RIP, server.weight) for server in servers] == [(1, 1), (0, 9)]
 
 
 def test_a_deleted_server_is_not_available(table):
