@@ -173,4 +173,4 @@ def _device_name(index: int) -> str | None:
 
 
 def _number(value: bytes) -> int:
-    return struct.unpack(">I", value)[0]
+    return int.from_bytes(value, "big")

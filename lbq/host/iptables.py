@@ -7,6 +7,7 @@ firewall uses, so lbq uses that; LBQ_IPTABLES_RESTORE names another program.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,6 +33,10 @@ class Iptables:
         """Return the rules of all tables that exist; makes no table."""
         return _run([self.save_program])
 
+    def unreadable_tables(self) -> list[str]:
+        """Return the tables that this program neither lists nor changes, because nft wrote into them."""
+        return re.findall(r"Table `(\w+)' is incompatible", self.save())
+
     def restore(self, text: str) -> None:
         """Apply *text*, leaving everything it does not name as it is."""
         _run([self.restore_program, "-w", str(LOCK_SECONDS), "--noflush"], text)
@@ -53,7 +58,7 @@ def find(name: str | None = None) -> Iptables:
 
 def installed() -> list[Iptables]:
     """Return every variant on this host, each once; a host may have rules in both."""
-    found = {}
+    found: dict[str, Iptables] = {}
     for name in ("iptables-restore", "iptables-nft-restore", "iptables-legacy-restore"):
         path = shutil.which(name, path=SEARCH)
         if path is not None:

@@ -10,7 +10,6 @@ The ``nft`` program is not needed.  Kernel: include/uapi/linux/netfilter/nf_tabl
 from __future__ import annotations
 
 import errno
-import struct
 from typing import NamedTuple
 
 from lbq.host.netlink import (
@@ -59,6 +58,13 @@ def base_chains(family: int = NFPROTO_IPV4) -> list[BaseChain]:
                                    _number(hook), _number(chain[NFTA_CHAIN_POLICY]),
                                    _number(chain[NFTA_CHAIN_USE])))
     return found
+
+
+def holds_chain(table: str, names: tuple[str, ...]) -> bool:
+    """Return True when the IPv4 *table* has one of the chains *names*."""
+    chains = [dict(walk(body[4:])) for body in _dump(NFT_MSG_GETCHAIN, NFPROTO_IPV4)]
+    return any(_text(chain[NFTA_CHAIN_TABLE]) == table and _text(chain[NFTA_CHAIN_NAME]) in names
+               for chain in chains)
 
 
 def tables(family: int = NFPROTO_IPV4) -> list[str]:
@@ -124,4 +130,4 @@ def _text(value: bytes) -> str:
 
 
 def _number(value: bytes) -> int:
-    return struct.unpack(">I", value)[0]
+    return int.from_bytes(value, "big")

@@ -81,10 +81,11 @@ def _ask_legacy(kind: int, name: str) -> None:
 
 def _check_tables(iptables: Iptables, tables: tuple[str, ...]) -> None:
     """Refuse tables that hold what only nft can write: iptables-nft would refuse them in the middle."""
-    for line in iptables.save().splitlines():
-        if "is incompatible" in line and any(f"`{table}'" in line for table in tables):
-            raise RulesNotApplied(f"{iptables.command()} cannot change the rules here: {line.strip('# ')}; "
-                                  f"try LBQ_IPTABLES_RESTORE=iptables-legacy-restore")
+    for table in iptables.unreadable_tables():
+        if table in tables:
+            raise RulesNotApplied(f"{iptables.command()} cannot add rules to table {table}: it holds "
+                                  f"rules that only nft can write; move those to a table of another name, "
+                                  f"or try LBQ_IPTABLES_RESTORE=iptables-legacy-restore")
 
 
 def _status_field(name: str) -> str:

@@ -122,7 +122,7 @@ class HostSetup:
         else:
             lines.append("a killed director left its rules; taking them over")
             if record.iptables_restore != tables.restore_program:
-                lines += teardown.remove_rules(iptables.Iptables(record.iptables_restore))
+                lines += teardown.leave_variant(record, self.queue)
                 record.iptables_restore = tables.restore_program
             record.queue = self.queue
         self.record = record

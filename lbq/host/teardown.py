@@ -8,13 +8,14 @@ while another program has a queue bound.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 
 from lbq.errors import HostError, RulesNotApplied
 from lbq.host import addresses, iptables, nftables, rules, sysctl, undo
 from lbq.host.sets import MemberSet
 
-QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
+QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 
 
 def cleanup(directory: Path) -> list[str]:
@@ -32,7 +33,7 @@ def undo_all(record: undo.UndoRecord, own_queue: int | None = None) -> list[str]
     """Undo all of *record*; a step that fails does not keep the others from being done."""
     lines: list[str] = []
     failures: list[str] = []
-    steps = [
+    steps: list[Callable[[], list[str]]] = [
         lambda: remove_rules(iptables.Iptables(record.iptables_restore)),
         _destroy_sets,
         lambda: _remove_empty_tables(record, own_queue),
@@ -49,8 +50,18 @@ def undo_all(record: undo.UndoRecord, own_queue: int | None = None) -> list[str]
     return lines
 
 
+def leave_variant(record: undo.UndoRecord, own_queue: int) -> list[str]:
+    """Take a killed director's rules out of the variant of iptables that the new one does not use."""
+    lines = remove_rules(iptables.Iptables(record.iptables_restore))
+    return lines + _remove_empty_tables(record, own_queue)
+
+
 def remove_rules(tables: iptables.Iptables) -> list[str]:
     """Remove our chains and the jumps to them."""
+    for table in tables.unreadable_tables():
+        if nftables.holds_chain(table, rules.CHAINS.get(table, ())):
+            raise RulesNotApplied(f"{tables.command()} cannot take lbq's rules out of table {table}: "
+                                  f"somebody put rules there that only nft can write; move those away")
     text = rules.removal_text(rules.parse(tables.save()))
     if not text:
         return []

@@ -1,0 +1,107 @@
+"""What a machine may lack, and the one line that says so; the host stays untouched."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lbq.errors import HostError, RulesNotApplied
+from lbq.host import iptables, probes
+from tests.helpers.namespaces import VARIANTS, lone_host, picture, setup_for
+
+pytestmark = pytest.mark.lab
+
+CHECK = """
+import sys
+from pathlib import Path
+from lbq.host.setup import HostSetup
+try:
+    HostSetup(Path(sys.argv[1]), 0).check()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A director with two networks."""
+    with lone_host(tmp_path) as host:
+        yield host
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    """Run the test with both variants of iptables."""
+    return request.param
+
+
+def test_check_passes_here_and_changes_nothing(host, variant):
+    before = picture(host)
+
+    host.call(setup_for(host, variant, accept_forward=True, add_vip="eth0").check)
+
+    assert picture(host) == before
+    assert not (host.folder / "state").exists()
+
+
+@pytest.mark.parametrize("lost", ["net_admin", "net_raw"])
+def test_a_missing_capability_is_named(host, lost):
+    program = [sys.executable, "-c", CHECK, host.folder]
+    said = host.run(["setpriv", "--bounding-set", f"-{lost}", *program]).stdout
+
+    assert said.startswith("PermissionMissing ")
+    assert f"CAP_{lost.upper()} missing" in said and "sudo" in said
+    assert said.count("\n") == 1
+
+
+def test_missing_iptables_names_the_package(host):
+    setup = setup_for(host, "nft")
+    setup.restore = "iptables-of-the-future-restore"
+
+    with pytest.raises(HostError, match=r"cannot find iptables-of-the-future-restore.*apt install iptables"):
+        host.call(setup.check)
+
+
+@pytest.mark.parametrize("kind", [probes.MATCH, probes.TARGET])
+def test_the_kernel_says_which_extensions_it_has(host, variant, kind):
+    known = "set" if kind == probes.MATCH else "NFQUEUE"
+
+    assert host.call(probes.extension_is_known, variant, kind, known)
+    assert not host.call(probes.extension_is_known, variant, kind, "LBQFUTURE")
+
+
+def test_a_kernel_without_the_target_is_told_which_module(host, variant, monkeypatch):
+    monkeypatch.setattr(probes, "EXTENSIONS", ((probes.TARGET, "LBQFUTURE", "does it all", "xt_LBQFUTURE"),))
+
+    with pytest.raises(HostError, match=r"no iptables target LBQFUTURE, .*modprobe xt_LBQFUTURE"):
+        host.call(setup_for(host, variant).check)
+
+
+def test_tables_that_only_nft_can_write_are_refused_before_the_start(host):
+    host.run(["nft", "add table ip mangle; add chain ip mangle own; "
+                     "add rule ip mangle own ct mark set meta mark"])
+    before = picture(host)
+
+    with pytest.raises(RulesNotApplied, match=r"table mangle: .*only nft.*LBQ_IPTABLES_RESTORE"):
+        host.call(setup_for(host, "nft").check)
+
+    assert picture(host) == before
+
+
+def test_an_unknown_device_for_the_vip_is_refused(host):
+    with pytest.raises(HostError, match="cannot add the VIP to eth9: there is no such network device"):
+        host.call(setup_for(host, "nft", add_vip="eth9").check)
+
+
+def test_the_environment_names_another_iptables(monkeypatch):
+    monkeypatch.setenv("LBQ_IPTABLES_RESTORE", "iptables-legacy-restore")
+
+    assert iptables.find().variant == iptables.LEGACY
+
+
+def test_the_default_is_what_the_host_itself_uses(monkeypatch):
+    monkeypatch.delenv("LBQ_IPTABLES_RESTORE", raising=False)
+    version = subprocess.run(["iptables", "--version"], capture_output=True, text=True, check=True).stdout
+
+    assert (iptables.find().variant == iptables.NFT) == ("nf_tables" in version)
