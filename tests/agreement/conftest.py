@@ -1,0 +1,12 @@
+"""Prints how much was sampled."""
+from __future__ import annotations
+
+from tests.helpers import sampled
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show the counters behind the results."""
+    if sampled.COUNTED:
+        terminalreporter.section(f"sampled (LBQ_AGREEMENT_STEPS={sampled.STEPS})")
+        for line in sampled.report():
+            terminalreporter.write_line(line)
