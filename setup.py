@@ -39,8 +39,8 @@ def extensions():
         Extension(str(Path(source).with_suffix("")).replace("/", "."), [source], extra_compile_args=FLAGS)
         for source in COMPILED
     ]
-    return cythonize(modules, build_dir="build/c", compiler_directives=DIRECTIVES,
+    return cythonize(modules, build_dir="build/c", compiler_directives=DIRECTIVES, nthreads=os.cpu_count(),
                      annotate=bool(os.environ.get("LBQ_ANNOTATE")))
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
