@@ -62,12 +62,12 @@ class Process(subprocess.Popen):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.stdout], [], [], left)[0]:
                 raise HostError(f"{self.title()} did not print '{start}' "
-                                f"within {timeout:g} s{self._last_words()}")
+                                f"within {timeout:g} s; it{self.last_words()}")
             chunk = os.read(self.stdout.fileno(), 65536)
             if not chunk:
                 self.stop()
                 raise HostError(f"{self.title()} ended with status {self.returncode} "
-                                f"before it printed '{start}'{self._last_words()}")
+                                f"before it printed '{start}'; it{self.last_words()}")
             self.seen += chunk
 
     def stop(self, timeout: float = STOP_SECONDS) -> int:
@@ -88,10 +88,10 @@ class Process(subprocess.Popen):
         words = " ".join(self.args)
         return words if len(words) <= 120 else words[:117] + "..."
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """Return the end of the log as a phrase for an error message."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return "; it said: " + " | ".join(lines[-3:]) if lines else "; it said nothing"
+        return " said: " + " | ".join(lines[-3:]) if lines else " said nothing"
 
 
 class Namespace:

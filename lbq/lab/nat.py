@@ -27,8 +27,11 @@ PICTURE = """\
 """
 
 
-class Interrupted(Exception):
-    """A signal asked the lab to end."""
+_received: list[int] = []       # the signal that asked the lab to end
+
+
+class Interrupted(BaseException):
+    """A signal asked the lab to end (no Exception, so that no library takes it for an error of its own)."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -38,25 +41,27 @@ class Interrupted(Exception):
 def main(keep: bool) -> int:
     """Give the tour; take everything down at the end, unless *keep*, whatever happened."""
     require_root()
-    lab = Lab(keep=keep, say=lambda line: print("  " + line, flush=True))
+    lab = Lab(keep=keep, say=lambda line: _say("  " + line))
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
                         "if it is from an earlier lab, take that down with: lbq lab nat --down")
-    for number in SIGNALS:
-        signal.signal(number, _interrupt)
-    finished = False
+    _listen_to_signals()
+    status = None
     try:
-        _tour(lab)
-        finished = True
-        return 0
+        try:
+            _tour(lab)
+            status = 0
+        finally:
+            _ignore_signals()       # from here on nothing interrupts
     except Interrupted as interrupted:
-        print(f"\n{interrupted}: the lab ends here", flush=True)
-        return interrupted.status
+        print(f"\n{interrupted}: the lab ends here.", flush=True)
+        status = interrupted.status
     finally:
-        if finished and keep:
+        if keep and status == 0:
             _print_what_to_play_with(lab)
         else:
             _take_down(lab)
+    return status
 
 
 def take_down() -> int:
@@ -70,32 +75,56 @@ def take_down() -> int:
     return 0
 
 
-def _interrupt(number, frame) -> None:
-    """Turn the first signal into an exception; the teardown that it starts is not interrupted again."""
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(number)
+def _listen_to_signals() -> None:
+    """Turn the first signal into an exception; more of them are ignored.
+
+    Python drops an exception that comes up while it frees an object; _say() raises it then.
+    """
+    def interrupt(number, frame):
+        _ignore_signals()
+        _received.append(number)
+        raise Interrupted(number)
+
+    def unraisable(unraisable):
+        if not isinstance(unraisable.exc_value, Interrupted):
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = unraisable
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _say(text: str) -> None:
+    """Print what comes next, unless a signal has asked to end."""
+    if _received:
+        raise Interrupted(_received[0])
+    print(text, flush=True)
 
 
 def _tour(lab: Lab) -> None:
-    print("The NAT example of the LVS article, in network namespaces of this machine.\n")
-    print(PICTURE)
-    print("Building it:")
+    _say("The NAT example of the LVS article, in network namespaces of this machine.\n")
+    _say(PICTURE)
+    _say("Building it:")
     lab.up()
     lab.say("web servers   each answers with its own name on port 80")
     lab.start_web_servers()
     options = _director_options(lab)
     lab.say("director      in lbq-director:")
-    print("    lbq " + " ".join(options), flush=True)
+    _say("    lbq " + " ".join(options))
     director = lab.start_director(*options)
     _print_log(director)
 
-    print(f"\n{REQUESTS} requests from lbq-client to http://{lab.vip}/, each a new connection:", flush=True)
+    _say(f"\n{REQUESTS} requests from lbq-client to http://{lab.vip}/, each a new connection:")
     answers = Counter(_request(lab, number) for number in range(1, REQUESTS + 1))
-    print("  " + ", ".join(f"{name} answered {answers[name]}" for name in sorted(answers)))
+    _say("  " + ", ".join(f"{name} answered {answers[name]}" for name in sorted(answers)))
 
-    print("\nWhat the director counted (lbq list):", flush=True)
-    print(_indent(lab.lbq("list").stdout), flush=True)
+    _say("\nWhat the director counted (lbq list):")
+    _say(_indent(lab.lbq("list").stdout) + "\n")
 
 
 def _director_options(lab: Lab) -> list[str]:
@@ -115,21 +144,22 @@ def _request(lab: Lab, number: int) -> str:
         connection.request("GET", "/")
         answer = connection.getresponse().read().decode().strip()
     except OSError as error:
+        director = lab.director.processes[0]
         raise HostError(f"request {number} from lbq-client to http://{lab.vip}/ failed: {error}; "
-                        "the director's log is above") from error
+                        f"the director{director.last_words()}") from error
     finally:
         connection.close()
-    print(f"  {number:2}.  from {address}:{port}  answered by  {answer}", flush=True)
+    _say(f"  {number:2}.  from {address}:{port}  answered by  {answer}")
     return answer
 
 
 def _print_log(director) -> None:
     """Print what the director has said until now: what it changed on its host."""
-    print(_indent(director.log.read_text(errors="replace"), "    | "), end="", flush=True)
+    _say(_indent(director.log.read_text(errors="replace"), "    | "))
 
 
 def _indent(text: str, margin: str = "  ") -> str:
-    return "".join(f"{margin}{line}\n" for line in text.splitlines() if line.strip())
+    return "\n".join(margin + line for line in text.splitlines() if line.strip())
 
 
 def _take_down(lab: Lab) -> None:

@@ -120,14 +120,12 @@ class Lab:
         for namespace in self.namespaces:
             namespace.create()
         where = "the VIP" if self.vip_local else f"the VIP {self.vip} is routed to it"
-        self.say(f"client side   192.168.10.0/24: {_names(self.clients)}; "
-                 f"director {self.director.address} ({where})")
+        self.say(f"client side   {_names(self.clients)}; director {self.director.address} ({where})")
         self._connect("clients", self.director.address, self.clients)
         if not self.vip_local:
             for client in self.clients:
                 _add_route(client, f"{self.vip}/32", self.director.address)
-        self.say(f"server side   192.168.20.0/24: {_names(self.servers)}; "
-                 f"director {GATEWAY} (their default gateway)")
+        self.say(f"server side   {_names(self.servers)}; director {GATEWAY} (their default gateway)")
         self._connect("servers", GATEWAY, self.servers)
 
     def _connect(self, side: str, gateway: str, hosts: list[Namespace]) -> None:

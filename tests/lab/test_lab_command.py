@@ -42,10 +42,14 @@ class PrivateRun:
         """Return *argv* as a command line for inside."""
         return ["nsenter", f"--target={self.holder.pid}", "--mount", f"--wd={os.getcwd()}", *map(str, argv)]
 
-    def lbq(self, *words, env=None):
+    def call(self, *argv):
+        """Run *argv* inside to its end."""
+        return subprocess.run(self.command(*argv), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=TIMEOUT, check=False)
+
+    def lbq(self, *words):
         """Run ``lbq WORDS`` inside to its end."""
-        return subprocess.run(self.command(sys.executable, "-m", "lbq", *words), stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=TIMEOUT, check=False, env=env)
+        return self.call(sys.executable, "-m", "lbq", *words)
 
     def start(self, *words):
         """Start ``lbq WORDS`` inside."""
@@ -121,12 +125,15 @@ def test_signal_at_any_stage_leaves_nothing(private, line, number, status):
 
 def test_failure_is_one_line_and_leaves_nothing(private):
     """Without iptables the director refuses to start; the lab repeats its words and is gone."""
-    done = private.lbq("lab", "nat", env=os.environ | {"PATH": "/nowhere"})
+    assert private.call("mount", "-t", "tmpfs", "none", "/usr/sbin").returncode == 0
+    before = private.leftovers()
+
+    done = private.lbq("lab", "nat")
 
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert "iptables" in line
-    assert private.leftovers() == []
+    assert private.leftovers() == before
 
 
 def test_kept_lab_can_be_played_with_and_taken_down(private):
@@ -134,14 +141,12 @@ def test_kept_lab_can_be_played_with_and_taken_down(private):
     assert (kept.returncode, kept.stderr) == (0, "")
     assert private.namespaces() == NAMESPACES
 
-    curl = private.command("ip", "netns", "exec", "lbq-client", "curl", "-sS", "-m", 10, "http://192.168.10.1/")
-    answers = [subprocess.run(curl, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
-               for _ in range(2)]
+    curl = ("ip", "netns", "exec", "lbq-client", "curl", "-sS", "-m", 10, "http://192.168.10.1/")
+    answers = [private.call(*curl).stdout for _ in range(2)]
     refused = private.lbq("lab", "nat")
-    again = subprocess.run(curl, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
-    suggested = re.findall(r"ip netns exec lbq-director \S.*", kept.stdout)
-    for command in suggested:
-        subprocess.run(private.command(*command.split()), capture_output=True, timeout=TIMEOUT, check=True)
+    again = private.call(*curl).stdout
+    suggested = re.findall(r"ip netns exec \S.*", kept.stdout)
+    played = [(command, private.call(*command.split())) for command in suggested]
     down = private.lbq("lab", "nat", "--down")
 
     assert answers == ["web02\n", "web01\n"]
@@ -149,7 +154,8 @@ def test_kept_lab_can_be_played_with_and_taken_down(private):
     [line] = refused.stderr.splitlines()
     assert "lbq-client" in line and "lbq lab nat --down" in line
     assert again == "web02\n"
-    assert len(suggested) >= 4
+    assert len(suggested) >= 6
+    assert [(command, done.stderr) for command, done in played if done.returncode != 0] == []
     assert (down.returncode, down.stderr) == (0, "")
     assert private.leftovers() == []
 
