@@ -112,7 +112,18 @@ def values_table(results: Results) -> list[str]:
         for number, heading, digits in WORKLOADS[name].rows:
             cells = [_cell(results, name, column, number, digits, notes) for column in results.columns]
             lines.append(_row([heading, *cells]))
-    return [*lines, "", *[f"{at}) {note}  " for at, note in enumerate(notes, start=1)]]
+    return [*lines, "", *[f"{at}) {note}  " for at, note in enumerate(notes, start=1)], *_errors(results)]
+
+
+def _errors(results: Results) -> list[str]:
+    """Return a line for each column through which requests failed: its other numbers mean little."""
+    lines = []
+    for name in results.workloads():
+        for column, title in results.columns.items():
+            count = sum(results.by_round(name, column, "errors").values())
+            if count:
+                lines.append(f"{WORKLOADS[name].title} through {title}: {count:,.0f} requests failed  ")
+    return lines
 
 
 def _cell(results: Results, workload: str, column: str, number: str, digits: int, notes: list[str]) -> str:
@@ -134,6 +145,8 @@ def ratios_table(results: Results) -> list[str]:
     lines = _head("÷ floor, pair by pair", columns)
     for name in results.workloads():
         for number, heading, _ in WORKLOADS[name].rows:
+            if number == "lost":
+                continue
             ratios = [results.ratio(name, number, column, "floor") for column in columns]
             cells = [ratio.text(2) if ratio else "–" for ratio in ratios]
             lines.append(_row([heading, *cells]))

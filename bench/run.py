@@ -3,7 +3,7 @@
     sudo python bench/run.py [--rounds 9] [--columns lbq,floor] [--workloads bulk,udp] [--quick]
 
 Builds the network, starts every column's forwarder for one service, and then measures in rounds: each
-column once a round, in an order that rotates and turns round.  Prints Markdown; keeps every single number
+column once a round, in another order each time.  Prints Markdown; keeps every single number
 in bench/results/.  Needs root; leaves nothing behind.
 """
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import random
 import re
 import shutil
 import signal
@@ -29,8 +30,11 @@ from columns import COLUMNS, Column, Missing, Prototype, Service
 from network import Network
 from workloads import PATIENCE, WORKLOADS, Bench, Failed, start_server
 
+from lbq import __version__
+
 HERE = Path(__file__).resolve().parent
 IN_MEMORY = {"memory": "bench/memory.py", "micro": "bench/micro.py"}    # no network
+GIT_DESCRIBE = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
 PROGRAMS = ["ip", "iptables", "iperf3", "wrk", "nginx", "cc"]
 
 
@@ -137,7 +141,7 @@ class Run:
     def _rounds(self, workload: str, running: dict[str, Column]) -> None:
         for number in range(self.chosen.rounds):
             say(f"{workload}: round {number + 1} of {self.chosen.rounds}")
-            for name in rotate(list(running), number):
+            for name in shuffled(list(running), number):
                 self._measure(workload, number, name, running[name])
 
     def _measure(self, workload: str, number: int, name: str, column: Column) -> None:
@@ -170,11 +174,12 @@ def in_memory(chosen: argparse.Namespace) -> dict:
     return {"memory": rows, "micro": micro.run() if "micro" in chosen.workloads else {}}
 
 
-def rotate(names: list[str], number: int) -> list[str]:
-    """Return *names* starting with another one each round, and backwards every second round."""
-    start = number % len(names) if names else 0
-    turned = names[start:] + names[:start]
-    return turned[::-1] if number % 2 else turned
+def shuffled(names: list[str], number: int) -> list[str]:
+    """Return *names* in the order of round *number*: another one each round, the same in every run.
+
+    Not rotated: then each column would have the same column before it in every round.
+    """
+    return random.Random(number).sample(names, len(names))
 
 
 def describe() -> dict:
@@ -182,7 +187,7 @@ def describe() -> dict:
     processor = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {"machine": f"{os.cpu_count()} × {processor[1] if processor else platform.machine()}",
             "kernel": platform.release(), "date": f"{date.today()}",
-            "versions": {"lbq": _first(["git", "-C", str(HERE), "describe", "--always", "--dirty"], r"^([\w.-]+)$"),
+            "versions": {"lbq": __version__, "commit": _first(GIT_DESCRIBE, r"^([\w.-]+)$"),
                          "Python": platform.python_version(),
                          "NetfilterQueue": _package("NetfilterQueue"),
                          "HAProxy": _first(["haproxy", "-v"], r"version (\S+)"),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -11,9 +12,9 @@ IDLE_FIELDS = (3, 4)        # of /proc/stat's first line: idle and iowait
 class Usage:
     """Processor seconds from the making of the object to ``stop()``."""
 
-    def __init__(self, director: int | None):
-        self._director = director
-        self._director_seconds = -_process_seconds(director)
+    def __init__(self, process: subprocess.Popen | None):
+        self._director = process.pid if process else None
+        self._director_seconds = -_process_seconds(self._director)
         self._machine_seconds = -_machine_seconds()
 
     def stop(self) -> None:
