@@ -143,6 +143,19 @@ def test_a_start_over_a_crash_keeps_the_first_values(host, variant):
     assert picture(host) == before
 
 
+def test_the_first_values_outlive_what_happened_between_crash_and_start(host):
+    """Switching forwarding off overwrites the user's own values; only the record still has them."""
+    before = picture(host)
+    install(host, "nft")
+    host.sysctl("net.ipv4.ip_forward", 0)
+    assert host.sysctl("net.ipv4.conf.all.accept_redirects") == "1"
+
+    setup = install(host, "nft")
+    host.call(setup.undo)
+
+    assert picture(host) == before
+
+
 def test_a_start_over_a_crash_adds_no_rule_twice(host, variant):
     setup = install(host, variant)
     once, sets = rules(host, variant), host.run(["ipset", "save"]).stdout
