@@ -162,7 +162,7 @@ class Lab:
 
     def start_web_servers(self, port: int = 80) -> None:
         """Run on each server a web server that answers with the server's name."""
-        web_servers = [server.popen([sys.executable, "-m", "lbq.lab.web", host_name(server), port])
+        web_servers = [server.popen([sys.executable, "-P", "-m", "lbq.lab.web", host_name(server), port])
                        for server in self.servers]
         for web_server in web_servers:
             web_server.wait_for("ready")
@@ -188,8 +188,11 @@ def require_root() -> None:
 
 
 def lbq_command(*words: str) -> list[str]:
-    """Return the command line of ``lbq WORDS`` with this very Python and this very lbq."""
-    return [sys.executable, "-m", "lbq", *words]
+    """Return the command line of ``lbq WORDS`` with this very Python and this very lbq.
+
+    -P: in a checkout, the plain ``lbq/`` of the current folder must not hide the compiled, installed one.
+    """
+    return [sys.executable, "-P", "-m", "lbq", *words]
 
 
 def host_name(namespace: Namespace) -> str:
