@@ -149,4 +149,5 @@ def segment_sum(packet: bytes) -> int:
 
 def pseudo_header(packet: bytes) -> bytes:
     """Return what a transport checksum covers besides the segment."""
-    return bytes(packet[12:20]) + bytes([0, packet[9]]) + (len(packet) - (packet[0] & 15) * 4).to_bytes(2, "big")
+    length = len(packet) - (packet[0] & 15) * 4
+    return bytes(packet[12:20]) + bytes([0, packet[9]]) + length.to_bytes(2, "big")

@@ -101,7 +101,8 @@ class Read:
 
 
 def read(packet: bytes) -> Read:
-    """Return what *packet* says; its checksums are those dpkt would write."""
+    """Return what *packet* says, without padding; its checksums are right when dpkt would write the same."""
+    packet = packet[:int.from_bytes(packet[2:4], "big")]
     parsed = dpkt.ip.IP(bytes(packet))
     inner = parsed.data
     flags = "".join(letter for letter, bit in FLAGS.items() if parsed.p == TCP and inner.flags & bit)
