@@ -185,8 +185,8 @@ cdef class FastDirector:
     # ---- Setting up ------------------------------------------------------------------------------
 
     def __cinit__(self, int max_connections=1 << 20, profile=NEW, table_path=None):
-        if not 1 <= max_connections <= 1 << 24:
-            raise ValueError(f"max_connections must be 1 to {1 << 24}, not {max_connections}")
+        if not 1 <= max_connections <= 1 << 27:
+            raise ValueError(f"max_connections must be 1 to {1 << 27}, not {max_connections}")
         self.queue_fd = self.raw_fd = self.table_fd = -1
         self.services = ServiceTable(profile)
         self.local_addresses = set()
