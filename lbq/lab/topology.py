@@ -25,6 +25,7 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import lbq
 from lbq.errors import HostError, PermissionMissing
 from lbq.lab.namespace import Namespace, Process
 
@@ -152,17 +153,18 @@ class Lab:
         """Run ``lbq OPTIONS`` (``--vip VIP:80`` when they name none) until it says that it is ready."""
         if "--vip" not in options:
             options = ("--vip", f"{self.vip}:80", *options)
-        director = self.director.popen(lbq_command(*options))
+        director = self.director.popen(lbq_command(*options), env=this_lbq())
         director.wait_for("ready", timeout)
         return director
 
     def lbq(self, *words: str, timeout: float = 15.0, check: bool = True):
         """Run ``lbq WORDS`` (list, stats, add server, …) beside the director."""
-        return self.director.run(lbq_command(*words), timeout=timeout, check=check)
+        return self.director.run(lbq_command(*words), timeout=timeout, check=check, env=this_lbq())
 
     def start_web_servers(self, port: int = 80) -> None:
         """Run on each server a web server that answers with the server's name."""
-        web_servers = [server.popen([sys.executable, "-P", "-m", "lbq.lab.web", host_name(server), port])
+        web_servers = [server.popen([sys.executable, "-P", "-m", "lbq.lab.web", host_name(server), port],
+                                    env=this_lbq())
                        for server in self.servers]
         for web_server in web_servers:
             web_server.wait_for("ready")
@@ -188,11 +190,17 @@ def require_root() -> None:
 
 
 def lbq_command(*words: str) -> list[str]:
-    """Return the command line of ``lbq WORDS`` with this very Python and this very lbq.
+    """Return the command line of ``lbq WORDS`` with this very Python.
 
     -P: in a checkout, the plain ``lbq/`` of the current folder must not hide the compiled, installed one.
     """
     return [sys.executable, "-P", "-m", "lbq", *words]
+
+
+def this_lbq() -> dict[str, str]:
+    """Return an environment in which Python finds the very lbq that is running now."""
+    home = str(Path(lbq.__file__).resolve().parent.parent)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
 
 
 def host_name(namespace: Namespace) -> str:

@@ -25,6 +25,10 @@ BROKEN = ("IpInHdrErrors", "IpInAddrErrors", "IpReasmFails", "IpFragFails", "IpI
           "TcpInCsumErrors", "UdpInErrors", "UdpInCsumErrors", "UdpRcvbufErrors", "IcmpInErrors",
           "IcmpInCsumErrors", "TcpTCPMD5Failure", "TcpPAWSEstab", "TcpTCPAbortOnTimeout")
 
+# In `lbq stats`: overruns of the queue, and what the director could not make sense of or refused to carry.
+LOST = ("queue_dropped", "user_dropped", "verdict_errors", "scheduler_errors", "dropped_truncated",
+        "dropped_malformed", "dropped_fragment", "dropped_table_full")
+
 NGINX = """\
 daemon off;
 pid {folder}/nginx.pid;
@@ -194,6 +198,13 @@ def broken_packets(lab: Lab) -> dict[str, int]:
         counters = namespace.counters()
         found |= {f"{namespace} {name}": counters[name] for name in BROKEN if counters.get(name)}
     return found
+
+
+def lost_packets(lab: Lab) -> dict[str, int]:
+    """Return what the director dropped for another reason than that no server was there, by counter."""
+    stats = json.loads(lab.lbq("stats", "--json").stdout)
+    counters = stats["counters"] | stats["queue"]
+    return {name: counters[name] for name in LOST if counters[name]}
 
 
 def resets_suffered(host: Namespace) -> int:

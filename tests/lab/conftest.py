@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from lbq.lab.topology import Lab
-from tests.helpers.topology import FULL, broken_packets
+from tests.helpers.topology import FULL, broken_packets, lost_packets
 
 OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
 
@@ -39,7 +39,7 @@ def say_how_much(record_testsuite_property):
 
 @pytest.fixture
 def make_lab():
-    """Return a function that builds a lab; it is checked and taken down after the test."""
+    """Return a function that builds a lab; it is examined and taken down after the test."""
     labs = []
     with ExitStack() as stack:
         def make(**options) -> Lab:
@@ -52,6 +52,8 @@ def make_lab():
             for process in lab.director.processes:      # pytest shows this beside a failure
                 print(f"--- {process.title()}\n{process.log.read_text(errors='replace')}")
             assert broken_packets(lab) == {}
+            if any("--vip" in process.args and process.poll() is None for process in lab.director.processes):
+                assert lost_packets(lab) == {}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 
 import pytest
@@ -14,6 +15,7 @@ from tests.helpers.topology import (
     udp_socket,
 )
 
+SO_NO_CHECK, UDP_SEGMENT = 11, 103      # <asm-generic/socket.h>, <linux/udp.h>
 PORT = 5300
 PORTS = 1000
 # NetfilterQueue, under the reference engine, reads 4 KB of a packet: a longer datagram is dropped there.
@@ -80,15 +82,26 @@ def test_datagrams_of_every_size_pass_both_ways(make_lab, engine, vip_local, whe
         assert answers == [b"web02 " + datagram, b"web01 " + datagram], size
 
 
-def test_datagrams_without_checksum_stay_without(lab, engine):
+def test_datagrams_without_checksum_arrive(lab, engine):
     """A sender may leave a UDP checksum out (RFC 768); a rewrite must not make a wrong one of the zero."""
     start(lab, engine)
-    so_no_check = 11
     with udp_socket(lab.client, lab.vip, PORT) as sock:
-        sock.setsockopt(1, so_no_check, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         sock.send(b"unsummed")
 
         assert sock.recv(100) == b"web02 unsummed"
+
+
+@pytest.mark.parametrize("where", ["client", "director"])
+def test_datagrams_that_the_kernel_cuts_late_arrive_one_by_one(lab, engine, where):
+    """QUIC senders hand over many datagrams as one (UDP_SEGMENT), which passes the queue whole."""
+    start(lab, engine)
+    datagrams = [os.urandom(1200) for _ in range(20)] + [os.urandom(700)]
+    with udp_socket(getattr(lab, where), lab.vip, PORT) as sock:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1200)
+        sock.send(b"".join(datagrams))
+
+        assert [sock.recv(2000) for _ in datagrams] == [b"web02 " + datagram for datagram in datagrams]
 
 
 @pytest.mark.parametrize("direction", [[], ["--reverse"]], ids=["up", "down"])
