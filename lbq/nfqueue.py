@@ -44,7 +44,7 @@ class Queue:
 
     def __init__(self, number: int, director: Director):
         self.director = director
-        self.netfilter_queue = _bind(number, self._answer)
+        self.netfilter_queue = bind(number, self._handle)
         self.messages = _Messages(self.netfilter_queue.get_fd())
         self.messages.copy_whole_packets(number)
         # The header of an ICMP answer is our own; the kernel routes it and fills in its identification.
@@ -64,20 +64,8 @@ class Queue:
             if wake_fd in ready:
                 return
 
-    def _answer(self, queued) -> None:
-        """Decide about one packet of NetfilterQueue's."""
-        packet = bytearray(queued.get_payload())
-        verdict = self.director.handle(packet, queued.hook, 0, queued.outdev, time.monotonic_ns())
-        if verdict.changed:
-            queued.set_payload(bytes(packet))
-        if verdict.action:
-            queued.accept()
-        else:
-            queued.drop()
-        if verdict.answer is not None:
-            client = socket.inet_ntoa(verdict.answer[16:20])
-            with contextlib.suppress(OSError):      # no route, no room: ICMP is allowed to get lost
-                self.raw.sendto(verdict.answer, socket.MSG_DONTWAIT, (client, 0))
+    def _handle(self, queued) -> None:
+        answer(self.director, queued, self.raw)
 
 
 class _Messages:
@@ -110,7 +98,23 @@ class _Messages:
         self.socket.send(struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST, 0, 0) + body)
 
 
-def _bind(number: int, callback):
+def answer(director: Director, queued, raw: socket.socket) -> None:
+    """Let *director* decide about NetfilterQueue's packet *queued*, and carry it out."""
+    packet = bytearray(queued.get_payload())
+    verdict = director.handle(packet, queued.hook, 0, queued.outdev, time.monotonic_ns())
+    if verdict.changed:
+        queued.set_payload(bytes(packet))
+    if verdict.action:
+        queued.accept()
+    else:
+        queued.drop()
+    if verdict.answer is not None:
+        client = socket.inet_ntoa(verdict.answer[16:20])
+        with contextlib.suppress(OSError):      # no route, no room: ICMP is allowed to get lost
+            raw.sendto(verdict.answer, socket.MSG_DONTWAIT, (client, 0))
+
+
+def bind(number: int, callback):
     """Return a NetfilterQueue object that has queue *number* bound to *callback*."""
     try:
         from netfilterqueue import NetfilterQueue

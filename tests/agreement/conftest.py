@@ -2,6 +2,10 @@
 from __future__ import annotations
 
 from tests.helpers import sampled
+from tests.helpers.engines import PURE
+
+# Interpreted, there is nothing compiled to compare with; the run on the compiled build has these.
+collect_ignore = ["test_builds.py", "test_directors.py"] if PURE else []
 
 
 def pytest_terminal_summary(terminalreporter):

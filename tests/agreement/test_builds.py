@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import sampled, trace
-from tests.helpers.engines import PURE
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = max(4, sampled.STEPS // 10_000)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PURE, reason="LBQ_PURE=1: nothing compiled to compare with")
 def test_the_two_builds_agree():
     source_of_lbq = Path(trace.pkt.__file__).parents[1]
     environment = {**os.environ, "LBQ_PURE": "1", "PYTHONPATH": f"{source_of_lbq}{os.pathsep}{ROOT}"}

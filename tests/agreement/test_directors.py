@@ -16,8 +16,6 @@ STORY_STEPS = 500
 STORIES_A_TEST = 20
 TESTS = max(1, sampled.STEPS // (STORY_STEPS * STORIES_A_TEST))
 
-pytestmark = pytest.mark.skipif("fast" not in ENGINES, reason="LBQ_PURE=1: no fast director to compare with")
-
 
 def compare(seed: int) -> dict:
     """Tell story *seed* to both directors; return the statistics they agreed on."""

@@ -1,6 +1,8 @@
 """lbq.schedulers: the registry, and schedulers that users bring."""
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 
 import lbq.schedulers
@@ -58,7 +60,7 @@ def test_a_users_own_scheduler_plugs_in(monkeypatch):
         assert group == "lbq.schedulers"
         return [EntryPoint()] if name in (None, "first") else []
 
-    monkeypatch.setattr(lbq.schedulers, "entry_points", entry_points)
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
 
     scheduler = lbq.schedulers.create("first")
     service = VirtualService(ServiceKey(TCP, 1, 80), scheduler)

@@ -1,0 +1,190 @@
+"""What both directors offer besides a packet's way: listings in pages, counters, schedulers that fail."""
+from __future__ import annotations
+
+import pytest
+
+from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
+from tests.helpers import engines
+from tests.helpers.cases import (
+    DNS,
+    WEB,
+    Case,
+    client,
+    comes_from,
+    connections,
+    refused,
+    server,
+    service,
+    shows,
+    to,
+)
+from tests.helpers.engines import add_service, key
+from tests.helpers.packets import address, endpoint
+
+RIP = endpoint("192.168.20.1:80")
+REASONS = {"dropped_truncated", "dropped_malformed", "dropped_fragment", "dropped_no_server",
+           "dropped_server_gone", "dropped_table_full", "passed_not_ours", "passed_no_service",
+           "passed_not_opening", "passed_no_connection", "passed_ftp_data"}
+
+
+def test_the_counters_have_the_names_that_are_documented(engine):
+    assert set(engine.statistics()) == REASONS | {
+        "packets", "bytes", "accepted", "rewritten", "connections", "connections_max", "conns", "expired",
+        "icmp_sent", "icmp_limited", "verdict_errors", "scheduler_errors"}
+    assert engine.statistics()["connections_max"] == 100
+    assert sum(engine.statistics().values()) == 100
+
+
+def test_a_row_of_the_listing(engine):
+    add_service(engine, WEB, "192.168.20.1:80", "192.168.20.2:8080,3", scheduler="wlc")
+    nothing = {"conns": 0, "packets_in": 0, "packets_out": 0, "bytes_in": 0, "bytes_out": 0}
+
+    assert engine.list_services() == ([{
+        "protocol": "tcp", "address": "192.168.10.1", "port": 80, "scheduler": "wlc", "stats": nothing,
+        "servers": [{"address": "192.168.20.2", "port": 8080, "mode": "nat", "weight": 3, "active": 0,
+                     "inactive": 0, "stats": nothing},
+                    {"address": "192.168.20.1", "port": 80, "mode": "nat", "weight": 1, "active": 0,
+                     "inactive": 0, "stats": nothing}]}], None)
+
+
+def test_the_counters_of_a_service_are_those_of_its_servers_together(engine):
+    Case("", service(WEB, "192.168.20.1:80", "192.168.20.2:80"),
+         client("192.168.10.9:1").syn() >> to("192.168.20.2:80"),
+         client("192.168.10.9:2").syn() >> to("192.168.20.1:80"),
+         server("192.168.20.1:80", "192.168.10.9:2").synack() >> comes_from("192.168.10.1:80")).play(engine)
+
+    row, = engines.services(engine)
+
+    assert row["stats"] == {"conns": 2, "packets_in": 2, "packets_out": 1, "bytes_in": 80, "bytes_out": 40}
+
+
+def test_services_come_in_pages(engine):
+    names = [f"tcp:192.168.10.1:{port}" for port in range(1, 8)]
+    for name in names:
+        add_service(engine, name)
+
+    rows, cursor = engine.list_services(0, 3)
+
+    assert ([row["port"] for row in rows], cursor) == ([1, 2, 3], 3)
+    assert [row["port"] for row in engines.services(engine, limit=3)] == list(range(1, 8))
+    assert engine.list_services(6, 3)[1] is None
+
+
+@pytest.mark.parametrize("limit", [1, 7, 50, 256])
+def test_connections_come_in_pages_each_once(engine, limit):
+    add_service(engine, WEB, "192.168.20.1:80")
+    for port in range(40001, 40051):
+        engine.handle(bytearray(client(f"192.168.10.9:{port}").syn().packet), 0)
+
+    listed = engines.connections(engine, limit=limit)
+
+    assert sorted(connection["cport"] for connection in listed) == list(range(40001, 40051))
+    assert len(engine.list_connections(0, limit)[0]) == 64 * min(limit, 50)
+
+
+def test_an_empty_director_lists_nothing(engine):
+    assert engine.list_services() == ([], None)
+    assert engine.list_connections() == (b"", None)
+    assert engine.empty_trash() == []
+
+
+@pytest.mark.parametrize(("mistake", "error"), [
+    (("add_service", key(WEB), "rr"), ServiceExists),
+    (("add_service", key(DNS), "wcl"), UnknownScheduler),
+    (("delete_service", key(DNS)), NoSuchService),
+    (("add_server", key(DNS), *RIP), NoSuchService),
+    (("add_server", key(WEB), *RIP), ServerExists),
+    (("set_server", key(WEB), RIP[0], 81, 1), NoSuchServer),
+    (("delete_server", key(WEB), RIP[0] + 1, 80), NoSuchServer),
+    (("delete_server", key(DNS), *RIP), NoSuchService),
+])
+def test_a_mistake_is_an_error_and_changes_nothing(engine, mistake, error):
+    add_service(engine, WEB, "192.168.20.1:80")
+    before = engine.list_services()
+
+    with pytest.raises(error):
+        getattr(engine, mistake[0])(*mistake[1:])
+
+    assert engine.list_services() == before
+
+
+def test_the_trash_is_emptied_of_servers_without_connections(engine):
+    add_service(engine, WEB, "192.168.20.1:80", "192.168.20.2:80")
+    engine.handle(bytearray(client().syn().packet), 0)          # to 192.168.20.2, the newest
+    engine.delete_server(key(WEB), *endpoint("192.168.20.1:80"))
+    engine.delete_server(key(WEB), *endpoint("192.168.20.2:80"))
+
+    assert engine.empty_trash() == [(key(WEB), address("192.168.20.1"), 80)]
+    assert engine.empty_trash() == []
+
+
+def test_many_servers_come_and_go(engine):
+    """A server's place in the director's own arrays is used again, with nothing left of its predecessor."""
+    add_service(engine, WEB)
+    for number in range(200):
+        where = (address("192.168.30.1") + number, 80)
+        engine.add_server(key(WEB), *where)
+        packet = bytearray(client(f"192.168.10.9:{40000 + number}").tcp("S").packet)
+        assert engine.handle(packet, 0).changed
+        row = engines.servers(engine, WEB)[f"192.168.30.{number + 1}:80"]
+        assert (row["active"], row["stats"]["conns"], row["stats"]["packets_in"]) == (1, 1, 1)
+        engine.delete_server(key(WEB), *where)
+        engine.expire(10**15)
+        assert len(engine.empty_trash()) == 1
+    assert engine.statistics()["connections"] == 0
+
+
+# ---- A user's own scheduler -------------------------------------------------------------------------------
+
+
+def scheduler_that(answers):
+    """Return a scheduler whose answer is *answers(service)*."""
+    from lbq.schedulers.base import Scheduler
+
+    class Own(Scheduler):
+        name = "own"
+
+        def schedule(self, service, flow):
+            self.flow = flow
+            return answers(service)
+
+    return Own()
+
+
+def with_scheduler(engine, answers):
+    """Give *engine* a service with two servers and a scheduler of the user's; return the scheduler."""
+    add_service(engine, WEB, "192.168.20.1:80", "192.168.20.2:80")
+    own = scheduler_that(answers)
+    engine.services.service(key(WEB)).scheduler = own
+    return own
+
+
+def test_a_users_own_scheduler_chooses(engine):
+    own = with_scheduler(engine, lambda service: service.servers[-1])
+
+    Case("", client().syn() >> to("192.168.20.1:80"), connections(1),
+         shows(WEB, "192.168.20.1:80", active=1)).play(engine)
+
+    assert (own.flow.caddr, own.flow.cport) == endpoint("192.168.10.9:40000")
+    assert (own.flow.vaddr, own.flow.vport, own.flow.protocol) == (*endpoint("192.168.10.1:80"), 6)
+
+
+@pytest.mark.parametrize("answers", [lambda service: 1 / 0, lambda service: "192.168.20.1",
+                                     lambda service: 7], ids=["raises", "text", "number"])
+def test_a_scheduler_that_fails_refuses_its_client_and_stops_nobody_else(engine, answers):
+    with_scheduler(engine, answers)
+
+    Case("", service(DNS, "192.168.20.1:53"),
+         client().syn() >> refused,
+         client(vip="192.168.10.1:53").udp() >> to("192.168.20.1:53")).play(engine)
+
+    assert engine.statistics()["scheduler_errors"] == 1
+
+
+def test_a_scheduler_that_remembers_a_deleted_server_refuses(engine):
+    removed = []
+    with_scheduler(engine, lambda service: removed[0])
+    removed.append(engine.services.server(key(WEB), *RIP))
+    engine.delete_server(key(WEB), *RIP)
+
+    Case("", client().syn() >> refused).play(engine)

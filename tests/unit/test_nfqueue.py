@@ -1,0 +1,127 @@
+"""lbq.nfqueue: what becomes of a NetfilterQueue packet, and how opening fails.
+
+The lab tests run the real queue, with ``--engine reference``.
+"""
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from lbq import nfqueue
+from lbq.director import ACCEPT, DROP, Verdict
+from lbq.errors import HostError, PermissionMissing, QueueBusy
+
+
+class FakeQueued:
+    """A packet of NetfilterQueue's that writes down its verdict."""
+
+    hook, outdev = 4, 7
+
+    def __init__(self):
+        self.done = []
+
+    def get_payload(self):
+        return b"packet"
+
+    def set_payload(self, payload):
+        self.done.append(payload)
+
+    def accept(self):
+        self.done.append("accept")
+
+    def drop(self):
+        self.done.append("drop")
+
+
+class FakeDirector:
+    """A director that rewrites every packet in the same way and gives the verdict it was made with."""
+
+    def __init__(self, verdict):
+        self.verdict = verdict
+
+    def handle(self, packet, hook, form, out_device, now_ns):
+        self.seen = (bytes(packet), hook, form, out_device)
+        packet[:3] = b"PAC"
+        return self.verdict
+
+
+class FakeSocket:
+    """A raw socket that writes down what it sends."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.sent = []
+
+    def sendto(self, data, flags, where):
+        if self.error:
+            raise self.error
+        self.sent.append((data, where))
+
+
+ANSWER = bytes(12) + bytes([192, 168, 10, 1]) + bytes([192, 168, 10, 9]) + bytes(8)
+
+
+@pytest.mark.parametrize(("verdict", "done"), [
+    (Verdict(ACCEPT), ["accept"]),
+    (Verdict(ACCEPT, changed=True), [b"PACket", "accept"]),
+    (Verdict(DROP), ["drop"]),
+    (Verdict(DROP, answer=ANSWER), ["drop"]),
+])
+def test_a_verdict_is_carried_out(verdict, done):
+    director, queued, raw = FakeDirector(verdict), FakeQueued(), FakeSocket()
+
+    nfqueue.answer(director, queued, raw)
+
+    assert director.seen == (b"packet", 4, 0, 7)
+    assert queued.done == done
+    assert raw.sent == ([(ANSWER, ("192.168.10.9", 0))] if verdict.answer else [])
+
+
+def test_an_answer_that_cannot_be_sent_is_lost():
+    queued = FakeQueued()
+
+    nfqueue.answer(FakeDirector(Verdict(DROP, answer=ANSWER)), queued, FakeSocket(OSError(101, "no route")))
+
+    assert queued.done == ["drop"]
+
+
+def netfilterqueue(monkeypatch, opening=None, binding=None) -> None:
+    """Put a NetfilterQueue package in place that fails so."""
+    class Fake:
+        def __init__(self):
+            if opening:
+                raise opening
+
+        def bind(self, number, callback, length):
+            if binding:
+                raise binding
+
+    module = ModuleType("netfilterqueue")
+    module.NetfilterQueue = Fake
+    monkeypatch.setitem(sys.modules, "netfilterqueue", module)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "netfilterqueue", None)
+
+    with pytest.raises(HostError, match="pip install NetfilterQueue"):
+        nfqueue.bind(0, None)
+
+
+def test_a_queue_that_is_taken_is_named(monkeypatch):
+    netfilterqueue(monkeypatch, binding=OSError("Failed to create queue 3."))
+
+    with pytest.raises(QueueBusy, match="cannot bind NFQUEUE 3: another program holds it"):
+        nfqueue.bind(3, None)
+
+
+@pytest.mark.parametrize(("user", "error", "cure"), [(1000, PermissionMissing, "run lbq as root"),
+                                                     (0, HostError, "modprobe nfnetlink_queue")])
+def test_a_queue_that_cannot_be_opened(monkeypatch, user, error, cure):
+    netfilterqueue(monkeypatch, opening=OSError("Failed to bind family 2. Are you root?"))
+    monkeypatch.setattr(nfqueue.os, "geteuid", lambda: user)
+
+    with pytest.raises(error, match=cure):
+        nfqueue.bind(0, None)
