@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from lbq.conntrack import FIELDS, RECORD
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
 from tests.helpers import engines
 from tests.helpers.cases import (
@@ -128,6 +129,7 @@ def test_many_servers_come_and_go(engine):
         assert engine.handle(packet, 0).changed
         row = engines.servers(engine, WEB)[f"192.168.30.{number + 1}:80"]
         assert (row["active"], row["stats"]["conns"], row["stats"]["packets_in"]) == (1, 1, 1)
+        assert RECORD.unpack(engine.list_connections()[0])[FIELDS.index("server")] == 0
         engine.delete_server(key(WEB), *where)
         engine.expire(10**15)
         assert len(engine.empty_trash()) == 1

@@ -196,6 +196,17 @@ def test_packets_do_not_make_the_heap_grow(table, server):
     assert len(table.alarms) == 1
 
 
+def test_timers_brought_forward_do_not_make_the_heap_grow(table, server):
+    """ESTABLISHED, then CLOSE, then the ports are used again, and so on for a day."""
+    connection = timed(table, server, 900)
+    for second in range(0, 86_400, 5):
+        connection.timeout_seconds = 10 if second % 100 else 900
+        table.restart_timer(connection, second * SECOND)
+        assert table.expire(second * SECOND) == 0
+
+    assert len(table.alarms) < 12       # nine of the last 900 s, and the one that counts
+
+
 def test_a_record_is_one_cache_line():
     assert RECORD.size == 64
 

@@ -79,6 +79,15 @@ def test_rr_deleting_the_head_under_the_cursor_starts_at_the_new_head(farm):
     assert service.picks(3) == "B A B"
 
 
+def test_rr_deleting_the_server_under_the_cursor_skips_nobody(farm):
+    service = farm("rr", "A B C")
+    assert service.picks(2) == "C B"
+
+    service.delete("B")
+
+    assert service.picks(3) == "A C A"
+
+
 def test_rr_deleting_the_last_server_of_all(farm):
     service = farm("rr", "A")
     assert service.picks(1) == "A"

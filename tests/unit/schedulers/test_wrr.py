@@ -88,6 +88,44 @@ def test_wrr_when_all_are_overloaded_nobody_is_chosen_and_it_recovers(farm, roun
     assert chosen["A"] > chosen["B"] > chosen["C"] > 0
 
 
+def overload(service, overloaded: bool) -> None:
+    """Set or clear the flag on all servers."""
+    for server in service.service.servers:
+        server.overloaded = overloaded
+
+
+def test_wrr_once_round_on_the_lowest_level_in_vain_leaves_the_cursor_where_it_was(farm):
+    service = farm("wrr", "A B C")
+    assert service.picks(2) == "C B"
+    overload(service, True)
+    assert service.picks(2) == "- -"
+
+    overload(service, False)
+    assert service.picks(3) == "A C B"
+
+
+def test_wrr_down_all_levels_in_vain_starts_again_at_the_head(farm):
+    service = farm("rr", "A3 B3 C1")
+    service.rebind("wrr")
+    assert service.picks(1) == "B"
+    overload(service, True)
+    assert service.picks(1) == "-"
+
+    overload(service, False)
+    assert service.picks(3) == "B A B"
+
+
+def test_wrr_an_edit_puts_the_level_on_a_multiple_of_the_divisor(farm):
+    """Weights 3 and 2 become 4 and 2: level 2 becomes 2 // 2 * 2 + 1 = 3, which only A reaches."""
+    service = farm("rr", "A3 B2")
+    service.rebind("wrr")
+    assert service.picks(2) == "A B"
+
+    service.edit("A4")
+
+    assert service.picks(6) == "A B A A B A"
+
+
 def test_wrr_in_an_empty_service_chooses_nobody(farm):
     assert farm("wrr").picks(2) == "- -"
 
