@@ -10,11 +10,13 @@ import pytest
 from lbq.director import DROPPED, PASSED
 from tests.helpers import sampled
 from tests.helpers.engines import ENGINES
-from tests.helpers.story import Teller, story
+from tests.helpers.story import Teller, crowd, story
 
 STORY_STEPS = 500
 STORIES_A_TEST = 20
 TESTS = max(1, sampled.STEPS // (STORY_STEPS * STORIES_A_TEST))
+CROWD_STEPS = 20_000
+CROWDS = max(1, sampled.STEPS // 100_000)
 
 
 def compare(seed: int) -> dict:
@@ -44,3 +46,29 @@ def test_the_directors_agree(part):
         sampled.COUNTED[f"directors: {outcome}"] += total[outcome]
     missing = [outcome for outcome in outcomes if total[outcome] == 0]
     assert missing == [], "the stories are too tame"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(CROWDS))
+def test_the_directors_agree_about_a_crowd(seed):
+    """A full table of two thousand: long probes, deletions among them, thousands of timers."""
+    reference, fast = (Teller(ENGINES[name](max_connections=2000)) for name in ("reference", "fast"))
+    for number, step in enumerate(crowd(seed, CROWD_STEPS)):
+        assert fast.tell(step) == reference.tell(step), f"crowd {seed}, step {number}: {step}"
+        if number % 2000 == 1999:
+            assert fast.engine.statistics() == reference.engine.statistics()
+            assert fast.state() == reference.state()
+    statistics = reference.engine.statistics()
+    sampled.COUNTED["crowds: steps"] += CROWD_STEPS
+    sampled.COUNTED["crowds: connections made"] += statistics["conns"]
+    sampled.COUNTED["crowds: connections ended by their timer"] += statistics["expired"]
+
+    assert statistics["dropped_table_full"] > 0
+    assert statistics["expired"] > 1000
+
+    for teller in (reference, fast):
+        teller.now_ns += 10**12
+        teller.engine.expire(teller.now_ns)
+        assert teller.engine.statistics()["connections"] == 0
+        assert all(server["active"] == server["inactive"] == 0
+                   for row in teller.state()["services"] for server in row["servers"])

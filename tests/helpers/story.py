@@ -61,6 +61,27 @@ def story(seed: int, length: int) -> list[Step]:
     return steps
 
 
+def crowd(seed: int, length: int) -> list[Step]:
+    """Return a story of thousands of connections that come, close in one way or another, and end."""
+    choose = random.Random(seed)
+    steps = [Step("call", ("add_service", key(service), "wlc")) for service in SERVICES]
+    steps += [Step("call", ("add_server", key(service), *endpoint(server)))
+              for service in SERVICES for server in SERVERS]
+    while len(steps) < length:
+        client = f"10.0.{choose.randrange(4)}.1:{choose.randrange(1024, 2024)}"
+        protocol, _, vip = choose.choice(SERVICES).partition(":")
+        server = choose.choice(SERVERS[:3])
+        reply = choose.random() < 0.3
+        source, destination = (server, client) if reply else (client, vip)
+        build = packets.udp if protocol == "udp" else packets.tcp
+        flags = {} if protocol == "udp" else {"flags": choose.choice(("S", "S", "A", "FA", "R"))}
+        packet = bytes(build(source, destination, **flags))
+        steps.append(Step("packet", (packet, POSTROUTING if reply else PREROUTING, 0, 2, False)))
+        if choose.random() < 0.05:
+            steps.append(Step("advance", (choose.randrange(NS),)))
+    return steps[:length]
+
+
 def _step(choose: random.Random, commands: list[str]) -> Step:
     kind = choose.random()
     if kind < 0.74:
