@@ -6,8 +6,10 @@ and chooses the exit status: 0 done, 1 the director failed, 2 the user or the ma
 """
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from lbq.errors import ConfigError, LbqError
@@ -22,9 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except LbqError as error:
-        if debugging():
-            raise
-        print(f"lbq: {one_line(str(error))}", file=sys.stderr)
+        _tell(error, as_json="--json-log" in argv)
         return 2
     except BrokenPipeError:         # `lbq conns | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -33,10 +33,23 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _tell(error: LbqError, as_json: bool) -> None:
+    """Say on one line of standard error what is wrong; LBQ_DEBUG=1 adds where it came from."""
+    if as_json:
+        configure(as_json)
+        logging.getLogger("lbq").error("%s", error, exc_info=debugging())
+        return
+    if debugging():
+        traceback.print_exception(error)
+    print(f"lbq: {one_line(str(error))}", file=sys.stderr)
+
+
 def _dispatch(argv: list[str]) -> int:
     if not argv:
         raise ConfigError("nothing to do: say --vip VIP:PORT --mode nat to run a director, or a command "
                           "such as list; lbq --help explains")
+    if argv[0] == "help":
+        argv = ["--help"]
     if argv[0].startswith("-"):
         return _run_director(argv)
     command, *words = argv

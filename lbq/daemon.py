@@ -22,8 +22,9 @@ from lbq.control.channel import PacketProcess, end_of
 from lbq.control.client import SOCKET_NAME
 from lbq.control.operations import HostThread, Operations
 from lbq.control.server import ControlServer
-from lbq.errors import HostError, LbqError, PermissionMissing
+from lbq.errors import HostError, LbqError
 from lbq.grammar import format_service
+from lbq.host.probes import check_permission
 from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
 from lbq.lock import DirectoryLock
@@ -33,20 +34,19 @@ from lbq.options import Options
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK_SECONDS = 1
 LAST_WORDS_SECONDS = 2      # what counting the connections that end may take
-CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 
 logger = logging.getLogger("lbq")
 
 
 def run(options: Options) -> int:
     """Run one director in the foreground until it is told to stop; return its exit status."""
-    require_capabilities("run a director")
+    check_permission()
     return asyncio.run(Front(options).run())
 
 
 def clean_up_after_crash() -> list[str]:
     """Undo what a killed director left in this network namespace; return what was done."""
-    require_capabilities("clean up")
+    check_permission()
     directory = state_directory()
     if not directory.exists():
         return []
@@ -54,15 +54,6 @@ def clean_up_after_crash() -> list[str]:
         lines = cleanup(directory)
         (directory / SOCKET_NAME).unlink(missing_ok=True)
     return lines
-
-
-def require_capabilities(attempt: str) -> None:
-    """Raise PermissionMissing unless this process may change the network."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.partition("CapEff:")[2].split()[0], 16)
-    if not effective >> CAP_NET_ADMIN & effective >> CAP_NET_RAW & 1:
-        raise PermissionMissing(f"cannot {attempt}: this needs root (CAP_NET_ADMIN and CAP_NET_RAW); "
-                                "try sudo")
 
 
 class Front:

@@ -30,20 +30,20 @@ Balance TCP and UDP over real servers, in user space: the Linux Virtual Server o
 The options run one virtual service in the foreground, until Ctrl-C or lbq stop."""
 EPILOG = """\
 commands that speak to the running director (each has its own --help):
-  lbq list | conns | stats [--json]           what it balances; its connections; its counters
-  lbq add server SERVICE RIP[:PORT][,weight=N]    one more real server, now
-  lbq set server SERVICE RIP[:PORT],weight=N      another weight; 0 lets it finish and take nothing new
-  lbq del server SERVICE RIP[:PORT]               no more packets for it
-  lbq stop                                        rules out, sysctls back, end
+  lbq list | conns | stats [--json]             what it balances; its connections; its counters
+  lbq add server SERVICE RIP[:PORT][,weight=N]  one more real server, now
+  lbq set server SERVICE RIP[:PORT],weight=N    another weight; 0 lets it finish and take nothing new
+  lbq del server SERVICE RIP[:PORT]             no more packets for it
+  lbq stop                                      rules out, sysctls back, end
 other commands:
-  lbq cleanup                                 put the host back after a director was killed
-  lbq lab nat [--keep]                        try all of it in network namespaces, in a minute
+  lbq cleanup                                   put the host back after a director was killed
+  lbq lab nat [--keep | --down]                 try all of it in network namespaces, in a minute
 
 examples:
   lbq --vip 192.168.10.1:80 --mode nat --real 192.168.20.1 --real 192.168.20.2:8080,weight=2
   lbq --vip 192.168.10.1:53 --udp --mode nat --scheduler rr --real 192.168.20.1
   lbq add server 192.168.10.1:80 192.168.20.3
-  ip netns exec blue lbq list                 the director of another network namespace
+  ip netns exec blue lbq list                   the director of another network namespace
 
 SERVICE is [tcp:|udp:]VIP:PORT, tcp when nothing is said.  Addresses are IPv4, never names.
 Real servers must route their replies through this machine (their default gateway, as a rule).
@@ -69,12 +69,18 @@ class Options:
     add_vip: str | None
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help in two columns, wide enough for our longest option."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=35, width=105)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are raised as ours."""
 
     def __init__(self, prog: str, description: str, **options):
-        super().__init__(prog, description=description, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=_Help, **options)
 
     def error(self, message: str):
         """Raise ConfigError instead of printing usage and exiting."""
@@ -92,7 +98,8 @@ def director_parser() -> Parser:
         help=f"who chooses the real server: {', '.join(BUILT_IN)} (default {DEFAULT})")
     add("--real", metavar="RIP[:PORT][,weight=N]", action="append", default=[],
         help="a real server; again for each one (no port: the service's; weight 1)")
-    add("--engine", metavar="ENGINE", default=ENGINES[0], help="fast (default), or reference: the readable one")
+    add("--engine", metavar="ENGINE", default=ENGINES[0],
+        help="fast (default), or reference: the readable one")
     add("--queue", metavar="N", default="0", help="NFQUEUE number, 0 to 65535 (default 0)")
     add("--max-connections", metavar="N", default=str(1 << 20),
         help=f"room in the connection table (default {1 << 20})")
@@ -115,7 +122,7 @@ def validate(words: argparse.Namespace) -> Options:
     return Options(
         service=service,
         mode=mode_of(words.mode),
-        scheduler=_one_of("scheduler", words.scheduler, names()),
+        scheduler=_scheduler(words.scheduler),
         servers=_servers(words.real, service),
         engine=_one_of("engine", words.engine, ENGINES),
         queue=_number("--queue", words.queue, 0, 65535),
@@ -134,6 +141,11 @@ def mode_of(mode: str | None) -> str:
         raise ConfigError(f"--mode {mode}: {MODES_TO_COME[mode]} is not there yet; "
                           "this version has --mode nat")
     return _one_of("mode", mode, MODES)
+
+
+def _scheduler(name: str) -> str:
+    """Return *name* when there is such a scheduler; plugged-in ones are only looked for when needed."""
+    return name if name in BUILT_IN else _one_of("scheduler", name, names())
 
 
 def _servers(texts: list[str], service: ServiceKey) -> list[ServerWords]:

@@ -85,7 +85,7 @@ def answer(engine, question: bytes) -> bytes:
         if do in KEYED:
             args[0] = ServiceKey(*args[0])
         value = getattr(engine, do)(*args)
-    except (LbqError, TypeError, ValueError, OverflowError, MemoryError, OSError) as error:
+    except Exception as error:      # a user's own scheduler may raise anything; packets must go on
         return failure(error)
     if do == "list_connections":
         records, cursor = value
@@ -95,8 +95,10 @@ def answer(engine, question: bytes) -> bytes:
 
 
 def failure(error: Exception) -> bytes:
-    """Return the message that says *error*, by name where the front knows it."""
-    return json.dumps({"error": type(error).__name__, "message": str(error) or type(error).__name__}).encode()
+    """Return the message that says *error*: ours by its name, any other with its name in the message."""
+    kind = type(error).__name__
+    message = str(error) if isinstance(error, LbqError) else f"{kind} in the packet process: {error}"
+    return json.dumps({"error": kind, "message": message}).encode()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,137 @@
+"""The commands against a control server with invented answers, and how mistakes are told."""
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lbq import __version__, cli
+from lbq.errors import NoSuchServer
+from tests.helpers.control import serving
+
+ROW = {"protocol": "tcp", "address": "192.168.10.1", "port": 80, "scheduler": "wlc", "servers": [],
+       "stats": dict.fromkeys(("conns", "packets_in", "packets_out", "bytes_in", "bytes_out"), 0)}
+CONNECTION = {"protocol": "tcp", "caddr": "192.168.10.100", "cport": 40000,
+              "vaddr": "192.168.10.1", "vport": 80,
+              "daddr": "192.168.20.1", "dport": 80, "state": "ESTABLISHED", "expires_seconds": 900}
+COUNTERS = {"packets": 0, "rewritten": 0, "icmp_sent": 0, "connections": 0, "connections_max": 1}
+
+
+@pytest.fixture
+def asked():
+    return []
+
+
+@pytest.fixture
+def director(tmp_path, monkeypatch, asked):
+    """A director that answers what it is asked and writes it down."""
+    async def answer_list() -> list:
+        return [ROW]
+
+    async def connections(cursor: int, limit: int) -> dict:
+        return {"connections": [CONNECTION], "next": cursor + 1 if cursor < 2 else None}
+
+    async def stats() -> dict:
+        return {"services": [ROW], "counters": COUNTERS, "queue": None}
+
+    async def change(service: str, server: str) -> str:
+        asked.append((service, server))
+        if server == "10.0.0.9":
+            raise NoSuchServer("cannot delete 10.0.0.9: it is not there")
+        return "done"
+
+    monkeypatch.setattr("lbq.host.setup.state_directory", lambda: tmp_path)
+    with serving(tmp_path, {"list": answer_list, "connections": connections, "stats": stats,
+                            "add_server": change, "set_server": change, "delete_server": change}):
+        yield
+
+
+def run(capsys, *words) -> tuple[int, str, str]:
+    status = cli.main(list(words))
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_list_prints_a_table_or_its_rows(director, capsys):
+    status, out, err = run(capsys, "list")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[2] == "TCP  192.168.10.1:80 wlc"
+
+    assert json.loads(run(capsys, "list", "--json")[1]) == [ROW]
+
+
+def test_conns_joins_the_pages(director, capsys):
+    assert len(run(capsys, "conns")[1].splitlines()) == 1 + 3
+    assert json.loads(run(capsys, "conns", "--json")[1]) == [CONNECTION] * 3
+
+
+def test_stats_prints_a_table_or_all_counters(director, capsys):
+    assert "nothing was lost" in run(capsys, "stats")[1]
+    assert json.loads(run(capsys, "stats", "--json")[1])["counters"] == COUNTERS
+
+
+@pytest.mark.parametrize(("verb", "server"), [("add", "10.0.0.1,weight=2"), ("set", "10.0.0.1,weight=0"),
+                                              ("del", "10.0.0.1")])
+def test_changes_pass_the_words_on_and_say_what_was_done(director, asked, capsys, verb, server):
+    assert run(capsys, verb, "server", "192.168.10.1:80", server) == (0, "done\n", "")
+    assert asked == [("192.168.10.1:80", server)]
+
+
+def test_what_the_director_refuses_is_one_line_and_status_2(director, capsys):
+    assert run(capsys, "del", "server", "192.168.10.1:80", "10.0.0.9") == (
+        2, "", "lbq: cannot delete 10.0.0.9: it is not there\n")
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    ([], "nothing to do"),
+    (["lst"], "unknown command 'lst'; did you mean 'list'?"),
+    (["add", "sever", "192.168.10.1:80", "10.0.0.1"], "cannot add 'sever'; did you mean 'server'?"),
+    (["add", "server", "192.168.10.1:80"], "required: SERVER; lbq add --help explains"),
+    (["add", "server", "192.168.10.1", "10.0.0.1"], "has no port"),
+    (["add", "server", "192.168.10.1:80", "web01"], "names"),
+    (["set", "server", "192.168.10.1:80", "10.0.0.1"], "nothing to set; write 10.0.0.1,weight=N"),
+    (["del", "server", "192.168.10.1:80", "10.0.0.1,weight=1"], "deleting takes no weight; write 10.0.0.1"),
+    (["list", "--jason"], "unrecognized arguments: --jason; lbq list --help explains"),
+    (["list", "all"], "unrecognized arguments: all"),
+    (["stop", "now"], "unrecognized arguments: now"),
+    (["lab", "dr"], "direct routing is not there yet"),
+    (["lab", "nat", "--keep", "--down"], "not allowed with"),
+    (["x\n\x1b[31m"], r"unknown command 'x\n\x1b[31m'"),
+])
+def test_a_mistake_is_one_line_and_asks_no_director(director, asked, capsys, words, complaint):
+    status, out, err = run(capsys, *words)
+
+    assert (status, out, asked) == (2, "", [])
+    assert err.startswith("lbq: ") and err.count("\n") == 1
+    assert complaint in err
+
+
+def test_debugging_adds_where_it_came_from(monkeypatch, capsys):
+    monkeypatch.setenv("LBQ_DEBUG", "1")
+
+    status, _, err = run(capsys, "lst")
+
+    assert status == 2
+    assert err.startswith("Traceback") and err.endswith("did you mean 'list'?; lbq has "
+                                                        f"{', '.join(cli.COMMANDS)}\n")
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
+def test_help_needs_nothing_and_ends_well(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: lbq")
+
+
+def test_help_is_a_command_too(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["help"])
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"lbq {__version__}\n"

@@ -1,0 +1,160 @@
+"""What may be typed, what it means, and what a mistake is told."""
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbq.errors import ConfigError
+from lbq.grammar import (
+    MAX_WEIGHT,
+    did_you_mean,
+    format_address,
+    format_endpoint,
+    format_service,
+    parse_address,
+    parse_server,
+    parse_service,
+)
+from lbq.model import AF_INET6, TCP, UDP, ServiceKey
+
+VIP = 0xC0A80A01
+SERVICE = ServiceKey(TCP, VIP, 80)
+
+unicast = st.integers(1 << 24, (224 << 24) - 1)
+ports = st.integers(1, 65535)
+
+
+@pytest.mark.parametrize(("text", "key"), [
+    ("192.168.10.1:80", ServiceKey(TCP, VIP, 80)),
+    ("tcp:192.168.10.1:80", ServiceKey(TCP, VIP, 80)),
+    ("udp:192.168.10.1:53", ServiceKey(UDP, VIP, 53)),
+    ("UDP:192.168.10.1:65535", ServiceKey(UDP, VIP, 65535)),
+    ("192.168.10.1:1", ServiceKey(TCP, VIP, 1)),
+])
+def test_a_service_is_protocol_address_and_port(text, key):
+    assert parse_service(text) == key
+
+
+def test_the_options_choose_the_protocol():
+    assert parse_service("192.168.10.1:53", "udp").protocol == UDP
+    assert parse_service("udp:192.168.10.1:53", "udp").protocol == UDP
+
+
+@given(st.sampled_from([TCP, UDP]), unicast, ports)
+def test_what_is_written_is_read_back(protocol, address, port):
+    key = ServiceKey(protocol, address, port)
+
+    assert parse_service(format_service(key)) == key
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("192.168.10.1", "has no port"),
+    ("192.168.10.1:", "port '' is not a number from 1 to 65535"),
+    ("192.168.10.1:0", "port '0' is not"),
+    ("192.168.10.1:65536", "port '65536' is not"),
+    ("192.168.10.1:-1", "port '-1' is not"),
+    ("192.168.10.1:+80", r"port '\+80' is not"),
+    ("192.168.10.1:8 0", "port '8 0' is not"),
+    ("192.168.10.1:٨٠", "port '٨٠' is not"),
+    ("192.168.10.1:http", "port 'http' is not"),
+    (":80", "the address is missing"),
+    ("192.168.10:80", "not an IPv4 address"),
+    ("192.168.10.256:80", "not an IPv4 address"),
+    ("192.168.010.1:80", "not an IPv4 address"),
+    ("192.168.10.1.5:80", "not an IPv4 address"),
+    ("1 92.168.10.1:80", "not an IPv4 address"),
+    ("www.example.com:80", "lbq takes addresses, not names"),
+    ("localhost:80", "lbq takes addresses, not names"),
+    ("bücher.example:80", "lbq takes addresses, not names"),
+    ("0.0.0.0:80", "not the address of one host"),
+    ("224.0.0.1:80", "not the address of one host"),
+    ("255.255.255.255:80", "not the address of one host"),
+    ("[2001:db8::1]:80", "IPv6, which lbq does not balance yet"),
+    ("2001:db8::1", "IPv6, which lbq does not balance yet"),
+    ("tpc:192.168.10.1:80", "unknown protocol 'tpc'; did you mean 'tcp'?"),
+    ("sctp:192.168.10.1:80", "unknown protocol 'sctp'"),
+    ("", "the address is missing|has no port"),
+])
+def test_a_wrong_service_says_what_is_wrong(text, complaint):
+    with pytest.raises(ConfigError, match=complaint.replace("?", r"\?")):
+        parse_service(text)
+
+
+def test_two_protocols_are_one_too_many():
+    with pytest.raises(ConfigError, match="says tcp, the options say udp"):
+        parse_service("tcp:192.168.10.1:80", "udp")
+
+
+@pytest.mark.parametrize(("text", "server"), [
+    ("192.168.20.1", ("192.168.20.1", 80, None)),
+    ("192.168.20.1:8080", ("192.168.20.1", 8080, None)),
+    ("192.168.20.1,weight=3", ("192.168.20.1", 80, 3)),
+    ("192.168.20.1:8080,weight=0", ("192.168.20.1", 8080, 0)),
+    (f"192.168.20.1,weight={MAX_WEIGHT}", ("192.168.20.1", 80, MAX_WEIGHT)),
+    ("192.168.10.1:8080", ("192.168.10.1", 8080, None)),
+])
+def test_a_server_takes_the_services_port_and_may_say_a_weight(text, server):
+    address, port, weight = parse_server(text, SERVICE)
+
+    assert (format_address(address), port, weight) == server
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("192.168.20.1,weight=-1", "weight '-1' is not a number from 0"),
+    (f"192.168.20.1,weight={MAX_WEIGHT + 1}", "is not a number from 0"),
+    ("192.168.20.1,weight=much", "weight 'much' is not a number"),
+    ("192.168.20.1,weight=", "weight '' is not a number"),
+    ("192.168.20.1,weight=1.5", "weight '1.5' is not a number"),
+    ("192.168.20.1,weight=1,weight=2", "weight is said twice"),
+    ("192.168.20.1,wieght=2", "unknown server setting 'wieght=2'; did you mean 'weight'?"),
+    ("192.168.20.1,weight", "unknown server setting 'weight'"),
+    ("192.168.20.1,", "unknown server setting ''"),
+    ("192.168.20.1:0", "port '0' is not"),
+    ("web01", "lbq takes addresses, not names"),
+    ("192.168.10.1:80", "is the virtual service tcp:192.168.10.1:80 itself"),
+    ("192.168.10.1", "is the virtual service tcp:192.168.10.1:80 itself"),
+])
+def test_a_wrong_server_says_what_is_wrong(text, complaint):
+    with pytest.raises(ConfigError, match=complaint.replace("?", r"\?")):
+        parse_server(text, SERVICE)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_service_or_one_explained_mistake(text):
+    try:
+        key = parse_service(text)
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert re.fullmatch(r"(tcp|udp):[\d.]+:\d+", format_service(key))
+
+
+@given(st.text(alphabet="0123456789.:,=weight-[]", max_size=40))
+def test_any_text_is_a_server_or_one_explained_mistake(text):
+    try:
+        server = parse_server(text, SERVICE)
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert 1 <= server.port <= 65535
+
+
+@given(unicast)
+def test_addresses_survive_both_ways(address):
+    assert parse_address(format_address(address)) == address
+
+
+def test_ipv6_is_written_in_brackets():
+    assert format_endpoint(0x20010DB8 << 96 | 1, 80, AF_INET6) == "[2001:db8::1]:80"
+
+
+@pytest.mark.parametrize(("word", "hint"), [
+    ("wcl", "; did you mean 'wlc'?"),
+    ("WLC", "; did you mean 'wlc'?"),
+    ("maglev", ""),
+])
+def test_a_near_miss_is_suggested(word, hint):
+    assert did_you_mean(word, ["rr", "wrr", "wlc"]) == hint

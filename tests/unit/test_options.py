@@ -1,0 +1,97 @@
+"""The options of a director: their values, and the one line for each that is wrong."""
+from __future__ import annotations
+
+import pytest
+
+from lbq.errors import ConfigError
+from lbq.grammar import parse_server, parse_service
+from lbq.options import Options, director_parser, validate
+
+WORDS = ["--vip", "192.168.10.1:80", "--mode", "nat"]
+
+
+def options(*words) -> Options:
+    return validate(director_parser().parse_args([*WORDS, *words]))
+
+
+@pytest.fixture(autouse=True)
+def no_profile_in_the_environment(monkeypatch):
+    monkeypatch.delenv("LBQ_KERNEL_PROFILE", raising=False)
+
+
+def test_address_and_mode_are_enough():
+    service = parse_service("192.168.10.1:80")
+
+    assert options() == Options(
+        service=service, mode="nat", scheduler="wlc", servers=[], engine="fast", queue=0, profile="new",
+        max_connections=1048576, accept_forward=False, add_vip=None)
+
+
+def test_every_option_arrives():
+    service = parse_service("udp:192.168.10.1:80")
+
+    assert options("--udp", "--scheduler", "wrr", "--real", "10.0.0.1", "--real", "10.0.0.2:8080,weight=3",
+                   "--engine", "reference", "--queue", "65535", "--kernel-profile", "classic",
+                   "--max-connections", "99", "--accept-forward", "--add-vip", "eth0") == Options(
+        service=service, mode="nat", scheduler="wrr",
+        servers=[parse_server("10.0.0.1", service), parse_server("10.0.0.2:8080,weight=3", service)],
+        engine="reference", queue=65535, profile="classic", max_connections=99, accept_forward=True,
+        add_vip="eth0")
+
+
+def test_the_environment_chooses_the_profile_and_the_option_wins(monkeypatch):
+    monkeypatch.setenv("LBQ_KERNEL_PROFILE", "classic")
+
+    assert options().profile == "classic"
+    assert options("--kernel-profile", "new").profile == "new"
+
+
+def test_a_wrong_profile_in_the_environment_is_a_mistake_too(monkeypatch):
+    monkeypatch.setenv("LBQ_KERNEL_PROFILE", "clasic")
+
+    with pytest.raises(ConfigError, match="unknown kernel profile 'clasic'; did you mean 'classic'"):
+        options()
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["--scheduler", "wcl"], "unknown scheduler 'wcl'; did you mean 'wlc'?; lbq has rr, wlc, wrr"),
+    (["--mode", "natt"], "unknown mode 'natt'; did you mean 'nat'?"),
+    (["--mode", "dr"], "--mode dr: direct routing is not there yet; this version has --mode nat"),
+    (["--mode", "tun"], "--mode tun: IPIP tunnelling is not there yet"),
+    (["--engine", "fats"], "unknown engine 'fats'; did you mean 'fast'?"),
+    (["--queue", "65536"], "--queue 65536: not a number from 0 to 65535"),
+    (["--queue", "-1"], "queue"),
+    (["--max-connections", "0"], "--max-connections 0: not a number from 1"),
+    (["--max-connections", "many"], "--max-connections many: not a number"),
+    (["--max-connections", "²"], "--max-connections ²: not a number"),
+    (["--real", "10.0.0.1", "--real", "10.0.0.1:80,weight=2"], "10.0.0.1:80 is there twice"),
+    (["--real", "192.168.10.1"], "--real 192.168.10.1: '192.168.10.1' is the virtual service"),
+    (["--vip", "www.example.com:80"], "--vip www.example.com:80: 'www.example.com' is a name"),
+    (["--udp", "--vip", "tcp:192.168.10.1:80"], "says tcp, the options say udp"),
+    (["--bogus"], "unrecognized arguments: --bogus"),
+    (["--sched", "rr"], "unrecognized arguments: --sched rr"),
+    (["extra"], "unrecognized arguments: extra"),
+    (["--real"], "--real: expected one argument"),
+])
+def test_a_wrong_option_says_what_is_wrong(words, complaint):
+    with pytest.raises(ConfigError) as caught:
+        options(*words)
+
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("words", "complaint"), [(WORDS[:2], "no --mode"), (WORDS[2:], "no --vip")])
+def test_what_is_missing_is_asked_for(words, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        validate(director_parser().parse_args(words))
+
+
+def test_the_help_names_every_option_and_command_it_has():
+    parser = director_parser()
+    text = parser.format_help()
+
+    for action in parser._actions:
+        assert action.option_strings[-1] in text
+    for command in ("list | conns | stats", "add server", "set server", "del server", "stop", "cleanup"):
+        assert f"lbq {command}" in text

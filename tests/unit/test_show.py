@@ -1,0 +1,116 @@
+"""Tables an LVS person can read without looking up a column."""
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lbq.show import table
+
+STATS = {"conns": 8, "packets_in": 38, "packets_out": 35, "bytes_in": 2144, "bytes_out": 6993}
+ZERO = dict.fromkeys(STATS, 0)
+SERVICES = [
+    {"protocol": "tcp", "address": "192.168.0.100", "port": 80, "scheduler": "rr", "stats": STATS,
+     "servers": [
+        {"address": "10.0.0.11", "port": 80, "mode": "nat", "weight": 1, "active": 0, "inactive": 12,
+         "stats": STATS},
+        {"address": "10.0.0.12", "port": 8080, "mode": "nat", "weight": 65535, "active": 4, "inactive": 0,
+         "stats": ZERO}]},
+    {"protocol": "udp", "address": "192.168.0.100", "port": 53, "scheduler": "wlc", "stats": ZERO,
+     "servers": []},
+]
+
+
+def test_services_are_listed_as_ipvsadm_does():
+    """The rows of `ipvsadm -L -n`, recorded on a real kernel, without its blanks at the end of a line."""
+    assert list(table.services(SERVICES)) == [
+        "Prot LocalAddress:Port Scheduler Flags",
+        "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn",
+        "TCP  192.168.0.100:80 rr",
+        "  -> 10.0.0.11:80                 Masq    1      0          12",
+        "  -> 10.0.0.12:8080               Masq    65535  4          0",
+        "UDP  192.168.0.100:53 wlc",
+    ]
+
+
+def test_connections_are_listed_as_ipvsadm_does():
+    """Rows of `ipvsadm -L -n -c`, recorded on a real kernel."""
+    rows = [
+        {"protocol": "udp", "caddr": "192.168.0.2", "cport": 41010, "vaddr": "192.168.0.100", "vport": 5060,
+         "daddr": "10.0.0.11", "dport": 5060, "state": "UDP", "expires_seconds": 299},
+        {"protocol": "tcp", "caddr": "192.168.0.2", "cport": 40003, "vaddr": "192.168.0.100", "vport": 80,
+         "daddr": "10.0.0.11", "dport": 80, "state": "TIME_WAIT", "expires_seconds": 118},
+        {"protocol": "tcp", "caddr": "192.168.100.200", "cport": 40040,
+         "vaddr": "192.168.0.100", "vport": 8001,
+         "daddr": "10.0.0.12", "dport": 8001, "state": "ESTABLISHED", "expires_seconds": 100 * 60},
+    ]
+
+    assert list(table.connections(rows)) == [
+        "pro expire state       source             virtual            destination",
+        "UDP 04:59  UDP         192.168.0.2:41010  192.168.0.100:5060 10.0.0.11:5060",
+        "TCP 01:58  TIME_WAIT   192.168.0.2:40003  192.168.0.100:80   10.0.0.11:80",
+        "TCP 100:00 ESTABLISHED 192.168.100.200:40040 192.168.0.100:8001 10.0.0.12:8001",
+    ]
+
+
+def counters(**happened) -> dict:
+    return {"packets": 73, "rewritten": 70, "icmp_sent": 0, "connections": 2, "connections_max": 1024,
+            "dropped_no_server": 0, "passed_no_connection": 0} | happened
+
+
+def test_statistics_show_traffic_as_ipvsadm_does():
+    """Rows of `ipvsadm -L -n --stats`, recorded on a real kernel."""
+    lines = list(table.statistics({"services": SERVICES[:1], "counters": counters(), "queue": None}))
+
+    assert lines[:4] == [
+        "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes",
+        "  -> RemoteAddress:Port",
+        "TCP  192.168.0.100:80                    8       38       35     2144     6993",
+        "  -> 10.0.0.11:80                        8       38       35     2144     6993",
+    ]
+
+
+def test_statistics_name_what_was_lost_in_words_and_by_counter():
+    text = "\n".join(table.statistics({
+        "services": [], "counters": counters(dropped_no_server=4, passed_no_connection=2),
+        "queue": {"waiting": 1, "queue_dropped": 5, "user_dropped": 0}}))
+
+    assert "4  lost: no real server can take the connection (dropped_no_server)" in text
+    assert "5  lost: the kernel's queue was full (queue_dropped)" in text
+    assert "2  passed untouched: replies of no known connection (passed_no_connection)" in text
+    assert "1  waiting in the kernel's queue" in text
+    assert "user_dropped" not in text and "nothing was lost" not in text
+
+
+def test_statistics_say_when_nothing_was_lost():
+    stats = {"services": [], "counters": counters(), "queue": None}
+
+    assert "nothing was lost" in list(table.statistics(stats))
+
+
+@pytest.mark.parametrize(("number", "shown"), [
+    (99_999_999, "99999999"), (134_686_887, "134686K"), (1_121_983_348, "1121M"), (10**12, "1000G"),
+    (10**15, "1000T"),
+])
+def test_large_numbers_are_shortened_as_ipvsadm_does(number, shown):
+    row = SERVICES[1] | {"stats": ZERO | {"bytes_in": number}}
+    line = list(table.statistics({"services": [row], "counters": counters(), "queue": None}))[2]
+
+    assert line.split()[5] == shown
+
+
+@pytest.mark.parametrize("rows", [[], [{"a": 1}], [{"a": 1}, {"b": "é\n"}], {"a": [1]}])
+def test_json_is_one_document_with_a_row_a_line(rows):
+    lines = list(table.json_lines(rows if isinstance(rows, dict) else iter(rows)))
+
+    assert json.loads("\n".join(lines)) == rows
+    assert len(lines) == (1 if isinstance(rows, dict) else max(len(rows) + 1, 1))
+
+
+def test_a_listing_streams():
+    """A million connections must not be collected before the first is shown."""
+    def rows():
+        yield {"a": 1}
+        raise AssertionError("asked for the second row before the first was printed")
+
+    assert next(table.json_lines(rows())) == '[{"a": 1}'
