@@ -1,11 +1,21 @@
 """Prints how much was sampled."""
 from __future__ import annotations
 
+import pytest
+
 from tests.helpers import sampled
 from tests.helpers.engines import PURE
 
 # Interpreted, there is nothing compiled to compare with; the run on the compiled build has these.
 collect_ignore = ["test_builds.py", "test_directors.py"] if PURE else []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def say_how_much(record_testsuite_property):
+    """Write into the report how much of the full set this run was."""
+    yield
+    done = sampled.COUNTED["directors: steps"]
+    record_testsuite_property("sampled", f"{done:,} of {sampled.FULL_STEPS:,} steps")
 
 
 def pytest_terminal_summary(terminalreporter):
