@@ -6,10 +6,12 @@ from lbq.host import rules
 GOLDEN = """\
 *raw
 :LBQ-NOTRACK - [0:0]
+:LBQ-UNTRACKED - [0:0]
 :LBQ-DEFRAG - [0:0]
--A LBQ-NOTRACK -m set --match-set lbq-vip dst,dst -j CT --notrack
--A LBQ-NOTRACK -m set --match-set lbq-rip src,src -j CT --notrack
--A LBQ-NOTRACK -m set --match-set lbq-rip dst,dst -j CT --notrack
+-A LBQ-NOTRACK -m set --match-set lbq-vip dst,dst -g LBQ-UNTRACKED
+-A LBQ-NOTRACK -m set --match-set lbq-rip src,src -g LBQ-UNTRACKED
+-A LBQ-NOTRACK -m set --match-set lbq-rip dst,dst -g LBQ-UNTRACKED
+-A LBQ-UNTRACKED -j CT --notrack
 -A LBQ-DEFRAG -m socket --nowildcard
 -A PREROUTING -j LBQ-NOTRACK
 -A OUTPUT -j LBQ-NOTRACK
@@ -54,7 +56,7 @@ COMMIT
 
 def test_the_rules_are_a_constant_dozen():
     assert rules.install_text(3, False, {}) == GOLDEN
-    assert sum(line.startswith("-") for line in GOLDEN.splitlines()) == 12
+    assert sum(line.startswith("-") for line in GOLDEN.splitlines()) == 13
 
 
 def test_accept_forward_adds_one_chain_on_top_of_forward():
