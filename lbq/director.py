@@ -91,13 +91,15 @@ class Traffic:
     bytes_out: int = 0
 
 
-def parse(packet: bytearray) -> Parsed | str:
+def parse(packet: bytearray, truncated: bool = False) -> Parsed | str:
     """Return what is in *packet*, or the reason why it cannot belong to a connection.
 
     The queue gives us datagrams reassembled (a rule of ours switches defragmentation on), so a fragment
     is never normal.  A packet that is not here whole must not be sent back: the kernel would cut the
     real one to what we have.
     """
+    if truncated:
+        return "truncated"      # first: what is longer than 65,535 bytes cannot say so in its own header
     if len(packet) < 20 or packet[0] >> 4 != 4:
         return "malformed"
     header = (packet[0] & 0x0F) * 4
@@ -154,7 +156,7 @@ class Director:
         """
         self.counted["packets"] += 1
         self.counted["bytes"] += len(packet)
-        parsed = "truncated" if truncated else parse(packet)
+        parsed = parse(packet, truncated)
         if parsed in DROPPED:
             return self._drop(parsed)
         if parsed in PASSED:
@@ -171,9 +173,10 @@ class Director:
             self.connections.remove(connection)
             connection = None
         if connection is None:
-            connection = self._schedule(packet, parsed, now_ns)
-            if isinstance(connection, Verdict):
-                return connection
+            scheduled = self._schedule(packet, parsed, now_ns)
+            if isinstance(scheduled, Verdict):
+                return scheduled
+            connection = scheduled
         server = connection.server
         if not server.available:        # deleted; the timer is not restarted, so that the connection ages
             return self._drop("server_gone")

@@ -32,8 +32,12 @@ cpdef void put32(unsigned char *packet, int at, unsigned int value) noexcept nog
 cpdef int fold(unsigned int total) noexcept nogil
 cpdef int adjust(int checksum, int old, int new) noexcept nogil
 cpdef int adjust32(int checksum, unsigned int old, unsigned int new) noexcept nogil
+
+
 @cython.locals(total="unsigned int", at=int)
 cpdef int word_sum(unsigned char *packet, int start, int end) noexcept nogil
 cpdef int header_checksum(unsigned char *packet, int header) noexcept nogil
+
+
 @cython.locals(total="unsigned int", result=int)
 cpdef int transport_checksum(unsigned char *packet, int header, int end, int field) noexcept nogil

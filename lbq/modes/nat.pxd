@@ -6,6 +6,8 @@ cpdef void to_real_server(unsigned char *packet, int end, unsigned int rip, int 
                           bint delivered_here) noexcept nogil
 cpdef void to_client(unsigned char *packet, int end, unsigned int vip, int vport, int form,
                      bint delivered_here) noexcept nogil
+
+
 @cython.locals(header=int, tcp=bint, field=int, old_address="unsigned int", old_port=int, checksum=int)
 cpdef void rewrite(unsigned char *packet, int end, int at_address, unsigned int address, int at_port, int port,
                    int form, bint delivered_here) noexcept nogil

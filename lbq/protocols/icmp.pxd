@@ -6,8 +6,10 @@ cdef int ICMP, MAX_BYTES, HEADERS, TOS_PRECEDENCE, TOS_KEPT, TTL
 cdef long long GLOBAL_COST, GLOBAL_BURST, CLIENT_COST, CLIENT_BURST
 cdef int CLIENTS, CLIENT_BITS
 
+
 @cython.locals(quoted=int, total=int, i=int)
 cpdef int port_unreachable(unsigned char *packet, int length, unsigned char *answer) noexcept nogil
+
 
 @cython.final
 cdef class RateLimit:

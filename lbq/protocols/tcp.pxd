@@ -10,6 +10,8 @@ cdef int FIN, SYN, RST, ACK
 cdef int EVENTS, STATES
 
 cpdef int event(int flags) noexcept nogil
+
+
 @cython.locals(happened=int)
 cpdef int next_state(int direction, int flags, int state) noexcept nogil
 cpdef bint is_active(int state) noexcept nogil

@@ -135,7 +135,7 @@ def _broken_packet(choose: random.Random) -> Step:
     else:
         packet += choose.randbytes(choose.randrange(1, 40))
     hook, form = choose.choice((PREROUTING, POSTROUTING)), choose.choice((0, 1, 2, 3))
-    return Step("packet", (bytes(packet), hook, form, 2, False))
+    return Step("packet", (bytes(packet), hook, form, 2, choose.random() < 0.05))
 
 
 def _command(choose: random.Random, name: str) -> Step:

@@ -1,6 +1,8 @@
 """Which packets open a connection, which are passed, which are dropped, and who is told."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.helpers import packets
@@ -111,6 +113,8 @@ BROKEN = [
          Seen(SYN.packet, truncated=True) >> dropped("truncated"),
          SYN.cut(39) >> dropped("truncated"),
          connections(0)),
+    Case("a packet too large for its own length field is truncated, not malformed",
+         replace(SYN.with_byte(3, 0), truncated=True) >> dropped("truncated")),
     Case("less than an IP header is dropped",
          *[SYN.cut(length) >> dropped("malformed") for length in (0, 1, 19)]),
     Case("another IP version is dropped",
