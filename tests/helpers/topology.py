@@ -137,7 +137,7 @@ def curl(host: Namespace, url: str, *options: str, timeout: int = 20) -> str:
     return host.run(command, timeout=timeout + 5).stdout
 
 
-def download(host: Namespace, url: str, timeout: float = 120.0) -> str:
+def download(host: Namespace, url: str, timeout: float = 60.0) -> str:
     """Return the SHA-256 of what curl gets from *url*, hashed as it comes."""
     process = host.popen(["curl", "-sS", "--fail", "--max-time", timeout, url])
     digest = hashlib.sha256()
@@ -148,7 +148,7 @@ def download(host: Namespace, url: str, timeout: float = 120.0) -> str:
     return digest.hexdigest()
 
 
-def upload(host: Namespace, url: str, size: int, timeout: float = 120.0) -> str:
+def upload(host: Namespace, url: str, size: int, timeout: float = 60.0) -> str:
     """Send *size* bytes of known content with curl; return the SHA-256 that the server answers."""
     headers = ["-H", f"Content-Length: {size}", "-H", "Transfer-Encoding:"]
     process = host.popen(["curl", "-sS", "--fail", "--max-time", timeout, *headers, "-T", "-", url],

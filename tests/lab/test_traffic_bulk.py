@@ -3,8 +3,17 @@ from __future__ import annotations
 
 import pytest
 
+from lbq.lab.topology import GATEWAY
 from tests.helpers.endpoints import digest_of
-from tests.helpers.topology import FULL, download, iperf3, resets_suffered, start_endpoints, upload
+from tests.helpers.topology import (
+    FULL,
+    download,
+    iperf3,
+    resets_suffered,
+    start_endpoint,
+    start_endpoints,
+    upload,
+)
 
 MIB = 1 << 20
 # The reference engine reads each packet into Python; it proves the same thing with less.
@@ -50,6 +59,22 @@ def test_upload_by_a_client_on_the_director_arrives_intact(url):
     lab, address, size = url
 
     assert upload(lab.director, address, size // 8) == digest_of(size // 8)
+    assert_undisturbed(lab)
+
+
+@pytest.mark.parametrize("where", ["client", "director"])
+def test_real_server_on_the_director_itself(make_lab, engine, where):
+    """The director is one of its own real servers: what it gets and gives never leaves the machine."""
+    size = SIZES[engine] // 8
+    lab = make_lab(servers=1)
+    # NFQUEUE shows at most 65,531 bytes of a packet; on the loopback device TCP would send 65,535.
+    lab.director.run(["ip", "link", "set", "lo", "mtu", 65000])
+    start_endpoint(lab.director, "bulk", 8080)
+    lab.start_director("--mode", "nat", "--engine", engine, "--real", f"{GATEWAY}:8080")
+    address = f"http://{lab.vip}/"
+
+    assert download(getattr(lab, where), f"{address}{size}") == digest_of(size)
+    assert upload(getattr(lab, where), address, size) == digest_of(size)
     assert_undisturbed(lab)
 
 

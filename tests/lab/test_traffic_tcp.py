@@ -51,6 +51,16 @@ def test_client_on_the_director_itself_is_balanced(make_lab, engine, vip_local):
     assert answers == ["web02", "web01"] * 3
 
 
+def test_clients_share_the_turns_of_one_service(make_lab, engine):
+    lab = make_lab(clients=2)
+    start_nginx(lab)
+    start(lab, engine)
+
+    answers = [who_answers(client, f"http://{lab.vip}/", 1)[0] for client in lab.clients * 3]
+
+    assert answers == ["web02", "web01"] * 3
+
+
 def test_port_is_translated(lab, engine):
     start_nginx(lab, port=8080)
     reals = [word for server in lab.servers for word in ("--real", f"{server.address}:8080")]
