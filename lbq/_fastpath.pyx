@@ -668,11 +668,15 @@ cdef class FastDirector:
 
     def open_queue(self, int number, int queue_length=65536):
         """Bind NFQUEUE *number* with whole packets, GSO ones unsegmented, and open the raw socket for ICMP."""
-        self.queue_socket = netlink.open_queue(number, queue_length, 2 * BATCH * MESSAGE_ROOM)
-        self.queue_fd = self.queue_socket.fileno()
-        self.queue = number
+        self.attach(netlink.open_queue(number, queue_length, 2 * BATCH * MESSAGE_ROOM), number)
         self.raw_socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
         self.raw_fd = self.raw_socket.fileno()
+
+    def attach(self, queue_socket, int number):
+        """Take the packets of queue *number* from *queue_socket*; a test's may be a socket pair."""
+        self.queue_socket = queue_socket
+        self.queue_fd = queue_socket.fileno()
+        self.queue = number
         self._allocate_buffers()
 
     def _allocate_buffers(self):
@@ -862,8 +866,6 @@ cdef int parse(Packet *packet) noexcept nogil:
         return PASSED_NOT_OURS
     needed = 20 if packet.protocol == TCP else 8
     if packet.length < header + needed:
-        return DROPPED_MALFORMED
-    if packet.protocol == TCP and data[header + pkt.TCP_OFFSET] >> 4 < 5:
         return DROPPED_MALFORMED
     packet.flags = data[header + pkt.TCP_FLAGS] if packet.protocol == TCP else 0
     packet.source = pkt.get32(data, pkt.IP_SOURCE)

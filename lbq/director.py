@@ -115,8 +115,6 @@ def parse(packet: bytearray, truncated: bool = False) -> Parsed | str:
         return "not_ours"
     if length - header < (20 if protocol == TCP else 8):
         return "malformed"
-    if protocol == TCP and packet[header + pkt.TCP_OFFSET] >> 4 < 5:
-        return "malformed"
     return Parsed(
         protocol=protocol,
         source=pkt.get32(packet, pkt.IP_SOURCE),

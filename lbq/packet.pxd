@@ -22,7 +22,7 @@ cdef extern from *:
     int sum_words "lbq_sum_words"(const unsigned char *packet, int length) noexcept nogil
 
 cdef int IP_LENGTH, IP_FRAGMENT, IP_TTL, IP_PROTOCOL, IP_CHECKSUM, IP_SOURCE, IP_DESTINATION
-cdef int PORT_SOURCE, PORT_DESTINATION, UDP_CHECKSUM, TCP_OFFSET, TCP_FLAGS, TCP_CHECKSUM
+cdef int PORT_SOURCE, PORT_DESTINATION, UDP_CHECKSUM, TCP_FLAGS, TCP_CHECKSUM
 cdef int FRAGMENT_MASK, CHECKSUM_NOT_READY, SEGMENTED_LATER, CHECKSUM_NOT_VERIFIED
 
 cpdef int get16(unsigned char *packet, int at) noexcept nogil

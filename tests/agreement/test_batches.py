@@ -1,0 +1,121 @@
+"""A batch of netlink messages gets the verdicts that ``handle`` gives packet by packet.
+
+The fast director's own loop runs here, on a socket pair in place of the kernel's netlink socket: up to 64
+messages in one call, one datagram of verdicts back, packets returned in place.
+"""
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+
+import pytest
+
+from lbq._fastpath import FastDirector
+from lbq.director import Director
+from tests.helpers import netlink, sampled
+from tests.helpers.story import Teller, story
+
+QUEUE = 7
+STORIES = max(10, sampled.STEPS // 2000)
+UNINTERESTING = [b"", netlink.attribute(netlink.MARK, bytes(4)), netlink.attribute(netlink.INDEV, bytes(4)),
+                 netlink.attribute(netlink.HWADDR, bytes(12)), netlink.attribute(99, b"odd")]
+
+
+class Kernel:
+    """The other end of the fast director's queue."""
+
+    def __init__(self, director: FastDirector):
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.ours.setblocking(False)
+        self.wake, waker = os.pipe()
+        os.write(waker, b"!")           # run() handles what is there and returns
+        os.close(waker)
+        self.director = director
+        director.attach(theirs, QUEUE)
+
+    def exchange(self, messages: list[bytes]) -> list[netlink.Verdict]:
+        """Return the verdicts on one batch of *messages*."""
+        for message in messages:
+            self.ours.send(message)
+        self.director.run(self.wake)
+        try:
+            return netlink.verdicts(self.ours.recv(1 << 20))
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        self.ours.close()
+        os.close(self.wake)
+
+
+@pytest.fixture
+def kernel():
+    """Return the kernel's end of a new fast director's queue."""
+    kernel = Kernel(FastDirector(max_connections=1000))
+    yield kernel
+    kernel.close()
+
+
+class Pair:
+    """Both directors; packets gather until they are judged as one batch."""
+
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
+        self.reference = Teller(Director(max_connections=1000))
+        self.fast = Teller(kernel.director)
+        self.messages: list[bytes] = []
+        self.expected: list[netlink.Verdict] = []
+        self.packet_id = 0
+
+    def gather(self, more: bytes, content: bytes, hook: int, form: int, out_device: int, truncated: bool) -> None:
+        """Put one packet into the batch, and note what the reference says of it."""
+        self.packet_id += 1
+        self.messages.append(netlink.packet_message(self.packet_id, content, hook, form, out_device, truncated, more))
+        packet = bytearray(content)
+        verdict = self.reference.engine.handle(packet, hook, form, out_device, time.monotonic_ns(), truncated)
+        self.expected.append(netlink.Verdict(QUEUE, self.packet_id, verdict.action,
+                                             bytes(packet) if verdict.changed else None))
+
+    def judge(self) -> None:
+        """Let the fast director judge the batch."""
+        assert self.kernel.exchange(self.messages) == self.expected
+        sampled.COUNTED["batches: packets"] += len(self.messages)
+        self.messages, self.expected = [], []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(STORIES))
+def test_a_batch_is_judged_like_its_packets_one_by_one(kernel, seed):
+    choose = random.Random(seed)
+    pair = Pair(kernel)
+    for step in story(seed, 500):
+        if step.kind == "packet":
+            pair.gather(choose.choice(UNINTERESTING), *step.arguments)
+        if step.kind == "call" or len(pair.messages) == 64 or choose.random() < 0.05:
+            pair.judge()
+        if step.kind == "call":         # a command comes between two batches
+            assert pair.fast.tell(step) == pair.reference.tell(step)
+    pair.judge()
+    assert pair.fast.state()["services"] == pair.reference.state()["services"]
+
+
+def test_garbage_from_the_socket_is_counted_and_harms_nobody(kernel):
+    choose = random.Random(2)
+    good = netlink.packet_message(5, bytes(40), 0, 0, 0, False)
+    sent = 0
+    for _ in range(300):
+        broken = bytearray(good)
+        for _ in range(choose.randrange(1, 6)):
+            broken[choose.randrange(4, len(broken))] = choose.randrange(256)
+        cut = bytes(broken[:choose.randrange(1, len(broken) + 1)])
+        answers = kernel.exchange([cut, choose.randbytes(choose.randrange(1, 200))])
+        sent += 2
+        assert all(answer.payload is None for answer in answers), "no packet was asked to be rewritten"
+
+    assert kernel.exchange([good]) == [netlink.Verdict(QUEUE, 5, 0, None)]
+    statistics = kernel.director.statistics()
+    assert statistics["verdict_errors"] > 0
+    assert statistics["verdict_errors"] + statistics["packets"] == sent + 1
