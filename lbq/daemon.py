@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import time
-from pathlib import Path
 
 from lbq import __version__
 from lbq.control.channel import PacketProcess, end_of
@@ -23,7 +22,7 @@ from lbq.control.client import SOCKET_NAME
 from lbq.control.operations import HostThread, Operations
 from lbq.control.server import ControlServer
 from lbq.errors import HostError, LbqError
-from lbq.grammar import format_service
+from lbq.grammar import format_address, format_service
 from lbq.host.probes import check_permission
 from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
@@ -84,6 +83,7 @@ class Front:
         finally:
             if self.control is not None:
                 await self.control.disconnect()
+            _hold_back_signals()        # one Ctrl-C more on the last metres is no failure
 
     async def _run_locked(self) -> int:
         try:
@@ -168,6 +168,7 @@ class Front:
         if local != self.local:
             await self.process.call("set_local_addresses", local)
             self.local = local
+            logger.debug("this host's own addresses: %s", ", ".join(map(format_address, local)))
 
     async def stop(self) -> dict:
         """Begin to stop; the asker's connection closes when all is cleaned up."""
@@ -215,5 +216,5 @@ class Front:
 
 
 def _hold_back_signals() -> None:
-    """Keep Ctrl-C from the programs that the host thread runs: an iptables-restore must come to its end."""
+    """Keep signals from this thread and the programs it starts: an iptables-restore must come to its end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

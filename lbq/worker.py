@@ -53,11 +53,14 @@ def build(options: dict):
                         "unset it, or use --engine reference")
     try:
         from lbq._fastpath import FastDirector
-    except ModuleNotFoundError as error:
-        raise HostError(f"cannot start --engine fast: {error.name} is not compiled; "
+    except ImportError as error:        # not compiled, or compiled from other sources
+        raise HostError(f"cannot start --engine fast: {error}; "
                         "install lbq with a C compiler (pip install .), or use --engine reference") from error
-    return FastDirector(max_connections=options["max_connections"], profile=options["profile"],
-                        table_path=options["table_path"])
+    try:
+        return FastDirector(max_connections=options["max_connections"], profile=options["profile"])
+    except (MemoryError, OSError) as error:
+        raise HostError(f"cannot make a table for {options['max_connections']} connections: {error}; "
+                        "ask for fewer with --max-connections") from error
 
 
 def serve(engine, channel: socket.socket) -> None:

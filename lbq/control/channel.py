@@ -43,8 +43,7 @@ class PacketProcess:
         self._loop.add_reader(channel, self._read)
 
     @classmethod
-    async def start(cls, engine: str, queue: int, max_connections: int, profile: str,
-                    table: str | None = None) -> PacketProcess:
+    async def start(cls, engine: str, queue: int, max_connections: int, profile: str) -> PacketProcess:
         """Start a packet process and wait until its queue is bound; raise what stopped it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -52,8 +51,8 @@ class PacketProcess:
             for end in (ours, theirs):
                 with contextlib.suppress(PermissionError):
                     end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, MESSAGE_BYTES)
-            options = {"engine": engine, "queue": queue, "max_connections": max_connections,
-                       "profile": profile, "table_path": table}
+            options = {"engine": engine, "queue": queue,
+                       "max_connections": max_connections, "profile": profile}
             process = _spawn([str(theirs.fileno()), json.dumps(options)], theirs.fileno())
         self = cls(process, ours)
         try:

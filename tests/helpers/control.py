@@ -47,6 +47,10 @@ class Peer:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
         self.lines.close()
         self.socket.close()
 

@@ -120,7 +120,7 @@ def test_a_missing_fast_path_is_one_clear_error(monkeypatch):
     monkeypatch.delenv("LBQ_PURE", raising=False)
     monkeypatch.setitem(sys.modules, "lbq._fastpath", None)
 
-    with pytest.raises(HostError, match=r"lbq\._fastpath is not compiled; .*--engine reference"):
+    with pytest.raises(HostError, match=r"engine fast: .*lbq\._fastpath.*--engine reference"):
         worker.build({"engine": "fast"})
 
 

@@ -1,0 +1,100 @@
+"""What a user can type wrong: one line, status 2, and the host is as it was.
+
+As root, on a machine where everything would work, so that nothing but the mistake stops it.
+"""
+from __future__ import annotations
+
+import json
+
+import pytest
+
+VIP = ("--vip", "192.168.10.1:80")
+NAT = ("--mode", "nat")
+SERVICE = "192.168.10.1:80"
+
+MISTAKES = [
+    # the mode
+    ((*VIP,), "no --mode: say how packets reach the real servers; this version has --mode nat"),
+    ((*VIP, "--mode", "natt"), "unknown mode 'natt'; did you mean 'nat'?"),
+    ((*VIP, "--mode", "dr"), "--mode dr: direct routing is not there yet; this version has --mode nat"),
+    ((*VIP, "--mode", "tun"), "--mode tun: IPIP tunnelling is not there yet; this version has --mode nat"),
+    # the scheduler, the engine
+    ((*VIP, *NAT, "--scheduler", "wcl"), "unknown scheduler 'wcl'; did you mean 'wlc'?"),
+    ((*VIP, *NAT, "--scheduler", ""), "unknown scheduler ''; lbq has rr, wlc, wrr"),
+    ((*VIP, *NAT, "--engine", "quick"), "unknown engine 'quick'; lbq has fast, reference"),
+    ((*VIP, *NAT, "--kernel-profile", "old"), "unknown kernel profile 'old'; lbq has classic, new"),
+    # the VIP
+    (NAT, "no --vip"),
+    (("--vip", "192.168.10.1", *NAT), "'192.168.10.1' has no port; write VIP:PORT"),
+    (("--vip", "192.168.10:80", *NAT), "'192.168.10' is not an IPv4 address"),
+    (("--vip", "192.168.10.1:0", *NAT), "port '0' is not a number from 1 to 65535"),
+    (("--vip", "192.168.10.1:65536", *NAT), "port '65536' is not a number from 1 to 65535"),
+    (("--vip", "www.example.com:80", *NAT), "lbq takes addresses, not names"),
+    (("--vip", "[2001:db8::1]:80", *NAT), "IPv6, which lbq does not balance yet"),
+    (("--vip", "224.0.0.18:80", *NAT), "not the address of one host"),
+    # real servers
+    ((*VIP, *NAT, "--real", "192.168.20.1:0"), "--real 192.168.20.1:0: port '0' is not"),
+    ((*VIP, *NAT, "--real", "192.168.20.1:65536"), "port '65536' is not"),
+    ((*VIP, *NAT, "--real", "web01"), "lbq takes addresses, not names"),
+    ((*VIP, *NAT, "--real", "2001:db8::1"), "IPv6, which lbq does not balance yet"),
+    ((*VIP, *NAT, "--real", "192.168.20.1,weight=-1"), "weight '-1' is not a number from 0"),
+    ((*VIP, *NAT, "--real", "192.168.20.1,weight=2147483648"), "weight '2147483648' is not a number from 0"),
+    ((*VIP, *NAT, "--real", "192.168.20.1,weight=big"), "weight 'big' is not a number from 0"),
+    ((*VIP, *NAT, "--real", "192.168.20.1,wieght=1"), "did you mean 'weight'?"),
+    ((*VIP, *NAT, "--real", "192.168.10.1"), "is the virtual service tcp:192.168.10.1:80 itself"),
+    ((*VIP, *NAT, "--real", "192.168.10.1:80,weight=2"), "is the virtual service tcp:192.168.10.1:80 itself"),
+    ((*VIP, *NAT, "--real", "192.168.20.1", "--real", "192.168.20.1:80"), "192.168.20.1:80 is there twice"),
+    # numbers, leftovers
+    ((*VIP, *NAT, "--queue", "65536"), "--queue 65536: not a number from 0 to 65535"),
+    ((*VIP, *NAT, "--max-connections", "0"), "--max-connections 0: not a number from 1"),
+    ((*VIP, *NAT, "--add-vip", "eth7"), "eth7"),
+    ((*VIP, *NAT, "extra"), "unrecognized arguments: extra"),
+    ((*VIP, *NAT, "--bogus=1"), "unrecognized arguments: --bogus=1"),
+    ((), "nothing to do"),
+    (("lits",), "unknown command 'lits'; did you mean 'list'?"),
+    # commands
+    (("list", "extra"), "unrecognized arguments: extra"),
+    (("add", "servre", SERVICE, "192.168.20.1"), "cannot add 'servre'; did you mean 'server'?"),
+    (("add", "server", SERVICE), "the following arguments are required: SERVER"),
+    (("add", "server", "192.168.10.1", "192.168.20.1"), "has no port"),
+    (("set", "server", SERVICE, "192.168.20.1"), "says nothing to set; write 192.168.20.1,weight=N"),
+    (("del", "server", SERVICE, "192.168.20.1,weight=1"), "deleting takes no weight"),
+    (("lab", "tun"), "IPIP tunnelling is not there yet"),
+]
+
+
+def _title(value) -> str:
+    return value[:40] if isinstance(value, str) else " ".join(value)
+
+
+@pytest.mark.parametrize(("words", "saying"), MISTAKES, ids=_title)
+def test_a_mistake_is_one_line_and_changes_nothing(shared_machine, words, saying):
+    shared_machine.assert_refuses(*words, saying=saying)
+
+
+@pytest.mark.parametrize("words", [
+    ("list",), ("conns",), ("stats",), ("stop",), ("add", "server", SERVICE, "192.168.20.1"),
+    ("set", "server", SERVICE, "192.168.20.1,weight=2"), ("del", "server", SERVICE, "192.168.20.1"),
+], ids=" ".join)
+def test_without_a_director_a_command_says_how_to_start_one(shared_machine, words):
+    shared_machine.assert_refuses(*words, saying="no director runs in this network namespace; start one with "
+                                                 "lbq --vip")
+
+
+def test_a_wrong_profile_in_the_environment_is_named(shared_machine):
+    shared_machine.assert_refuses(*VIP, *NAT, env={"LBQ_KERNEL_PROFILE": "6.1"},
+                                  saying="unknown kernel profile '6.1'")
+
+
+def test_the_json_log_tells_a_mistake_in_json(shared_machine):
+    done = shared_machine.lbq(*VIP, "--mode", "natt", "--json-log")
+
+    assert done.returncode == 2
+    assert json.loads(done.stderr)["message"].startswith("unknown mode 'natt'")
+
+
+def test_debugging_shows_where_a_mistake_was_found(shared_machine):
+    done = shared_machine.lbq(*VIP, "--mode", "natt", env={"LBQ_DEBUG": "1"})
+
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr and done.stderr.endswith("lbq has nat\n")
