@@ -107,6 +107,7 @@ class Front:
         await self._refresh_local_addresses()
         for line in await self.host.call("install", *self.operations.members()):
             logger.info(line)
+        await self._refresh_local_addresses()       # --add-vip may have made the VIP one of them
         methods = {**self.operations.methods(), "stop": self.stop}
         self.control = ControlServer(self.directory / SOCKET_NAME, methods)
         await self.control.start()

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Awaitable
 
 from lbq import errors
 from lbq.errors import HostError, LbqError, PeerError
@@ -68,8 +69,8 @@ class PacketProcess:
 
     async def call(self, do: str, *args):
         """Return what the engine answers to *do*; the page of list_connections comes with its raw records."""
-        # Shielded: an asker who is cancelled must not leave its answer to the next one.
-        return await asyncio.shield(self._ask(do, args))
+        # To its end: an asker who is cancelled must not leave its answer to the next one.
+        return await to_its_end(self._ask(do, args))
 
     async def _ask(self, do: str, args: tuple):
         async with self._turn:
@@ -122,6 +123,13 @@ class PacketProcess:
             self.process.wait(1)        # its channel is closed: it is ending or has ended
         return HostError(f"the packet process ended ({end_of(self.process.returncode)}); "
                          "the lines above may say why")
+
+
+async def to_its_end(work: Awaitable):
+    """Return what *work* returns; it goes on, and may fail unheard, when the caller is cancelled."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 def end_of(status: int | None) -> str:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from lbq.conntrack import RECORD, decode
-from lbq.control.channel import PacketProcess
+from lbq.control.channel import PacketProcess, to_its_end
 from lbq.errors import ConfigError, NoSuchServer, NoSuchService, ServerExists
 from lbq.grammar import (
     DEFAULT_WEIGHT,
@@ -52,7 +52,7 @@ class HostThread:
 
     async def run(self, function, *args):
         """Return what *function* returns, called in the same thread."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, function, *args))
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(self._thread, function, *args))
 
 
 class Operations:

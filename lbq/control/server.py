@@ -16,7 +16,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from lbq.errors import LbqError
+from lbq.errors import HostError, LbqError
 
 LINE_BYTES = 65536
 CLIENTS = 64
@@ -56,10 +56,13 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen; a socket left by a crash is replaced (the caller holds the namespace's lock)."""
-        self.path.unlink(missing_ok=True)
         before = os.umask(0o177)        # mode 0600 from the first moment on
         try:
+            self.path.unlink(missing_ok=True)
             self._server = await asyncio.start_unix_server(self._serve, self.path, limit=LINE_BYTES)
+        except OSError as error:
+            raise HostError(f"cannot listen on {self.path}: {error.strerror}; "
+                            "look what is there, and remove it") from error
         finally:
             os.umask(before)
 
@@ -67,7 +70,7 @@ class ControlServer:
         """Stop listening and remove the socket; clients that are connected keep their connection."""
         if self._server is not None:
             self._server.close()
-        self.path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     async def disconnect(self) -> None:
         """Close every client's connection: the sign for `lbq stop` that all is cleaned up."""

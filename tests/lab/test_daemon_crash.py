@@ -4,10 +4,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from lbq.control.client import SOCKET_NAME
+from tests.helpers.control import Peer
 from tests.helpers.namespaces import lone_host, picture
 from tests.helpers.processes import director_in, is_alive, log_of, start_director, wait_until, worker_of
 
@@ -123,6 +126,37 @@ def test_a_packet_process_that_hangs_does_not_stop_the_clean_up(host):
     assert "did not end within" in log_of(director)
     assert not is_alive(worker)
     assert picture(host) == before
+
+
+def test_whoever_waits_for_a_killed_packet_process_is_told(host):
+    """Its questions are in flight: one of a client, and the one that the front asks every second."""
+    director = start_director(host, *OPTIONS)
+    with Peer(STATE / str(host.inode) / SOCKET_NAME) as peer:
+        worker = worker_of(director)
+        os.kill(worker, signal.SIGSTOP)
+        peer.send(b'{"jsonrpc": "2.0", "id": 1, "method": "list"}\n')
+        time.sleep(1.5)
+
+        os.kill(worker, signal.SIGKILL)
+
+        assert "the packet process ended (signal SIGKILL)" in peer.receive()["error"]["message"]
+        assert director.wait(10) == 1
+        assert "Traceback" not in log_of(director)
+
+
+def test_a_start_that_fails_at_the_last_step_takes_everything_out_again(host):
+    before = picture(host)
+    blocked = STATE / str(host.inode) / SOCKET_NAME
+    blocked.mkdir(parents=True)
+
+    done = lbq(host, *OPTIONS, check=False)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"lbq: cannot listen on {blocked}: ")
+    assert "Traceback" not in done.stderr
+    assert picture(host) == before
+    blocked.rmdir()
+    blocked.parent.rmdir()      # nothing else is left in it
 
 
 def test_a_failed_start_after_a_kill_leaves_what_the_killed_one_left(host, tmp_path):

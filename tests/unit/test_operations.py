@@ -24,6 +24,7 @@ class FakeProcess:
 
     async def call(self, do, *args):
         self.story.append(("engine", do, *args))
+        await asyncio.sleep(0)      # as long as it takes, others run
         answer = self.answers.get(do)
         if isinstance(answer, Exception):
             raise answer
@@ -39,6 +40,7 @@ class FakeHost:
 
     async def call(self, name, *args):
         self.story.append(("host", name, *args))
+        await asyncio.sleep(0)
         if self.refusal:
             raise self.refusal
 
