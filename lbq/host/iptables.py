@@ -78,6 +78,14 @@ def _run(command: list[str], text: str = "") -> str:
         raise RulesNotApplied(f"{program} did not end in {RUN_SECONDS} s; another program may hold "
                               f"/run/xtables.lock") from None
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise RulesNotApplied(f"{program} refused: {said}")
+        raise RulesNotApplied(f"{program} refused: {_reason(done.stderr) or f'exit status {done.returncode}'}")
     return done.stdout
+
+
+def _reason(said: str) -> str:
+    """Return the first thing that iptables said was wrong; dozens of lines may follow from it."""
+    lines = [line for line in map(str.strip, said.splitlines()) if line and not line.endswith(":")]
+    reason = lines[0] if lines else " ".join(said.split())
+    if "TABLE_ADD failed (Operation not supported)" in said:
+        reason += f"; where the kernel has no nf_tables, set {ENVIRONMENT}=iptables-legacy-restore"
+    return reason
