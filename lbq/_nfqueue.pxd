@@ -1,9 +1,10 @@
 # nfnetlink_queue as the kernel's own headers describe it: messages in, verdicts out, no library between.
 #
 # A queued packet arrives as one netlink message: nlmsghdr, nfgenmsg, attributes; PAYLOAD is the last one.
-# At least 32 bytes lie before the PAYLOAD attribute's header, and the headers of a verdict are exactly
+# PACKET_HDR is the first, so at least 32 bytes lie before PAYLOAD, and the headers of a verdict are exactly
 # 32 bytes.  So a verdict that returns the packet is written *in place*, right before the payload, and
-# handed to the kernel as one piece of the very buffer the packet came in: no copy.
+# handed to the kernel as one piece of the very buffer the packet came in: no copy.  A payload that leaves
+# no such room, which the kernel never sends, counts as none.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -98,7 +99,7 @@ cdef inline void read_message(unsigned char *message, uint32_t length, Queued *q
         value = message + at + sizeof(nlattr)
         size -= sizeof(nlattr)
         kind = attribute.nla_type & NLA_TYPE_MASK
-        if kind == NFQA_PAYLOAD:
+        if kind == NFQA_PAYLOAD and at >= VERDICT_HEADER:
             queued.data = value
             queued.length = size
         elif kind == NFQA_PACKET_HDR and size >= 7:

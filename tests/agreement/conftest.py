@@ -7,7 +7,7 @@ from tests.helpers import sampled
 from tests.helpers.engines import PURE
 
 # Interpreted, there is nothing compiled to compare with; the run on the compiled build has these.
-collect_ignore = ["test_builds.py", "test_directors.py"] if PURE else []
+collect_ignore = ["test_batches.py", "test_builds.py", "test_directors.py"] if PURE else []
 
 
 @pytest.fixture(scope="session", autouse=True)

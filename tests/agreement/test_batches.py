@@ -15,6 +15,8 @@ import pytest
 from lbq._fastpath import FastDirector
 from lbq.director import Director
 from tests.helpers import netlink, sampled
+from tests.helpers.cases import WEB, client
+from tests.helpers.engines import add_service
 from tests.helpers.story import Teller, story
 
 QUEUE = 7
@@ -100,6 +102,18 @@ def test_a_batch_is_judged_like_its_packets_one_by_one(kernel, seed):
             assert pair.fast.tell(step) == pair.reference.tell(step)
     pair.judge()
     assert pair.fast.state()["services"] == pair.reference.state()["services"]
+
+
+def test_a_payload_without_room_for_a_verdict_before_it_is_no_packet(kernel):
+    add_service(kernel.director, WEB, "192.168.20.1:80")
+    syn = client().syn().packet
+    payload_first = netlink.message(netlink.attribute(netlink.PAYLOAD, syn)
+                                    + netlink.attribute(netlink.PACKET_HDR, bytes(7)))
+
+    answers = kernel.exchange([netlink.packet_message(1, syn, 0, 0, 0, False), payload_first])
+
+    assert [(answer.packet_id, answer.action) for answer in answers] == [(1, 1), (0, 0)]
+    assert kernel.director.statistics()["dropped_malformed"] == 1
 
 
 def test_garbage_from_the_socket_is_counted_and_harms_nobody(kernel):

@@ -28,15 +28,19 @@ def attribute(kind: int, value: bytes) -> bytes:
 def packet_message(packet_id: int, content: bytes, hook: int, form: int, out_device: int, truncated: bool,
                    more: bytes = b"") -> bytes:
     """Return the message of one queued packet; *more* are attributes of no interest before the last one."""
-    body = struct.pack("!BBH", 2, 0, 0) + attribute(PACKET_HDR, struct.pack("!IHB", packet_id, 0x0800, hook))
-    body += more
+    body = attribute(PACKET_HDR, struct.pack("!IHB", packet_id, 0x0800, hook)) + more
     if out_device:
         body += attribute(OUTDEV, struct.pack("!I", out_device))
     if truncated:
         body += attribute(CAP_LEN, struct.pack("!I", len(content) + 1000))
     if form:
         body += attribute(SKB_INFO, struct.pack("!I", form))
-    body += attribute(PAYLOAD, content)
+    return message(body + attribute(PAYLOAD, content))
+
+
+def message(attributes: bytes) -> bytes:
+    """Return the message of a queued packet of which *attributes* say everything."""
+    body = struct.pack("!BBH", 2, 0, 0) + attributes
     return struct.pack("=IHHII", 16 + len(body), PACKET, 0, 0, 0) + body
 
 
