@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
+import shutil
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from pyroute2 import netns
 
 from lbq.lab.topology import Lab
 from tests.helpers.topology import FULL, broken_packets, lost_packets
@@ -27,6 +31,16 @@ def many_open_files():
     """Let this process and the programs it starts open enough sockets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_labs_of_killed_runs():
+    """Take down what a run that was killed has left: the number in a lab's names is that of its process."""
+    for name in netns.listnetns():
+        lab = re.match(r"lbqt(\d+)-", name)
+        if lab and not Path(f"/proc/{lab[1]}").exists():
+            netns.remove(name)
+            shutil.rmtree(f"/run/{lab[0]}lab", ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
