@@ -18,6 +18,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.unistd cimport close
 
 from lbq._flowtable cimport (CONNECTION_INACTIVE, DIRECTION_IN, DIRECTION_OUT, ENTRY_VALID, TICK_BITS, WHEEL_SLOTS,
                              FlowEntry, FlowTable, drop_entry, enter, find, hash_key, home, likely_entry, mix,
@@ -208,7 +209,7 @@ cdef class FastDirector:
         free(self.links)
         free(self.service_index)
         if self.table_fd >= 0:
-            os.close(self.table_fd)
+            close(self.table_fd)
 
     def _map_table(self, max_connections, table_path):
         """Map the shared part (header, services, servers, entries) and allocate the private index."""
@@ -303,8 +304,11 @@ cdef class FastDirector:
 
     def delete_server(self, key, address, port):
         """Delete a real server; clients' packets of its connections are dropped, its replies still pass."""
-        cdef RealServer server = self.services.delete_server(key, address, port)
-        self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
+        cdef RealServer server = self.services.server(key, address, port)
+        try:
+            self.services.delete_server(key, address, port)
+        finally:                                # a scheduler that fails when told of it does not keep the server
+            self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
 
     def empty_trash(self):
         """Forget deleted servers without connections; return their (key, address, port)."""
@@ -343,12 +347,14 @@ cdef class FastDirector:
     def _index_services(self, count):
         """Build the lookup of services by address, port and protocol again, at most a quarter full."""
         cdef uint32_t size = 64, at, slot
+        cdef uint32_t *index
         while size < 4 * count:
             size *= 2
-        free(self.service_index)
-        self.service_index = <uint32_t *> calloc(size, sizeof(uint32_t))
-        if self.service_index == NULL:
+        index = <uint32_t *> calloc(size, sizeof(uint32_t))
+        if index == NULL:
             raise MemoryError
+        free(self.service_index)
+        self.service_index = index
         self.service_mask = size - 1
         for service in self.service_objects:
             if service is None:
@@ -559,10 +565,10 @@ cdef class FastDirector:
         flow.vport = packet.destination_port
         try:
             server = (<Scheduler?> service.scheduler).schedule(service, flow)
-        except Exception:                       # a user's own scheduler: its bug must not stop the others' packets
+        except BaseException:                   # a user's own scheduler: its bug must not stop the others' packets
             self.counted.scheduler_errors += 1
             return -1
-        if server is None or server.position < 0 or not server.available:
+        if server is None or server.position < 0 or server.service is not service:
             return -1
         return server.slot
 
@@ -598,11 +604,14 @@ cdef class FastDirector:
     cdef bint _reserve(self) noexcept nogil:
         """Claim memory for the next entries before they are touched: a full tmpfs must not be a SIGBUS."""
         cdef uint32_t count
+        cdef int error = EINTR
         if self.table.free or self.table.fresh <= self.reserved or self.table.fresh > self.table.capacity:
             return True
         count = min(<uint32_t> RESERVE, self.table.capacity + 1 - self.table.fresh)
-        if posix_fallocate(self.table_fd, <char *> &self.table.entries[self.table.fresh] - <char *> self.service_slots
-                           + HEADER_BYTES, count * sizeof(FlowEntry)) != 0:
+        offset = <char *> &self.table.entries[self.table.fresh] - <char *> self.service_slots + HEADER_BYTES
+        while error == EINTR:
+            error = posix_fallocate(self.table_fd, offset, count * sizeof(FlowEntry))
+        if error:
             return False
         self.reserved = self.table.fresh + count - 1
         return True
@@ -724,7 +733,7 @@ cdef class FastDirector:
 
     cdef void _handle_batch(self, int count, uint64_t now) noexcept nogil:
         """Handle *count* messages in three sweeps, so that the cache lines of all are on their way at once."""
-        cdef int i, n = 0, filled = 0
+        cdef int i, n = 0
         cdef unsigned char *message
         for i in range(count):
             message = self.buffers + i * MESSAGE_ROOM

@@ -243,9 +243,9 @@ class Director:
                     parsed.destination, parsed.destination_port)
         try:
             server = service.scheduler.schedule(service, flow)
-            if server is None or server.position < 0 or not server.available:
+            if server is None or server.position < 0 or server.service is not service:
                 return None
-        except Exception:
+        except BaseException:           # sys.exit() too
             self.counted["scheduler_errors"] += 1
             return None
         return server

@@ -93,20 +93,28 @@ class VirtualService:
             scheduler.bind(self)
 
     def add(self, server: RealServer) -> None:
-        """Link *server* at the head of the list and tell the scheduler."""
+        """Link *server* at the head of the list and tell the scheduler; if that fails, it is not added."""
         self.servers.insert(0, server)
-        server.service = self
         self._number()
-        if self.scheduler is not None:
-            self.scheduler.server_added(self, server)
+        try:
+            if self.scheduler is not None:
+                self.scheduler.server_added(self, server)
+        except BaseException:
+            del self.servers[0]
+            self._number()
+            server.position = -1
+            raise
+        server.service = self
 
     def remove(self, server: RealServer) -> None:
         """Unlink *server* and tell the scheduler, which may still read ``server.position``."""
         del self.servers[server.position]
-        if self.scheduler is not None:
-            self.scheduler.server_removed(self, server)
-        self._number()
-        server.position = -1
+        try:
+            if self.scheduler is not None:
+                self.scheduler.server_removed(self, server)
+        finally:
+            self._number()
+            server.position = -1
 
     def changed(self, server: RealServer) -> None:
         """Tell the scheduler that an attribute of *server* was edited."""

@@ -43,6 +43,7 @@ class ServiceTable:
     def delete_service(self, key: ServiceKey) -> VirtualService:
         """Delete the service *key*; its servers go to the trash."""
         service = self.service(key)
+        service.scheduler = None        # it goes too, and is not told of each server (__ip_vs_del_service())
         for server in list(service.servers):
             self._discard(service, server)
         del self.by_key[key]
@@ -70,13 +71,12 @@ class ServiceTable:
         if self.find_server(key, address, port) is not None:
             raise ServerExists(f"cannot add server {format_endpoint(address, port, key.family)} to "
                                f"{format_service(key)}: it is already there; `lbq set server` changes it")
-        server = self.trash.pop((key, address, port), None)
-        if server is None:
-            server = RealServer(address, port, weight, mode, self.active_cost)
+        server = self.trash.get((key, address, port)) or RealServer(address, port, weight, mode, self.active_cost)
         server.weight = weight
         server.mode = mode
-        server.available = True
         service.add(server)
+        server.available = True
+        self.trash.pop((key, address, port), None)
         return server
 
     def set_server(self, key: ServiceKey, address: int, port: int, weight: int) -> RealServer:
@@ -101,6 +101,6 @@ class ServiceTable:
         return gone
 
     def _discard(self, service: VirtualService, server: RealServer) -> None:
-        service.remove(server)
         server.available = False
         self.trash[service.key, server.address, server.port] = server
+        service.remove(server)          # last: it tells the scheduler, which may be a user's own and fail

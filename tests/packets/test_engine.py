@@ -1,10 +1,14 @@
 """What both directors offer besides a packet's way: listings in pages, counters, schedulers that fail."""
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import pytest
 
 from lbq.conntrack import FIELDS, RECORD
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
+from lbq.model import RealServer
 from tests.helpers import engines
 from tests.helpers.cases import (
     DNS,
@@ -13,6 +17,7 @@ from tests.helpers.cases import (
     client,
     comes_from,
     connections,
+    dropped,
     refused,
     server,
     service,
@@ -171,8 +176,9 @@ def test_a_users_own_scheduler_chooses(engine):
     assert (own.flow.vaddr, own.flow.vport, own.flow.protocol) == (*endpoint("192.168.10.1:80"), 6)
 
 
-@pytest.mark.parametrize("answers", [lambda service: 1 / 0, lambda service: "192.168.20.1",
-                                     lambda service: 7], ids=["raises", "text", "number"])
+@pytest.mark.parametrize("answers", [lambda service: 1 / 0, lambda service: sys.exit(1),
+                                     lambda service: "192.168.20.1", lambda service: 7],
+                         ids=["raises", "exits", "text", "number"])
 def test_a_scheduler_that_fails_refuses_its_client_and_stops_nobody_else(engine, answers):
     with_scheduler(engine, answers)
 
@@ -190,3 +196,76 @@ def test_a_scheduler_that_remembers_a_deleted_server_refuses(engine):
     engine.delete_server(key(WEB), *RIP)
 
     Case("", client().syn() >> refused).play(engine)
+
+
+@pytest.mark.parametrize("foreign", [
+    lambda engine: engine.services.service(key(DNS)).servers[0],
+    lambda engine: RealServer(*RIP),
+], ids=["of another service", "of nobody"])
+def test_a_scheduler_that_chooses_a_server_not_of_its_service_refuses(engine, foreign):
+    with_scheduler(engine, lambda service: foreign(engine))
+
+    Case("", service(DNS, "192.168.20.1:53"), client().syn() >> refused, connections(0)).play(engine)
+
+
+class NoticeFailed(Exception):
+    """A user's own scheduler failed when it was told of a change."""
+
+
+def fail(self, service, server):
+    raise NoticeFailed
+
+
+def with_notices_that_fail(engine, *notices):
+    """Give *engine* a service with one server, whose scheduler fails when told of *notices* from now on."""
+    add_service(engine, WEB, "192.168.20.1:80")
+    own = scheduler_that(lambda service: service.servers[0])
+    engine.services.service(key(WEB)).scheduler = own
+    for notice in notices:
+        setattr(type(own), notice, fail)
+    return type(own)
+
+
+def test_a_server_whose_scheduler_fails_to_take_it_is_not_added(engine):
+    scheduler = with_notices_that_fail(engine, "server_added")
+    before = engine.list_services()
+    other = endpoint("192.168.20.2:80")
+
+    with pytest.raises(NoticeFailed):
+        engine.add_server(key(WEB), *other)
+
+    assert engine.list_services() == before
+    with pytest.raises(NoSuchServer):
+        engine.delete_server(key(WEB), *other)
+    assert engine.empty_trash() == []
+    del scheduler.server_added
+    engine.add_server(key(WEB), *other)
+    Case("", client().syn() >> to("192.168.20.2:80")).play(engine)
+
+
+def test_a_deleted_server_whose_scheduler_fails_to_take_it_back_stays_deleted(engine):
+    scheduler = with_notices_that_fail(engine)
+    Case("", client().syn() >> to("192.168.20.1:80")).play(engine)
+    engine.delete_server(key(WEB), *RIP)
+    scheduler.server_added = fail
+
+    with pytest.raises(NoticeFailed):
+        engine.add_server(key(WEB), *RIP)
+
+    Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
+    engine.expire(10**15)
+    assert engine.empty_trash() == [(key(WEB), *RIP)]
+
+
+@pytest.mark.parametrize("delete", [("delete_server", key(WEB), *RIP), ("delete_service", key(WEB))],
+                         ids=["server", "service"])
+def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete):
+    with_notices_that_fail(engine, "server_removed")
+    Case("", client().syn() >> to("192.168.20.1:80")).play(engine)
+
+    with contextlib.suppress(NoticeFailed):
+        getattr(engine, delete[0])(*delete[1:])
+
+    Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
+    engine.expire(10**15)
+    assert engine.empty_trash() == [(key(WEB), *RIP)]
