@@ -19,13 +19,18 @@ NETLINK_NO_ENOBUFS = 5
 NETLINK_CAP_ACK = 10
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
+NLM_F_REQUEST = 1
 NLM_F_REQUEST_ACK = 5
 NLMSG_ERROR = 2
 NFNL_SUBSYS_QUEUE = 3
+NFQNL_MSG_VERDICT = 1
 NFQNL_MSG_CONFIG = 2
+NFQA_VERDICT_HDR = 2
 NFQA_CFG_CMD, NFQA_CFG_PARAMS, NFQA_CFG_QUEUE_MAXLEN, NFQA_CFG_MASK, NFQA_CFG_FLAGS = 1, 2, 3, 4, 5
 NFQNL_CFG_CMD_BIND = 1
 NFQNL_COPY_PACKET = 2
+PACKET_ID = slice(24, 28)       # in a queued packet's message, whose first attribute is NFQA_PACKET_HDR
+DROP = bytes(4)
 NFQA_CFG_F_GSO = 4      # queue large packets as they are, instead of cutting them into 45 messages
 
 RECEIVE_BUFFER = 128 << 20      # bytes; charged per queued packet with overhead, not allocated ahead
@@ -44,7 +49,7 @@ def open_queue(number: int, queue_length: int, send_buffer: int) -> socket.socke
         netlink.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, send_buffer)
         netlink.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # else one overrun refuses all until we are empty
         netlink.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)     # an error answer need not return the packet
-        _configure(netlink, number, queue_length)
+        configure(netlink, number, queue_length)
     except PermissionError as error:
         netlink.close()
         raise PermissionMissing(f"cannot bind NFQUEUE {number}: {error.strerror}; run lbq as root") from error
@@ -54,7 +59,7 @@ def open_queue(number: int, queue_length: int, send_buffer: int) -> socket.socke
     return netlink
 
 
-def _configure(netlink: socket.socket, number: int, queue_length: int) -> None:
+def configure(netlink: socket.socket, number: int, queue_length: int) -> None:
     """Bind and set up in one message, so that the queue never runs half configured."""
     body = (struct.pack("!BBH", socket.AF_UNSPEC, 0, number)
             + _attribute(NFQA_CFG_CMD, struct.pack("!BxH", NFQNL_CFG_CMD_BIND, socket.AF_INET))
@@ -64,7 +69,7 @@ def _configure(netlink: socket.socket, number: int, queue_length: int) -> None:
             + _attribute(NFQA_CFG_MASK, struct.pack("!I", NFQA_CFG_F_GSO)))
     kind = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_CONFIG
     netlink.send(struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST_ACK, 1, 0) + body)
-    error = _acknowledgement(netlink)
+    error = _acknowledgement(netlink, number)
     if error in (errno.EBUSY, errno.EPERM):
         raise QueueBusy(f"cannot bind NFQUEUE {number}: another program holds it "
                         "(its port id is in /proc/net/netfilter/nfnetlink_queue); choose another with --queue")
@@ -77,9 +82,17 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def _acknowledgement(netlink: socket.socket) -> int:
-    """Return the errno of the kernel's answer, 0 for success, past any packet that is queued before it."""
+def _acknowledgement(netlink: socket.socket, number: int) -> int:
+    """Return the errno of the kernel's answer, 0 for success.
+
+    After a crash the rules are still there, and packets may be queued before the kernel answers.  They are
+    dropped, which their senders make good: one without a verdict would stay in the queue for ever.
+    """
     while True:
         answer = netlink.recv(1 << 17)
         if struct.unpack_from("=H", answer, 4)[0] == NLMSG_ERROR:
             return -struct.unpack_from("=i", answer, 16)[0]
+        packet_id = answer[PACKET_ID]
+        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, number) + _attribute(NFQA_VERDICT_HDR, DROP + packet_id)
+        kind = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_VERDICT
+        netlink.send(struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST, 0, 0) + body)

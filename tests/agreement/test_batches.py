@@ -5,6 +5,7 @@ messages in one call, one datagram of verdicts back, packets returned in place.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -29,24 +30,25 @@ class Kernel:
     """The other end of the fast director's queue."""
 
     def __init__(self, director: FastDirector):
-        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.ours.setblocking(False)
         self.wake, waker = os.pipe()
         os.write(waker, b"!")           # run() handles what is there and returns
         os.close(waker)
         self.director = director
-        director.attach(theirs, QUEUE)
+        director.attach(self.theirs, QUEUE)
 
     def exchange(self, messages: list[bytes]) -> list[netlink.Verdict]:
         """Return the verdicts on one batch of *messages*."""
         for message in messages:
             self.ours.send(message)
         self.director.run(self.wake)
-        try:
-            return netlink.verdicts(self.ours.recv(1 << 20))
-        except BlockingIOError:
-            return []
+        answers = b""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                answers += self.ours.recv(1 << 20)
+        return netlink.verdicts(answers)
 
     def close(self) -> None:
         self.ours.close()
@@ -114,6 +116,20 @@ def test_a_payload_without_room_for_a_verdict_before_it_is_no_packet(kernel):
 
     assert [(answer.packet_id, answer.action) for answer in answers] == [(1, 1), (0, 0)]
     assert kernel.director.statistics()["dropped_malformed"] == 1
+
+
+def test_a_packet_too_large_to_be_returned_is_dropped_and_the_rest_of_its_batch_returned(kernel):
+    add_service(kernel.director, WEB, "192.168.20.1:80")
+    kernel.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)        # the kernel doubles it
+    sizes = (1, 2000, 40000, 3000, 4)
+    packets = [client().tcp("S", bytes(size)).packet for size in sizes]
+
+    answers = kernel.exchange([netlink.packet_message(number, packet, 0, 0, 0, False)
+                               for number, packet in enumerate(packets)])
+
+    assert [(answer.packet_id, answer.action) for answer in answers] == [(0, 1), (1, 1), (2, 0), (3, 1), (4, 1)]
+    assert [len(answer.payload or b"") for answer in answers] == [41, 2040, 0, 3040, 44]
+    assert kernel.director.statistics()["verdict_errors"] == 1
 
 
 def test_garbage_from_the_socket_is_counted_and_harms_nobody(kernel):
