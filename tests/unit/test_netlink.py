@@ -42,7 +42,7 @@ def test_a_queue_that_cannot_be_bound_is_an_error_of_one_line(ends, number, erro
     ours, kernels = ends
     kernels.send(acknowledgement(number))
 
-    with pytest.raises(error, match="^cannot bind NFQUEUE 7: [^\\n]*$"):
+    with pytest.raises(error, match=r"^cannot bind NFQUEUE 7: [^\n]*$"):
         netlink.configure(ours, 7, 1000)
 
 
