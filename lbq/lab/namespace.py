@@ -20,17 +20,34 @@ from pyroute2 import netns
 from lbq.errors import HostError
 
 NETNS_FOLDER = Path("/run/netns")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)      # what asks a person's program to end
 STOP_SECONDS = 10       # what a program gets between SIGTERM and SIGKILL
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the thread that started us ends (runs between fork and exec).
+@contextmanager
+def uninterrupted():
+    """Hold back Ctrl-C and its kin from what must not be left half done: it is short, and ends by itself."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _begin() -> None:
+    """Hear signals, whatever the parent held back (runs between fork and exec)."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _begin_and_die_with_parent() -> None:
+    """Also ask the kernel for SIGTERM when the thread that started us ends.
 
     SIGTERM, not SIGKILL: a director undoes its rules, and nginx takes its workers along.
     """
+    _begin()
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
@@ -40,8 +57,7 @@ class Process(subprocess.Popen):
     def __init__(self, argv, log: Path, detached: bool = False, **options):
         self.log = log
         self.seen = b""         # of standard output, by wait_for()
-        if not detached:
-            options.setdefault("preexec_fn", _die_with_parent)
+        options.setdefault("preexec_fn", _begin if detached else _begin_and_die_with_parent)
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         # Its own session: Ctrl-C at the terminal reaches the lab alone, which then stops things in order.
@@ -163,23 +179,31 @@ class Namespace:
     def popen(self, argv, **options) -> Process:
         """Start a program inside; it ends with the lab, or with the thread that started it."""
         log = self.folder / f"{self.name}-{os.path.basename(str(argv[0]))}-{len(self.processes)}.log"
-        with self.inside():
-            process = Process(argv, log, detached=self.detached, **options)
-        self.processes.append(process)
+        # A program that is signalled between its fork and its exec has not heard it.
+        with uninterrupted():
+            with self.inside():
+                process = Process(argv, log, detached=self.detached, **options)
+            self.processes.append(process)
         return process
 
     def run(self, argv, timeout: float = 60.0, check: bool = True, **options) -> subprocess.CompletedProcess:
         """Run a program inside to its end; its output is returned as text (``stdout``, ``stderr``)."""
         argv = [str(word) for word in argv]
-        if "input" not in options:
-            options.setdefault("stdin", subprocess.DEVNULL)
-        with self.inside():
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False,
-                                  preexec_fn=_die_with_parent, **options)
-        if check and done.returncode != 0:
-            said = (done.stderr or done.stdout).strip()
-            raise HostError(f"{' '.join(argv)} in {self.name}: status {done.returncode}: {said}")
-        return done
+        said = options.pop("input", None)
+        options.setdefault("stdin", subprocess.DEVNULL if said is None else subprocess.PIPE)
+        with uninterrupted(), self.inside():
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                       preexec_fn=_begin_and_die_with_parent, **options)
+        with process:
+            try:
+                output, errors = process.communicate(said, timeout)
+            except BaseException:
+                process.kill()
+                raise
+        if check and process.returncode != 0:
+            why = (errors or output).strip()
+            raise HostError(f"{' '.join(argv)} in {self.name}: status {process.returncode}: {why}")
+        return subprocess.CompletedProcess(argv, process.returncode, output, errors)
 
     def sysctl(self, name: str, value: object = None) -> str:
         """Return a sysctl of this namespace, after setting it to *value* when one is given."""

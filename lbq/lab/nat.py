@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 from lbq.errors import HostError
-from lbq.lab.topology import Lab, lbq_command, require_root
+from lbq.lab.namespace import SIGNALS
+from lbq.lab.topology import Lab, lbq_command, require_root, this_lbq
 
 REQUESTS = 10
 TIMEOUT = 10        # seconds; a request in the lab takes a millisecond
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 PICTURE = """\
   lbq-client                       lbq-director                        lbq-web01
@@ -194,4 +194,6 @@ def _own_command() -> str:
     if shutil.which("lbq"):
         return "lbq"
     program = Path(sys.argv[0]).absolute()
-    return str(program) if program.name == "lbq" else " ".join(lbq_command())
+    if program.name == "lbq":
+        return str(program)
+    return f"env PYTHONPATH={this_lbq()['PYTHONPATH']} {' '.join(lbq_command())}"

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import lbq
 from lbq.errors import HostError, PermissionMissing
-from lbq.lab.namespace import Namespace, Process
+from lbq.lab.namespace import Namespace, Process, uninterrupted
 
 VIP = "192.168.10.1"
 DIRECTOR_IF_VIP_IS_ROUTED = "192.168.10.254"
@@ -85,7 +84,7 @@ class Lab:
                             "already; take that lab down first")
         self.owned = True
         try:
-            with _uninterrupted():
+            with uninterrupted():       # a namespace half made is one that nobody removes
                 self._build()
         except BaseException:
             self.down()
@@ -104,7 +103,7 @@ class Lab:
         """Take down what is ours: programs, namespaces, files.  Once more does no harm."""
         if not self.owned:
             return
-        with _uninterrupted():
+        with uninterrupted():
             existing = self.existing()
             for namespace in existing:
                 namespace.stop_processes()
@@ -168,19 +167,6 @@ class Lab:
                        for server in self.servers]
         for web_server in web_servers:
             web_server.wait_for("ready")
-
-
-@contextmanager
-def _uninterrupted():
-    """Hold back Ctrl-C and its kin: a namespace half made or half removed is one that nobody removes.
-
-    Building takes a tenth of a second, taking down as long as the programs need to end (bounded).
-    """
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def require_root() -> None:

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from lbq.lab.topology import lbq_command, this_lbq
+
 TIMEOUT = 60
+LBQ = ["env", f"PYTHONPATH={this_lbq()['PYTHONPATH']}", *lbq_command()]
 NAMESPACES = ["lbq-client", "lbq-director", "lbq-web01", "lbq-web02"]
 
 
@@ -49,11 +52,11 @@ class PrivateRun:
 
     def lbq(self, *words):
         """Run ``lbq WORDS`` inside to its end."""
-        return self.call(sys.executable, "-m", "lbq", *words)
+        return self.call(*LBQ, *words)
 
     def start(self, *words):
         """Start ``lbq WORDS`` inside."""
-        return subprocess.Popen(self.command(sys.executable, "-m", "lbq", *words), stdin=subprocess.DEVNULL,
+        return subprocess.Popen(self.command(*LBQ, *words), stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def namespaces(self):
