@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,8 @@ def main() -> int:
     unknown = [name for name in arguments.suites if name not in SUITES]
     if unknown:
         parser.error(f"no suite called {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)   # a CI may have started us with some ignored; tests send them
     outcomes = {}
     for name in arguments.suites or SUITES:
         print(f"\n=== {name}", flush=True)
