@@ -1,4 +1,5 @@
 # C types for model.py; the meaning is there.
+cimport cython
 
 cdef class Flow:
     cdef public int family
@@ -8,6 +9,8 @@ cdef class Flow:
     cdef public object vaddr
     cdef public int vport
 
+
+@cython.final                       # so that wlc's two calls per server are plain C calls
 cdef class RealServer:
     cdef public object address
     cdef public int port
@@ -22,8 +25,9 @@ cdef class RealServer:
     cdef public int position
     cdef public int slot
 
-    cpdef bint can_schedule(self)
-    cpdef long long overhead(self)
+    cpdef bint can_schedule(self) noexcept
+    cpdef long long overhead(self) noexcept
+
 
 cdef class VirtualService:
     cdef public object key

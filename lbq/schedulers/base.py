@@ -3,6 +3,9 @@
 A scheduler belongs to one virtual service.  It sees a ``Flow``, never a packet; it has no clock and
 no randomness of its own.  Only ``schedule`` is mandatory; the rest are notices it may ignore.
 
+A scheduler that fails costs no more than what it was asked for: a client is refused when ``schedule`` raises
+or returns anything but a server of *service*; a server is not added when ``server_added`` raises.
+
 Kernel: struct ip_vs_scheduler (init_service, add_dest, del_dest, upd_dest, schedule).
 """
 from __future__ import annotations
@@ -28,5 +31,8 @@ class Scheduler:
         """Notice that an attribute of *server*, such as its weight, was edited."""
 
     def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
-        """Return the server for the new *flow*, or None when no server can take it."""
+        """Return the server for the new *flow*, or None when no server can take it.
+
+        *flow* is lent for this call; the next one may fill the same object anew.
+        """
         raise NotImplementedError
