@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import time
+cimport cython
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -117,8 +118,8 @@ cdef struct ServerSlot:             # in the shared mapping
     uint32_t address
     uint16_t port
     uint8_t protocol, mode
-    uint32_t service, references
-    uint32_t flags, spare
+    uint32_t service, flags
+    uint32_t spare[2]
     Counters counters
 
 cdef struct ServiceSlot:            # in the shared mapping
@@ -151,6 +152,7 @@ cdef struct Statistics:
     uint64_t outcomes[OUTCOMES]
 
 
+@cython.final                       # its methods call each other directly: 5 to 10 ns of an established packet's 70
 cdef class FastDirector:
     """The packet path of one director: its queue, its connection table, its services.
 
@@ -593,12 +595,13 @@ cdef class FastDirector:
         entry.family = INET
         entry.server = slot
         entry.flags = CONNECTION_INACTIVE | server.mode
-        server.references += 1
         self.links[slot].inactive[0] += 1
         server.counters.conns += 1
         self.service_slots[server.service].counters.conns += 1
         self.counted.conns += 1
-        enter(&self.table, number, now)
+        # What every first packet leads to, so that the wheel need not look at it before that time.
+        entry.timeout = self.udp_timeout if packet.protocol == UDP else self.tcp_timeouts[tcp.SYN_RECV]
+        enter(&self.table, number, now + entry.timeout * <uint64_t> 1000000000)
         return number
 
     cdef bint _reserve(self) noexcept nogil:
@@ -660,7 +663,6 @@ cdef class FastDirector:
             link.inactive[0] -= 1
         else:
             link.active[0] -= 1
-        self.servers[entry.server].references -= 1
         drop_entry(&self.table, number)
 
     cdef void _expire(self, uint64_t now, int *budget) noexcept nogil:
@@ -721,7 +723,7 @@ cdef class FastDirector:
             now = coarse_now()
             if count > 0:
                 self._handle_batch(count, now)
-            budget = BATCH
+            budget = 2 * BATCH                      # a batch may make BATCH connections; it must end more than it makes
             if self.table.used:
                 self._expire(now, &budget)
             if count <= 0 or now != checked:        # idle, or the clock moved on: is anybody asking?
@@ -802,35 +804,40 @@ cdef class FastDirector:
     # ---- In memory, for benchmarks ----------------------------------------------------------------------------
 
     def benchmark_established(self, int flows, int packets, int seed=1):
-        """Open *flows* TCP connections to the first service, send *packets* 64-byte ACKs of random ones.
+        """Open *flows* TCP connections to the first service, then send *packets* 64-byte ACKs of random ones.
 
-        Returns nanoseconds per established packet: parse, find, state, rewrite, counters and timer, in
-        batches as ``run`` handles them, the packets' own bytes in cache.
+        Every other ACK is a server's.  Returns nanoseconds per ACK: parse, find, state, rewrite, counters and
+        timer, in batches as ``run`` handles them, the packets' own bytes in cache.  Asks for an empty table.
         """
         key = next(iter(self.services.by_key))
         cdef uint64_t random = seed, start, spent = 0
         cdef int done = 0, i
         cdef uint32_t vip = key.address, flow_number
         cdef int vport = key.port
+        cdef uint64_t rewritten = self.counted.outcomes[REWRITTEN]
+        cdef uint16_t[::1] server_of = memoryview(bytearray(2 * flows)).cast("H")   # entries stay out of the cache
         self._allocate_buffers()
         with nogil:
-            for flow_number in range(flows):
+            for flow_number in range(<uint32_t> flows):
                 for i in range(2):
                     self._synthesize(i, flow_number, vip, vport, tcp.ACK if i else tcp.SYN)
                     self._prepare(&self.batch[i])
                     self._decide(&self.batch[i], 1)
+                server_of[flow_number] = self.table.entries[1 + flow_number].server
             while done < packets:
                 for i in range(BATCH):
                     random += 0x9E3779B97F4A7C15ULL     # splitmix64
                     flow_number = <uint32_t> (((mix(random, 0xBF58476D1CE4E5B9ULL) >> 32) * <uint32_t> flows) >> 32)
                     self._synthesize(i, flow_number, vip, vport, tcp.ACK)
+                    if i & 1:
+                        self._turn_round(i, &self.servers[server_of[flow_number]])
                 start = fine_now()
                 for i in range(BATCH):
                     self._prepare(&self.batch[i])
                 self._sweep(BATCH, 1 + done)
                 spent += fine_now() - start
                 done += BATCH
-        if self.counted.outcomes[REWRITTEN] != <uint64_t> (2 * flows + done):
+        if self.counted.outcomes[REWRITTEN] - rewritten != 2 * <uint64_t> flows + done:
             raise AssertionError(f"not every packet was rewritten: {self.statistics()}")
         return spent / done
 
@@ -849,6 +856,15 @@ cdef class FastDirector:
         memset(&self.batch[i].queued, 0, sizeof(Queued))
         self.batch[i].queued.data = data
         self.batch[i].queued.length = 64
+
+    cdef void _turn_round(self, int i, ServerSlot *server) noexcept nogil:
+        """Make place *i* of the batch its *server*'s answer; nobody looks at the checksums."""
+        cdef unsigned char *data = self.batch[i].queued.data
+        pkt.put32(data, 16, pkt.get32(data, 12))
+        pkt.put16(data, 22, pkt.get16(data, 20))
+        pkt.put32(data, 12, server.address)
+        pkt.put16(data, 20, server.port)
+        self.batch[i].queued.hook = POSTROUTING
 
 
 # ---- Helpers ------------------------------------------------------------------------------------------------
