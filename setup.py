@@ -18,6 +18,7 @@ COMPILED = [
     "lbq/schedulers/rr.py",
     "lbq/schedulers/wrr.py",
     "lbq/schedulers/wlc.py",
+    "lbq/_slots.pyx",
     "lbq/_fastpath.pyx",
 ]
 DIRECTIVES = {

@@ -1,31 +1,29 @@
 """The way of one packet again, at C speed: receive, parse, find, [schedule], forward, account, verdict.
 
-Read director.py first; this file tells the same story under the same headings.  One thread runs
-``FastDirector.run`` without the GIL: up to 64 packets per system call come in, up to 64 verdicts per
-system call go out, in the order of their numbers.  The GIL is taken at one place, ``_schedule``, for a
-new connection only.  An established packet touches two cache lines of the table and those of its server
-and service; the lines of a whole batch are asked for before the first is used.
+Read director.py first; this file tells the same story under the same headings.  What is decided by, the
+services, servers and connections, is in ``_slots.pyx``.
+
+One thread runs ``FastDirector.run`` without the GIL: up to 64 packets per system call come in, up to 64
+verdicts per system call go out, in the order of their numbers.  The GIL is taken at one place,
+``_schedule``, for a new connection only.  An established packet touches two cache lines of the table and
+those of its server and service; the lines of a whole batch are asked for before the first is used.
 
 Kernel: net/netfilter/nfnetlink_queue.c for the queue, net/netfilter/ipvs/ for everything decided here.
 """
-import contextlib
 import mmap
 import os
 import socket
-import struct
-import time
 cimport cython
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close
 
-from lbq._flowtable cimport (CONNECTION_INACTIVE, DIRECTION_IN, DIRECTION_OUT, ENTRY_VALID, TICK_BITS, WHEEL_SLOTS,
-                             FlowEntry, FlowTable, drop_entry, enter, find, hash_key, home, likely_entry, mix,
-                             next_due, prefetch, set_deadline, take_entry, wheel_remove)
+from lbq._flowtable cimport (CONNECTION_INACTIVE, DIRECTION_IN, DIRECTION_OUT, TICK_BITS, FlowEntry, drop_entry, enter,
+                             find, hash_key, home, likely_entry, mix, next_due, prefetch, set_deadline, take_entry,
+                             wheel_remove)
 from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet, mmsghdr, msghdr,
                            read_message, recvmmsg, sendmsg, verdict_alone, verdict_with_packet)
+from lbq._slots cimport INET, SERVER_AVAILABLE, SERVER_LOCAL, Counters, ServerLink, ServerSlot, ServiceSlot, Slots
 from lbq cimport packet as pkt
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.modes cimport nat
@@ -34,12 +32,9 @@ from lbq.schedulers.base cimport Scheduler
 
 from lbq import netlink
 from lbq.director import Verdict
-from lbq.errors import HostError, ServiceError
-from lbq.grammar import format_address
-from lbq.model import MODE_NAMES, NEW, PROTOCOL_NAMES
+from lbq.errors import HostError
 from lbq.protocols.tcp import TIMEOUTS as TCP_TIMEOUTS
 from lbq.protocols.udp import TIMEOUTS as UDP_TIMEOUTS
-from lbq.services import ServiceTable
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd "pollfd":
@@ -55,9 +50,6 @@ cdef extern from "<time.h>" nogil:
         long tv_nsec
     int clock_gettime(int clock, timespec *now)
     int CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE
-
-cdef extern from "<fcntl.h>" nogil:
-    int posix_fallocate(int fd, long offset, long length)
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct sockaddr "sockaddr":
@@ -76,20 +68,11 @@ cdef enum:
     MESSAGE_ROOM = 65536 + 4096 + 192   # a packet and its attributes; an odd number of lines and of pages, so that
                                         # the headers of 64 messages do not compete for the same sets of the caches
     ICMP_ROOM = 576
-    MAX_SERVERS = 65536
-    MAX_SERVICES = 16384
-    RESERVE = 4096                  # entries whose memory is claimed at a time
-    HEADER_BYTES = 4096
     TCP = 6
     UDP = 17
-    INET = 2                        # AF_INET
     FTP_DATA = 20
-    SERVER_AVAILABLE = 1
-    SERVER_LOCAL = 2
     LOOPBACK = 1                    # ifindex of lo in every namespace
-    PREROUTING = 0
-    LOCAL_IN = 1
-    LOCAL_OUT = 3
+    LOCAL_IN = 1                    # the hooks where replies are seen
     POSTROUTING = 4
 
 cdef enum:                          # why a packet went the way it went; index of the counters
@@ -111,33 +94,9 @@ OUTCOME_NAMES = ("rewritten", "passed_not_ours", "passed_no_service", "passed_no
                  "passed_ftp_data", "dropped_truncated", "dropped_malformed", "dropped_fragment", "dropped_no_server",
                  "dropped_server_gone", "dropped_table_full")
 
-cdef struct Counters:
-    uint64_t conns, packets_in, packets_out, bytes_in, bytes_out
-
-cdef struct ServerSlot:             # in the shared mapping
-    uint32_t address
-    uint16_t port
-    uint8_t protocol, mode
-    uint32_t service, flags
-    uint32_t spare[2]
-    Counters counters
-
-cdef struct ServiceSlot:            # in the shared mapping
-    uint32_t address
-    uint16_t port
-    uint8_t protocol, family
-    uint32_t fwmark, flags
-    uint32_t spare[2]
-    Counters counters
-
-cdef struct ServerLink:             # where the schedulers read a server's load: fields of its RealServer
-    int *active
-    int *inactive
-
 cdef struct Packet:                 # one queued packet, parsed
     Queued queued
     unsigned char *message          # the netlink message it came in
-    int header                      # bytes of the IP header
     int length                      # IP total length
     int protocol
     int flags                       # TCP header flags
@@ -153,30 +112,19 @@ cdef struct Statistics:
 
 
 @cython.final                       # its methods call each other directly: 5 to 10 ns of an established packet's 70
-cdef class FastDirector:
-    """The packet path of one director: its queue, its connection table, its services.
+cdef class FastDirector(Slots):
+    """The packet path of one director, over the connections, services and servers in its slots.
 
     Addresses are host-order integers, times nanoseconds of CLOCK_MONOTONIC.  The interface is the one of
     ``director.Director``; docs/architecture.md has it in one page.
     """
-    cdef readonly object services           # ServiceTable
-    cdef FlowTable table
-    cdef ServerSlot *servers
-    cdef ServiceSlot *service_slots
-    cdef ServerLink *links
-    cdef uint32_t *service_index            # open addressing: slot number + 1 by address, port, protocol
-    cdef uint32_t service_mask
-    cdef uint32_t reserved                  # entries up to here have memory
     cdef Statistics counted
     cdef uint64_t tcp_timeouts[11]          # seconds
     cdef uint64_t udp_timeout
     cdef icmp.RateLimit limit
     cdef unsigned char answer[ICMP_ROOM]
     cdef int answer_length
-    cdef int table_fd
-    cdef object mapping, queue_socket, raw_socket, index_memory, receive_memory
-    cdef list server_objects, service_objects, free_servers, free_services
-    cdef set local_addresses
+    cdef object queue_socket, raw_socket, receive_memory
     cdef Flow flow
     cdef int queue, queue_fd, raw_fd
     cdef unsigned char *buffers
@@ -187,223 +135,20 @@ cdef class FastDirector:
 
     # ---- Setting up ------------------------------------------------------------------------------
 
-    def __cinit__(self, int max_connections=1 << 20, profile=NEW, table_path=None):
-        if not 1 <= max_connections <= 1 << 27:
-            raise ValueError(f"max_connections must be 1 to {1 << 27}, not {max_connections}")
-        self.queue_fd = self.raw_fd = self.table_fd = -1
-        self.services = ServiceTable(profile)
-        self.local_addresses = set()
-        self.server_objects, self.service_objects = [], []
-        self.free_servers, self.free_services = [], []
+    def __cinit__(self):
+        cdef int state
+        self.queue_fd = self.raw_fd = -1
         self.flow = Flow(0, 0, 0, 0, 0)
         self.limit = icmp.RateLimit()
-        cdef int state
         for state, seconds in enumerate(TCP_TIMEOUTS):
             self.tcp_timeouts[state] = seconds
         self.udp_timeout = UDP_TIMEOUTS[0]
-        self._map_table(max_connections, table_path)
-        self.links = <ServerLink *> calloc(MAX_SERVERS, sizeof(ServerLink))
-        if self.links == NULL:
-            raise MemoryError
-        self._index_services(16)
-
-    def __dealloc__(self):
-        free(self.links)
-        free(self.service_index)
-        if self.table_fd >= 0:
-            close(self.table_fd)
-
-    def _map_table(self, max_connections, table_path):
-        """Map the shared part (header, services, servers, entries) and allocate the private index."""
-        cdef unsigned char[::1] view
-        cdef uint32_t[::1] words
-        places = HEADER_BYTES + MAX_SERVICES * sizeof(ServiceSlot) + MAX_SERVERS * sizeof(ServerSlot)
-        size = places + (max_connections + 1) * sizeof(FlowEntry)
-        if table_path is None:
-            self.table_fd = os.memfd_create("lbq-table")
-        else:
-            self.table_fd = os.open(table_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self.table_fd, size)
-        os.posix_fallocate(self.table_fd, 0, places)
-        self.mapping = mmap.mmap(self.table_fd, size)
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            boot_id = file.read(36)
-        struct.pack_into("<8sIIIII36s", self.mapping, 0, b"lbqtable", 1, sizeof(FlowEntry), max_connections,
-                         MAX_SERVERS, MAX_SERVICES, boot_id)
-        view = self.mapping
-        self.service_slots = <ServiceSlot *> &view[HEADER_BYTES]
-        self.servers = <ServerSlot *> &view[HEADER_BYTES + MAX_SERVICES * sizeof(ServiceSlot)]
-        cdef FlowTable *table = &self.table
-        table.entries = <FlowEntry *> &view[places]
-        table.capacity = max_connections
-        table.fresh = 1
-        table.slots = 4 * max_connections + 16
-        table.node_bits = max_connections.bit_length() + 1
-        table.node_mask = (1 << table.node_bits) - 1
-        self.index_memory = mmap.mmap(-1, 4 * (table.slots + WHEEL_SLOTS), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):      # a kernel without huge pages
-            self.index_memory.madvise(mmap.MADV_HUGEPAGE)
-        words = memoryview(self.index_memory).cast("I")
-        table.wheel = &words[0]
-        table.index = &words[WHEEL_SLOTS]
-        for i in range(3):
-            table.seed[i] = int.from_bytes(os.urandom(8), "little")
-        table.tick = time.monotonic_ns() >> TICK_BITS
-
-    # ---- Services and servers: between two batches, under the GIL -----------------------------------
-
-    def add_service(self, key, scheduler):
-        """Add the virtual service *key* with the scheduler called *scheduler*."""
-        cdef VirtualService service
-        self._require_room(self.free_services, self.service_objects, MAX_SERVICES, "services")
-        service = self.services.add_service(key, scheduler)
-        service.slot = self._take_slot(self.free_services, self.service_objects, service)
-        cdef ServiceSlot *place = &self.service_slots[service.slot]
-        memset(place, 0, sizeof(ServiceSlot))
-        place.address = key.address
-        place.port = key.port
-        place.protocol = key.protocol
-        place.family = key.family
-        place.fwmark = key.fwmark
-        self._index_services(len(self.services.by_key))
-
-    def delete_service(self, key):
-        """Delete the virtual service *key*; connections of its servers stay in the trash."""
-        service = self.services.delete_service(key)
-        for server in self.services.trash.values():
-            if not (<RealServer> server).available:
-                self.servers[(<RealServer> server).slot].flags &= ~<uint32_t> SERVER_AVAILABLE
-        self.service_objects[service.slot] = None
-        self.free_services.append(service.slot)
-        self._index_services(len(self.services.by_key))
-
-    def add_server(self, key, address, port, weight=1, mode=0):
-        """Add a real server to the service *key*, or bring it back from the trash."""
-        cdef RealServer server
-        cdef ServerSlot *place
-        self._require_room(self.free_servers, self.server_objects, MAX_SERVERS, "real servers")
-        deleted = self.services.trash.get((key, address, port))
-        former = deleted.service if deleted is not None else None
-        server = self.services.add_server(key, address, port, weight, mode)
-        if server.slot < 0:
-            server.slot = self._take_slot(self.free_servers, self.server_objects, server)
-            memset(&self.servers[server.slot], 0, sizeof(ServerSlot))
-            self.links[server.slot].active = &server.active_conns
-            self.links[server.slot].inactive = &server.inactive_conns
-        place = &self.servers[server.slot]
-        if server.service is not former:        # new, or back in a service that was deleted itself
-            memset(&place.counters, 0, sizeof(Counters))
-        place.address = address
-        place.port = port
-        place.protocol = key.protocol
-        place.mode = mode
-        place.service = self.services.service(key).slot
-        place.flags = SERVER_AVAILABLE | (SERVER_LOCAL if address in self.local_addresses else 0)
-
-    def set_server(self, key, address, port, weight):
-        """Give a real server another weight; 0 quiesces it."""
-        self.services.set_server(key, address, port, weight)
-
-    def delete_server(self, key, address, port):
-        """Delete a real server; clients' packets of its connections are dropped, its replies still pass."""
-        cdef RealServer server = self.services.server(key, address, port)
-        try:
-            self.services.delete_server(key, address, port)
-        finally:                                # a scheduler that fails when told of it does not keep the server
-            self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
-
-    def empty_trash(self):
-        """Forget deleted servers without connections; return their (key, address, port)."""
-        slots = {place: (<RealServer> server).slot for place, server in self.services.trash.items()}
-        gone = self.services.empty_trash()
-        for place in gone:
-            self.server_objects[slots[place]] = None
-            self.free_servers.append(slots[place])
-        return gone
-
-    def set_local_addresses(self, addresses):
-        """Say which IPv4 addresses are the host's own: what goes there is delivered, not forwarded."""
-        self.local_addresses = set(addresses)
-        for server in self.server_objects:
-            if server is not None:
-                place = &self.servers[(<RealServer> server).slot]
-                place.flags = (place.flags & SERVER_AVAILABLE) | (
-                    SERVER_LOCAL if place.address in self.local_addresses else 0)
 
     def set_timeouts(self, tcp=0, tcp_fin=0, udp=0):
         """Set the timeouts of ESTABLISHED, FIN_WAIT and UDP in seconds; 0 keeps one (ipvsadm --set)."""
         self.tcp_timeouts[1] = tcp or self.tcp_timeouts[1]
         self.tcp_timeouts[4] = tcp_fin or self.tcp_timeouts[4]
         self.udp_timeout = udp or self.udp_timeout
-
-    def _require_room(self, free_slots, objects, most, what):
-        if not free_slots and len(objects) >= most:
-            raise ServiceError(f"cannot add: one director holds {most} {what}, and all are in use")
-
-    def _take_slot(self, free_slots, objects, thing):
-        """Return the number of a free slot, where *thing* now stands."""
-        slot = free_slots.pop() if free_slots else len(objects)
-        objects[slot:slot + 1] = [thing]
-        return slot
-
-    def _index_services(self, count):
-        """Build the lookup of services by address, port and protocol again, at most a quarter full."""
-        cdef uint32_t size = 64, at, slot
-        cdef uint32_t *index
-        while size < 4 * count:
-            size *= 2
-        index = <uint32_t *> calloc(size, sizeof(uint32_t))
-        if index == NULL:
-            raise MemoryError
-        free(self.service_index)
-        self.service_index = index
-        self.service_mask = size - 1
-        for service in self.service_objects:
-            if service is None:
-                continue
-            slot = (<VirtualService> service).slot
-            at = self._service_home(self.service_slots[slot].protocol, self.service_slots[slot].address,
-                                    self.service_slots[slot].port)
-            while self.service_index[at]:
-                at = (at + 1) & self.service_mask
-            self.service_index[at] = slot + 1
-
-    cdef uint32_t _service_home(self, int protocol, uint32_t address, int port) noexcept nogil:
-        return <uint32_t> (hash_key(&self.table, DIRECTION_IN, protocol, 0, 0, address, port) >> 32) & self.service_mask
-
-    # ---- Listings: pages short enough to fit between two batches ------------------------------------
-
-    def list_services(self, cursor=0, limit=16):
-        """Return rows for up to *limit* services from *cursor* on, and the cursor of the next page or None."""
-        keys = list(self.services.by_key.items())[cursor:cursor + limit]
-        rows = [self._service_row(key, service) for key, service in keys]
-        return rows, cursor + limit if cursor + limit < len(self.services.by_key) else None
-
-    def _service_row(self, key, VirtualService service):
-        return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
-                "port": key.port, "scheduler": service.scheduler.name,
-                "stats": self.service_slots[service.slot].counters,
-                "servers": [self._server_row(key, server) for server in service.servers]}
-
-    def _server_row(self, key, RealServer server):
-        return {"address": format_address(server.address, key.family), "port": server.port,
-                "mode": MODE_NAMES[server.mode], "weight": server.weight,
-                "active": server.active_conns, "inactive": server.inactive_conns,
-                "stats": self.servers[server.slot].counters}
-
-    def list_connections(self, cursor=0, limit=256):
-        """Return up to *limit* 64-byte records (conntrack.RECORD) from entry *cursor* on, and the next cursor.
-
-        At most 4,096 entries are looked at, so a page may be short, even empty, before the last one.
-        """
-        cdef FlowTable *table = &self.table
-        cdef uint32_t number = max(cursor, 1), stop = min(number + 4096, table.fresh)
-        cdef bytearray records = bytearray()
-        while number < stop and len(records) < limit * <int> sizeof(FlowEntry):
-            if table.entries[number].flags & ENTRY_VALID:
-                records += (<unsigned char *> &table.entries[number])[:sizeof(FlowEntry)]
-            number += 1
-        return bytes(records), number if number < table.fresh else None
 
     def statistics(self):
         """Return all counters by name."""
@@ -529,7 +274,7 @@ cdef class FastDirector:
         cdef int server
         if packet.protocol == TCP and not tcp.opens(packet.flags):
             return PASSED_NOT_OPENING
-        service = self._find_service(packet)
+        service = self.find_service(packet.protocol, packet.destination, packet.destination_port)
         if service == 0:
             return PASSED_NO_SERVICE
         if packet.source_port == FTP_DATA:
@@ -540,20 +285,6 @@ cdef class FastDirector:
             return DROPPED_NO_SERVER
         number[0] = self._connect(packet, server, now)
         return REWRITTEN if number[0] else DROPPED_TABLE_FULL
-
-    cdef uint32_t _find_service(self, Packet *packet) noexcept nogil:
-        """Return the slot number + 1 of the service that the packet is addressed to, or 0."""
-        cdef uint32_t at = self._service_home(packet.protocol, packet.destination, packet.destination_port), slot
-        cdef ServiceSlot *place
-        while True:
-            slot = self.service_index[at]
-            if slot == 0:
-                return 0
-            place = &self.service_slots[slot - 1]
-            if (place.address == packet.destination and place.port == packet.destination_port and
-                    place.protocol == packet.protocol):
-                return slot
-            at = (at + 1) & self.service_mask
 
     cdef int _schedule(self, uint32_t service_slot, Packet *packet) noexcept with gil:
         """Ask the scheduler; return a server's slot, or -1.  The only Python per connection, never per packet."""
@@ -579,7 +310,7 @@ cdef class FastDirector:
         cdef uint32_t number
         cdef FlowEntry *entry
         cdef ServerSlot *server = &self.servers[slot]
-        if not self._reserve():
+        if not self.reserve():
             return 0
         number = take_entry(&self.table)
         if number == 0:
@@ -603,21 +334,6 @@ cdef class FastDirector:
         entry.timeout = self.udp_timeout if packet.protocol == UDP else self.tcp_timeouts[tcp.SYN_RECV]
         enter(&self.table, number, now + entry.timeout * <uint64_t> 1000000000)
         return number
-
-    cdef bint _reserve(self) noexcept nogil:
-        """Claim memory for the next entries before they are touched: a full tmpfs must not be a SIGBUS."""
-        cdef uint32_t count
-        cdef int error = EINTR
-        if self.table.free or self.table.fresh <= self.reserved or self.table.fresh > self.table.capacity:
-            return True
-        count = min(<uint32_t> RESERVE, self.table.capacity + 1 - self.table.fresh)
-        offset = <char *> &self.table.entries[self.table.fresh] - <char *> self.service_slots + HEADER_BYTES
-        while error == EINTR:
-            error = posix_fallocate(self.table_fd, offset, count * sizeof(FlowEntry))
-        if error:
-            return False
-        self.reserved = self.table.fresh + count - 1
-        return True
 
     cdef void _refuse(self, Packet *packet, uint64_t now) noexcept nogil:
         """Prepare the ICMP port unreachable for a client that no server can take, within the rate limits."""
@@ -878,7 +594,6 @@ cdef int parse(Packet *packet) noexcept nogil:
     if length < 20 or data[0] >> 4 != 4:
         return DROPPED_MALFORMED
     header = (data[0] & 15) * 4
-    packet.header = header
     packet.length = pkt.get16(data, pkt.IP_LENGTH)
     if header < 20 or packet.length < header:
         return DROPPED_MALFORMED

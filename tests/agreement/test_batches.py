@@ -149,3 +149,12 @@ def test_garbage_from_the_socket_is_counted_and_harms_nobody(kernel):
     statistics = kernel.director.statistics()
     assert statistics["verdict_errors"] > 0
     assert statistics["verdict_errors"] + statistics["packets"] == sent + 1
+
+
+@pytest.mark.parametrize(("arguments", "error"), [((0,), ValueError), (((1 << 27) + 1,), ValueError),
+                                                  (("many",), TypeError)])
+def test_a_director_that_cannot_be_made_closes_no_file_of_others(arguments, error):
+    with pytest.raises(error):
+        FastDirector(*arguments)
+
+    os.fstat(0)
