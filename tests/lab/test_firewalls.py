@@ -13,6 +13,7 @@ from tests.helpers.topology import (
     download,
     hold,
     resets_suffered,
+    settle,
     start_endpoint,
     start_endpoints,
     start_nginx,
@@ -161,10 +162,12 @@ def test_other_mangle_rules_keep_counting(lab):
     set_up(lab, [f"-t mangle -A {chain} {match}" for chain, match in chains.items()])
     start_nginx(lab)
     start(lab)
+    settle(lab)
     before = lab.client.counters()
 
     for _ in range(10):
         curl(lab.client, f"http://{lab.vip}/")
+    settle(lab)
 
     after = lab.client.counters()
     packets = sum(after[name] - before[name] for name in ("IpInReceives", "IpOutRequests"))

@@ -7,6 +7,7 @@ from tests.helpers.topology import (
     listing,
     resets_suffered,
     server_row,
+    settle,
     start_endpoints,
     start_nginx,
     still_answers,
@@ -36,6 +37,7 @@ def test_quiesced_server_finishes_what_it_has_and_gets_nothing_new(lab, engine):
     assert (row["weight"], row["active"], row["stats"]["conns"]) == (0, 1, 1)
 
     held["web02"].close()
+    settle(lab)
 
     row = server_row(lab, web02)
     assert (row["active"], row["inactive"]) == (0, 1)

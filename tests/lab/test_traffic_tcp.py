@@ -11,6 +11,7 @@ from tests.helpers.topology import (
     listing,
     resets_suffered,
     server_row,
+    settle,
     start_endpoints,
     start_nginx,
     still_answers,
@@ -91,6 +92,7 @@ def test_counts_are_what_the_servers_saw(lab, engine):
     before = {server.name: server.counters() for server in lab.servers}
 
     who_answers(lab.client, f"http://{lab.vip}/", 30)
+    settle(lab)
 
     for server in lab.servers:
         stats = server_row(lab, server)["stats"]
@@ -112,6 +114,7 @@ def test_thousand_connections_at_once_are_all_carried_and_all_counted(lab):
     alive = [still_answers(connection) for _, connection in held]
     for _, connection in held:
         connection.close()
+    settle(lab)
     closed_rows = listing(lab)["servers"]
 
     assert names == ["web02", "web01"] * 500

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
@@ -72,14 +72,15 @@ def test_datagrams_of_every_size_pass_both_ways(make_lab, engine, vip_local, whe
     lab = make_lab(vip_local=vip_local)
     start(lab, engine)
 
-    for size in SIZES[engine]:
-        datagram = os.urandom(size)
-        answers = []
-        for _ in lab.servers:
-            with udp_socket(getattr(lab, where), lab.vip, PORT) as sock:
+    with ExitStack() as stack:      # closed at the end, so that no port comes twice
+        for size in SIZES[engine]:
+            datagram = os.urandom(size)
+            answers = []
+            for _ in lab.servers:
+                sock = stack.enter_context(udp_socket(getattr(lab, where), lab.vip, PORT))
                 sock.send(datagram)
                 answers.append(sock.recv(65535))
-        assert answers == [b"web02 " + datagram, b"web01 " + datagram], size
+            assert answers == [b"web02 " + datagram, b"web01 " + datagram], size
 
 
 def test_datagrams_without_checksum_arrive(lab, engine):
@@ -106,7 +107,10 @@ def test_datagrams_that_the_kernel_cuts_late_arrive_one_by_one(lab, engine, wher
 
 @pytest.mark.parametrize("direction", [[], ["--reverse"]], ids=["up", "down"])
 def test_iperf3_runs_over_udp_without_a_loss(make_lab, direction):
-    """iperf3's data goes through lbq; its TCP control connection through somebody else's DNAT beside it."""
+    """iperf3's data goes through lbq; its TCP control connection through somebody else's DNAT beside it.
+
+    On a busy machine iperf3 itself may read too slowly; what its own socket lost is not lost on the way.
+    """
     lab = make_lab(servers=1)
     real = f"{lab.servers[0].address}:5201"
     lab.director.run(["iptables", "-t", "nat", "-A", "PREROUTING", "-d", lab.vip, "-p", "tcp",
@@ -118,5 +122,6 @@ def test_iperf3_runs_over_udp_without_a_loss(make_lab, direction):
                  *direction)
 
     assert end["sum"]["packets"] > 1000
-    assert end["sum"]["lost_packets"] == 0
-    assert Counter(row["stats"]["conns"] for row in listing(lab)["servers"]) == {1: 1}
+    receiver = lab.client if direction else lab.servers[0]
+    assert end["sum"]["lost_packets"] <= receiver.counters()["UdpRcvbufErrors"]
+    assert [row["stats"]["conns"] for row in listing(lab)["servers"]] == [1]
