@@ -3,8 +3,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from lbq.director import Verdict
-from lbq.model import ServiceKey
+from lbq.model import ServiceKey, Verdict
 from lbq.services import ServiceTable
 
 class FastDirector:

@@ -31,8 +31,8 @@ from lbq.protocols cimport icmp, tcp
 from lbq.schedulers.base cimport Scheduler
 
 from lbq import netlink
-from lbq.director import Verdict
 from lbq.errors import HostError
+from lbq.model import Verdict
 from lbq.protocols.tcp import TIMEOUTS as TCP_TIMEOUTS
 from lbq.protocols.udp import TIMEOUTS as UDP_TIMEOUTS
 

@@ -19,8 +19,7 @@ from lbq._flowtable cimport DIRECTION_IN, ENTRY_VALID, TICK_BITS, WHEEL_SLOTS, F
 from lbq.model cimport RealServer, VirtualService
 
 from lbq.errors import ServiceError
-from lbq.grammar import format_address
-from lbq.model import MODE_NAMES, NEW, PROTOCOL_NAMES
+from lbq.model import NEW
 from lbq.services import ServiceTable
 
 cdef extern from "<fcntl.h>" nogil:
@@ -242,22 +241,13 @@ cdef class Slots:
     # ---- Listings: pages short enough to fit between two batches ------------------------------------
 
     def list_services(self, cursor=0, limit=16):
-        """Return rows for up to *limit* services from *cursor* on, and the cursor of the next page or None."""
-        keys = list(self.services.by_key.items())[cursor:cursor + limit]
-        rows = [self._service_row(key, service) for key, service in keys]
-        return rows, cursor + limit if cursor + limit < len(self.services.by_key) else None
+        """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None."""
+        return self.services.page(cursor, limit, self._counters_of)
 
-    def _service_row(self, key, VirtualService service):
-        return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
-                "port": key.port, "scheduler": service.scheduler.name,
-                "stats": self.service_slots[service.slot].counters,
-                "servers": [self._server_row(key, server) for server in service.servers]}
-
-    def _server_row(self, key, RealServer server):
-        return {"address": format_address(server.address, key.family), "port": server.port,
-                "mode": MODE_NAMES[server.mode], "weight": server.weight,
-                "active": server.active_conns, "inactive": server.inactive_conns,
-                "stats": self.servers[server.slot].counters}
+    def _counters_of(self, thing):
+        if isinstance(thing, RealServer):
+            return self.servers[(<RealServer> thing).slot].counters
+        return self.service_slots[(<VirtualService> thing).slot].counters
 
     def list_connections(self, cursor=0, limit=256):
         """Return up to *limit* 64-byte records (conntrack.RECORD) from entry *cursor* on, and the next cursor.

@@ -28,18 +28,16 @@ from typing import NamedTuple
 
 from lbq import packet as pkt
 from lbq.conntrack import Connection, ConnectionTable
-from lbq.grammar import format_address
 from lbq.model import (
     AF_INET,
-    MODE_NAMES,
     NAT,
     NEW,
-    PROTOCOL_NAMES,
     TCP,
     UDP,
     Flow,
     RealServer,
     ServiceKey,
+    Verdict,
     VirtualService,
 )
 from lbq.modes import nat
@@ -58,14 +56,6 @@ DROPPED = ("truncated", "malformed", "fragment", "no_server", "server_gone", "ta
 COUNTED = ("packets", "bytes", "accepted", "rewritten", "conns", "expired", "icmp_sent", "icmp_limited",
            "verdict_errors", "scheduler_errors",
            *(f"passed_{reason}" for reason in PASSED), *(f"dropped_{reason}" for reason in DROPPED))
-
-
-class Verdict(NamedTuple):
-    """What becomes of a packet: ACCEPT or DROP, whether it was rewritten, and an ICMP packet to send."""
-
-    action: int
-    changed: bool = False
-    answer: bytes | None = None
 
 
 class Parsed(NamedTuple):
@@ -337,10 +327,8 @@ class Director:
     # ---- Listings: short pages -----------------------------------------------------------------------
 
     def list_services(self, cursor: int = 0, limit: int = 16) -> tuple[list[dict], int | None]:
-        """Return rows for up to *limit* services from *cursor* on, and the next page's cursor or None."""
-        services = list(self.services.by_key.values())
-        rows = [self._service_row(service) for service in services[cursor:cursor + limit]]
-        return rows, cursor + limit if cursor + limit < len(services) else None
+        """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None."""
+        return self.services.page(cursor, limit, lambda thing: asdict(self.traffic[thing]))
 
     def list_connections(self, cursor: int = 0, limit: int = 256) -> tuple[bytes, int | None]:
         """Return up to *limit* records (``conntrack.RECORD``) from *cursor* on, and the next cursor."""
@@ -350,17 +338,6 @@ class Director:
         """Return all counters by name."""
         return {**self.counted, "connections": len(self.connections),
                 "connections_max": self.connections.max_connections}
-
-    def _service_row(self, service: VirtualService) -> dict:
-        key = service.key
-        return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
-                "port": key.port, "scheduler": service.scheduler.name, "stats": asdict(self.traffic[service]),
-                "servers": [self._server_row(key, server) for server in service.servers]}
-
-    def _server_row(self, key: ServiceKey, server: RealServer) -> dict:
-        return {"address": format_address(server.address, key.family), "port": server.port,
-                "mode": MODE_NAMES[server.mode], "weight": server.weight, "active": server.active_conns,
-                "inactive": server.inactive_conns, "stats": asdict(self.traffic[server])}
 
     # ---- On real traffic -----------------------------------------------------------------------------
 

@@ -33,6 +33,14 @@ class ServiceKey(NamedTuple):
     fwmark: int = 0
 
 
+class Verdict(NamedTuple):
+    """What becomes of a packet: netfilter's ACCEPT or DROP, whether it was rewritten, an ICMP packet to send."""
+
+    action: int
+    changed: bool = False
+    answer: bytes | None = None
+
+
 class Flow:
     """The five-tuple of a client's packet, all a scheduler may know of it."""
 

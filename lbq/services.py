@@ -10,9 +10,11 @@ after two to four minutes.  It shows in one place: added again later, its traffi
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists
-from lbq.grammar import format_endpoint, format_service
-from lbq.model import CLASSIC, NAT, NEW, RealServer, ServiceKey, VirtualService
+from lbq.grammar import format_address, format_endpoint, format_service
+from lbq.model import CLASSIC, MODE_NAMES, NAT, NEW, PROTOCOL_NAMES, RealServer, ServiceKey, VirtualService
 from lbq.schedulers import create
 
 
@@ -104,3 +106,39 @@ class ServiceTable:
         server.available = False
         self.trash[service.key, server.address, server.port] = server
         service.remove(server)          # last: it tells the scheduler, which may be a user's own and fail
+
+    def page(self, cursor: int, limit: int, traffic: Callable) -> tuple[list[dict], int | None]:
+        """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None.
+
+        A service is one line and each of its servers another, so a page takes the same short time whether
+        there are many services or many servers in one; ``join_pages`` puts a divided service together.
+        *traffic* returns the counters of a service or a server.
+        """
+        rows, start = [], 0
+        for key, service in self.by_key.items():
+            first, last = max(cursor - start, 0), min(cursor + limit - start, 1 + len(service.servers))
+            if first < last:
+                rows.append({
+                    "protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
+                    "port": key.port, "scheduler": service.scheduler.name, "stats": traffic(service),
+                    "servers": [_server_row(key, server, traffic(server))
+                                for server in service.servers[max(first - 1, 0):last - 1]]})
+            start += 1 + len(service.servers)
+            if start > cursor + limit:
+                return rows, cursor + limit
+        return rows, None
+
+
+def join_pages(rows: list[dict], page: list[dict]) -> None:
+    """Add the rows of the next *page* of a listing to *rows*."""
+    for row in page:
+        if rows and all(rows[-1][name] == row[name] for name in ("protocol", "address", "port")):
+            rows[-1]["servers"] += row["servers"]
+        else:
+            rows.append(row)
+
+
+def _server_row(key: ServiceKey, server: RealServer, stats: dict) -> dict:
+    return {"address": format_address(server.address, key.family), "port": server.port,
+            "mode": MODE_NAMES[server.mode], "weight": server.weight, "active": server.active_conns,
+            "inactive": server.inactive_conns, "stats": stats}

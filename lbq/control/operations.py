@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from lbq.conntrack import RECORD, decode
@@ -27,9 +26,10 @@ from lbq.grammar import (
 )
 from lbq.losses import queue_counters
 from lbq.model import NAT, ServiceKey
+from lbq.services import join_pages
 
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
-SERVICES_PAGE = 1       # services; one may have thousands of servers
+LINES_PAGE = 16         # services and servers; likewise
 
 logger = logging.getLogger("lbq.control")
 Membership = tuple[ServiceKey, int, int]
@@ -92,7 +92,11 @@ class Operations:
 
     async def list(self) -> list:
         """Return a row for every service, with its servers, newest first."""
-        return [row async for row in self._pages()]
+        rows, cursor = [], 0
+        while cursor is not None:
+            page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
+            join_pages(rows, page)
+        return rows
 
     async def stats(self) -> dict:
         """Return the services' rows, the engine's counters and the kernel's for the queue."""
@@ -158,13 +162,6 @@ class Operations:
                 membership = ServiceKey(*key), address, port
                 self.trash.discard(membership)
                 await self.host.call("remove_server", membership[0].protocol, address, port)
-
-    async def _pages(self) -> AsyncIterator[dict]:
-        cursor = 0
-        while cursor is not None:
-            rows, cursor = await self.process.call("list_services", cursor, SERVICES_PAGE)
-            for row in rows:
-                yield row
 
     async def _engine_add(self, key: ServiceKey, server: ServerWords) -> None:
         weight = DEFAULT_WEIGHT if server.weight is None else server.weight

@@ -10,6 +10,7 @@ import os
 from lbq import conntrack
 from lbq.director import Director
 from lbq.model import TCP, UDP, ServiceKey
+from lbq.services import join_pages
 from tests.helpers.packets import endpoint
 
 PURE = os.environ.get("LBQ_PURE") == "1"
@@ -52,8 +53,8 @@ def services(engine, limit: int = 16) -> list[dict]:
     """Return the rows of all services, page by page."""
     found, cursor = [], 0
     while cursor is not None:
-        rows, cursor = engine.list_services(cursor, limit)
-        found += rows
+        page, cursor = engine.list_services(cursor, limit)
+        join_pages(found, page)
     return found
 
 

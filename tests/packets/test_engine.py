@@ -76,6 +76,22 @@ def test_services_come_in_pages(engine):
     assert engine.list_services(6, 3)[1] is None
 
 
+def test_a_service_of_many_servers_comes_in_pages_too(engine):
+    add_service(engine, "tcp:192.168.10.1:79")
+    add_service(engine, WEB, *(f"192.168.20.{host}:80" for host in range(1, 8)))
+    add_service(engine, "tcp:192.168.10.1:81", "192.168.20.1:81")
+    whole, last = engine.list_services(0, 100)
+
+    first, cursor = engine.list_services(0, 5)
+
+    assert last is None
+    assert [len(row["servers"]) for row in first] == [0, 3]
+    assert [row["address"] for row in first[1]["servers"]] == ["192.168.20.7", "192.168.20.6", "192.168.20.5"]
+    assert [row["port"] for row in engine.list_services(cursor, 1)[0]] == [80]
+    for limit in range(1, 13):
+        assert engines.services(engine, limit=limit) == whole, limit
+
+
 @pytest.mark.parametrize("limit", [1, 7, 50, 256])
 def test_connections_come_in_pages_each_once(engine, limit):
     add_service(engine, WEB, "192.168.20.1:80")
