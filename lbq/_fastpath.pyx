@@ -21,9 +21,9 @@ from libc.string cimport memcpy, memset
 from lbq._flowtable cimport (CONNECTION_INACTIVE, DIRECTION_IN, DIRECTION_OUT, TICK_BITS, FlowEntry, drop_entry, enter,
                              find, hash_key, home, likely_entry, mix, next_due, prefetch, set_deadline, take_entry,
                              wheel_remove)
-from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet, mmsghdr, msghdr,
-                           read_message, recvmmsg, sendmsg, verdict_alone, verdict_with_packet)
-from lbq._slots cimport INET, SERVER_AVAILABLE, SERVER_LOCAL, Counters, ServerLink, ServerSlot, ServiceSlot, Slots
+from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
+                           mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_with_packet)
+from lbq._slots cimport INET, SERVER_AVAILABLE, SERVER_LOCAL, Counters, ServerLink, ServerSlot, Slots
 from lbq cimport packet as pkt
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.modes cimport nat
@@ -65,8 +65,9 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef enum:
     BATCH = 64                      # messages per system call; past the knee of the curve, see docs/performance.md
-    MESSAGE_ROOM = 65536 + 4096 + 192   # a packet and its attributes; an odd number of lines and of pages, so that
-                                        # the headers of 64 messages do not compete for the same sets of the caches
+    # A packet and its attributes; an odd number of cache lines and of pages, so that the headers of 64 messages do
+    # not compete for the same sets of the caches.
+    MESSAGE_ROOM = 65536 + 4096 + 192
     ICMP_ROOM = 576
     TCP = 6
     UDP = 17
@@ -144,11 +145,11 @@ cdef class FastDirector(Slots):
             self.tcp_timeouts[state] = seconds
         self.udp_timeout = UDP_TIMEOUTS[0]
 
-    def set_timeouts(self, tcp=0, tcp_fin=0, udp=0):
-        """Set the timeouts of ESTABLISHED, FIN_WAIT and UDP in seconds; 0 keeps one (ipvsadm --set)."""
-        self.tcp_timeouts[1] = tcp or self.tcp_timeouts[1]
-        self.tcp_timeouts[4] = tcp_fin or self.tcp_timeouts[4]
-        self.udp_timeout = udp or self.udp_timeout
+    def set_timeouts(self, tcp_seconds, tcp_fin_seconds, udp_seconds):
+        """Set the timeouts of ESTABLISHED, FIN_WAIT and UDP, for packets from now on; 0 keeps one."""
+        self.tcp_timeouts[tcp.ESTABLISHED] = tcp_seconds or self.tcp_timeouts[tcp.ESTABLISHED]
+        self.tcp_timeouts[tcp.FIN_WAIT] = tcp_fin_seconds or self.tcp_timeouts[tcp.FIN_WAIT]
+        self.udp_timeout = udp_seconds or self.udp_timeout
 
     def statistics(self):
         """Return all counters by name."""

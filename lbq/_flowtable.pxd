@@ -48,7 +48,7 @@ cdef struct FlowEntry:              # conntrack.RECORD has the same layout
     uint8_t state, spare
     uint32_t server                 # slot in the server array
     uint64_t expires                # ns, CLOCK_MONOTONIC
-    uint32_t wheel_next, wheel_prev # wheel_next also chains free entries
+    uint32_t wheel_next, wheel_prev  # wheel_next also chains free entries
     uint32_t timeout                # seconds
     uint32_t packets_in
     uint32_t control                # the template that governs this connection (persistence)
@@ -125,8 +125,8 @@ cdef inline uint32_t likely_entry(FlowTable *table, uint64_t hashed) noexcept no
 
     The caller prefetches it; a function that only prefetches is thrown away by gcc 12 as free of effects.
     """
-    cdef uint32_t at = home(table, hashed), wanted = tag(table, hashed), slot, step
-    for step in range(8):
+    cdef uint32_t at = home(table, hashed), wanted = tag(table, hashed), slot, _step
+    for _step in range(8):
         slot = table.index[at]
         if slot == 0:
             return 0

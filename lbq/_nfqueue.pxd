@@ -114,7 +114,8 @@ cdef inline void read_message(unsigned char *message, uint32_t length, Queued *q
         at += aligned(size + sizeof(nlattr))
 
 
-cdef inline void write_verdict(unsigned char *at, int queue, uint32_t packet_id, int verdict, uint32_t length) noexcept nogil:
+cdef inline void write_verdict(unsigned char *at, int queue, uint32_t packet_id, int verdict,
+                               uint32_t length) noexcept nogil:
     """Write the 32 bytes of a verdict at *at*; *length* is the whole message's, payload attribute included."""
     cdef nlmsghdr *header = <nlmsghdr *> at
     cdef nfgenmsg *generic = <nfgenmsg *> (at + sizeof(nlmsghdr))
@@ -134,7 +135,8 @@ cdef inline void write_verdict(unsigned char *at, int queue, uint32_t packet_id,
     body.id = packet_id
 
 
-cdef inline void verdict_alone(unsigned char *message, int queue, uint32_t packet_id, int verdict, iovec *out) noexcept nogil:
+cdef inline void verdict_alone(unsigned char *message, int queue, uint32_t packet_id, int verdict,
+                               iovec *out) noexcept nogil:
     """Answer with *verdict* and no payload, over the start of the message's own buffer."""
     write_verdict(message, queue, packet_id, verdict, VERDICT_HEADER)
     out.iov_base = message
