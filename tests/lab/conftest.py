@@ -12,6 +12,7 @@ import pytest
 from pyroute2 import netns
 
 from lbq.lab.topology import Lab
+from tests.helpers.namespaces import VARIANTS
 from tests.helpers.topology import FULL, broken_packets, lost_packets
 
 OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
@@ -24,6 +25,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.lab)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    """Run the test with both variants of iptables."""
+    return request.param
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.helpers.namespaces import RIP, SERVICE, VARIANTS, VIP, install, lone_host, setup_for
+from tests.helpers.namespaces import RIP, SERVICE, VIP, install, lone_host, setup_for
 
 pytestmark = pytest.mark.lab
 
@@ -16,12 +16,6 @@ def host(tmp_path):
     with lone_host(tmp_path) as host:
         host.run(["ip", "address", "add", f"{VIP}/32", "dev", "eth0"])
         yield host
-
-
-@pytest.fixture(params=VARIANTS)
-def variant(request):
-    """Run the test with both variants of iptables."""
-    return request.param
 
 
 def warnings(host, setup):

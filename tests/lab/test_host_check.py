@@ -8,7 +8,7 @@ import pytest
 
 from lbq.errors import HostError, RulesNotApplied
 from lbq.host import iptables, probes
-from tests.helpers.namespaces import VARIANTS, lone_host, picture, setup_for
+from tests.helpers.namespaces import lone_host, picture, setup_for
 
 pytestmark = pytest.mark.lab
 
@@ -28,12 +28,6 @@ def host(tmp_path):
     """A director with two networks."""
     with lone_host(tmp_path) as host:
         yield host
-
-
-@pytest.fixture(params=VARIANTS)
-def variant(request):
-    """Run the test with both variants of iptables."""
-    return request.param
 
 
 def test_check_passes_here_and_changes_nothing(host, variant):

@@ -50,12 +50,6 @@ def host(tmp_path):
         yield host
 
 
-@pytest.fixture(params=VARIANTS)
-def variant(request):
-    """Run the test with both variants of iptables."""
-    return request.param
-
-
 def killed_director(host, restore):
     """Run a process inside *host* that prepares it and is killed; return the folder of its record."""
     folder = host.folder / "state"

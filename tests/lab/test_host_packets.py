@@ -11,7 +11,6 @@ from lbq.model import UDP
 from tests.helpers.namespaces import (
     RIP,
     SERVICE,
-    VARIANTS,
     VIP,
     counters,
     install,
@@ -45,12 +44,6 @@ def hosts(tmp_path):
     """Client, director, server."""
     with line_of_three(tmp_path) as hosts:
         yield hosts
-
-
-@pytest.fixture(params=VARIANTS)
-def variant(request):
-    """Run the test with both variants of iptables."""
-    return request.param
 
 
 def echo_once(host, port):

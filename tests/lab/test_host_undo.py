@@ -75,12 +75,6 @@ def host(tmp_path):
         yield host
 
 
-@pytest.fixture(params=VARIANTS)
-def variant(request):
-    """Run the test with both variants of iptables."""
-    return request.param
-
-
 def add_user_rules(host, variant):
     """Give *host* a firewall, NAT and marks of its own."""
     host.run(["ipset", "create", "blocked", "hash:ip"])
