@@ -8,6 +8,7 @@ cdef class Flow:
     cdef public int cport
     cdef public object vaddr
     cdef public int vport
+    cdef public long long now_ns
 
 
 @cython.final                       # so that wlc's two calls per server are plain C calls
@@ -15,10 +16,15 @@ cdef class RealServer:
     cdef public object address
     cdef public int port
     cdef public int weight
+    cdef public int last_weight
     cdef public int mode
+    cdef public object tunnel
+    cdef public int upper
+    cdef public int lower
     cdef public long long active_cost   # makes overhead() a 64-bit product
     cdef public int active_conns
     cdef public int inactive_conns
+    cdef public int persistent_conns
     cdef public bint overloaded
     cdef public bint available
     cdef public object service
@@ -27,10 +33,14 @@ cdef class RealServer:
 
     cpdef bint can_schedule(self) noexcept
     cpdef long long overhead(self) noexcept
+    cpdef bint is_referenced(self) noexcept
 
 
 cdef class VirtualService:
     cdef public object key
     cdef public list servers
     cdef public object scheduler
+    cdef public int flags
+    cdef public int timeout
+    cdef public unsigned int netmask
     cdef public int slot

@@ -10,14 +10,41 @@ from typing import NamedTuple
 
 AF_INET = 2
 AF_INET6 = 10
+IP = 0          # the protocol of a firewall mark's persistence templates
 TCP = 6
 UDP = 17
+SCTP = 132
 
 NAT = 0         # the kernel's IP_VS_CONN_F_MASQ
+LOCAL = 1       # IP_VS_CONN_F_LOCALNODE
 TUN = 2         # IP_VS_CONN_F_TUNNEL
 DR = 3          # IP_VS_CONN_F_DROUTE
-MODE_NAMES = {NAT: "nat", TUN: "tun", DR: "dr"}
-PROTOCOL_NAMES = {TCP: "tcp", UDP: "udp"}
+BYPASS = 4      # IP_VS_CONN_F_BYPASS: no server, on to where the client wanted to go
+MODE_MASK = 7
+MODE_NAMES = {NAT: "nat", LOCAL: "local", TUN: "tun", DR: "dr", BYPASS: "bypass"}
+PROTOCOL_NAMES = {IP: "ip", TCP: "tcp", UDP: "udp", SCTP: "sctp"}
+
+# A connection's flags; the numbers are the kernel's IP_VS_CONN_F_*.
+NO_OUTPUT = 0x0080      # no reply has passed here yet (DR, TUN)
+INACTIVE = 0x0100       # counts as inactive on its server
+OUT_SEQ = 0x0200        # the server's sequence numbers are shifted (FTP)
+IN_SEQ = 0x0400         # the client's are
+NO_CPORT = 0x0800       # the client's port is not known yet (passive FTP)
+TEMPLATE = 0x1000       # not a connection: where a persistent client goes
+ONE_PACKET = 0x2000     # never entered in the table
+
+# A service's flags; the numbers are the kernel's IP_VS_SVC_F_*.
+PERSISTENT = 0x01
+OPS = 0x04              # one-packet scheduling, UDP only
+SCHED1 = 0x08           # sh-fallback, mh-fallback
+SCHED2 = 0x10           # sh-port, mh-port
+SCHED3 = 0x20
+SERVICE_FLAGS = {"persistent": PERSISTENT, "ops": OPS, "sched1": SCHED1, "sched2": SCHED2, "sched3": SCHED3}
+
+IPIP, GUE, GRE = range(3)               # how TUN wraps a packet; the kernel's IP_VS_CONN_F_TUNNEL_TYPE_*
+TUNNEL_NAMES = {IPIP: "ipip", GUE: "gue", GRE: "gre"}
+NOCSUM, CSUM, REMCSUM = range(3)        # IP_VS_TUNNEL_ENCAP_FLAG_*
+TUNNEL_FLAG_NAMES = {NOCSUM: "nocsum", CSUM: "csum", REMCSUM: "remcsum"}
 
 CLASSIC = "classic"     # kernels up to 6.1.176
 NEW = "new"             # kernels from 6.1.187
@@ -33,31 +60,60 @@ class ServiceKey(NamedTuple):
     fwmark: int = 0
 
 
+class Tunnel(NamedTuple):
+    """How TUN wraps packets for one server: IPIP, GUE or GRE; GUE's UDP port; which checksum."""
+
+    type: int = IPIP
+    port: int = 0
+    flags: int = NOCSUM
+
+
+class Sent(NamedTuple):
+    """A packet that leaves by DR or TUN: to which next hop, its bytes, and for TCP to be cut, a segment's payload."""
+
+    next_hop: int
+    packet: bytes
+    segment: int = 0
+
+
 class Verdict(NamedTuple):
-    """What becomes of a packet: netfilter's ACCEPT or DROP, whether it was rewritten, an ICMP packet to send."""
+    """What becomes of a packet.
+
+    *action* is netfilter's ACCEPT or DROP, *changed* says that it was rewritten in place, *answer* is an ICMP packet
+    of the director's own, *sent* what leaves in the packet's place by DR or TUN.
+    """
 
     action: int
     changed: bool = False
     answer: bytes | None = None
+    sent: tuple[Sent, ...] = ()
 
 
 class Flow:
-    """The five-tuple of a client's packet, all a scheduler may know of it."""
+    """The five-tuple of a client's packet and the time in ns, all a scheduler may know of it.
 
-    def __init__(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int, family: int = AF_INET):
+    For a connection that is made for an ICMP error about one (sysctl schedule_icmp), *vaddr* is the client's
+    address: the kernel's destination-hashing schedulers look at that end of the quoted packet.
+    """
+
+    def __init__(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int, family: int = AF_INET,
+                 now_ns: int = 0):
         self.family = family
         self.protocol = protocol
         self.caddr = caddr
         self.cport = cport
         self.vaddr = vaddr
         self.vport = vport
+        self.now_ns = now_ns
 
 
 class RealServer:
     """One real server under one virtual service (the kernel calls it a destination).
 
-    *weight* 0 means quiesced: it finishes what it has and gets nothing new.
-    *active_conns* and *inactive_conns* are kept by the connection table; schedulers only read them.
+    *weight* 0 means quiesced: it finishes what it has and gets nothing new.  *last_weight* is the last one that was
+    not 0, as mh wants it.  *upper* and *lower* are the connection thresholds (0: none; ``thresholds.py``).
+    *active_conns*, *inactive_conns* and *persistent_conns* (templates) are kept by the connection table; schedulers
+    only read them.
     *active_cost* is what one active connection weighs against an inactive one: 256 in the classic
     kernel profile; 257 in the new one, which counts the active connection again in the total.
     """
@@ -66,10 +122,15 @@ class RealServer:
         self.address = address
         self.port = port
         self.weight = weight
+        self.last_weight = weight
         self.mode = mode
+        self.tunnel = Tunnel()
+        self.upper = 0
+        self.lower = 0
         self.active_cost = active_cost
         self.active_conns = 0
         self.inactive_conns = 0
+        self.persistent_conns = 0
         self.overloaded = False
         self.available = True       # False once deleted, while connections still refer to it
         self.service = None         # the service it is, or before it was deleted was, a server of
@@ -88,14 +149,24 @@ class RealServer:
         """
         return self.active_conns * self.active_cost + self.inactive_conns
 
+    def is_referenced(self) -> bool:
+        """Return True while a connection or a template points here."""
+        return self.active_conns + self.inactive_conns + self.persistent_conns > 0
+
 
 class VirtualService:
-    """A virtual service: what clients connect to, the servers behind it, and who chooses among them."""
+    """A virtual service: what clients connect to, the servers behind it, and who chooses among them.
 
-    def __init__(self, key: ServiceKey, scheduler=None):
+    *timeout* (seconds) and *netmask* are those of persistence, used when PERSISTENT is in *flags*.
+    """
+
+    def __init__(self, key: ServiceKey, scheduler=None, flags: int = 0, timeout: int = 0, netmask: int = 0xFFFFFFFF):
         self.key = key
         self.servers = []           # newest first
         self.scheduler = scheduler
+        self.flags = flags
+        self.timeout = timeout
+        self.netmask = netmask
         self.slot = -1              # index in the engine's service array
         if scheduler is not None:
             scheduler.bind(self)

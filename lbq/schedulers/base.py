@@ -1,4 +1,4 @@
-"""What every scheduler is: one method that chooses, four that are told.
+"""What every scheduler is: one method that chooses, five that are told.
 
 A scheduler belongs to one virtual service.  It sees a ``Flow``, never a packet; it has no clock and
 no randomness of its own.  Only ``schedule`` is mandatory; the rest are notices it may ignore.
@@ -29,6 +29,9 @@ class Scheduler:
 
     def server_changed(self, service: VirtualService, server: RealServer) -> None:
         """Notice that an attribute of *server*, such as its weight, was edited."""
+
+    def tick(self, service: VirtualService, now_ns: int) -> None:
+        """Notice that about a second has passed, for schedulers that remember and forget."""
 
     def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
         """Return the server for the new *flow*, or None when no server can take it.
