@@ -11,6 +11,8 @@ from setuptools import Extension, setup
 COMPILED = [
     "lbq/model.py",
     "lbq/packet.py",
+    "lbq/thresholds.py",
+    "lbq/estimator.py",
     "lbq/protocols/icmp.py",
     "lbq/protocols/tcp.py",
     "lbq/modes/nat.py",

@@ -155,10 +155,10 @@ cdef class Slots:
         finally:                                # a scheduler that fails when told of it does not keep the server
             self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
 
-    def empty_trash(self):
-        """Forget deleted servers without connections; return their (key, address, port)."""
+    def tick(self, now_ns):
+        """Forget deleted servers that have been idle for minutes; return their (key, address, port)."""
         slots = {place: (<RealServer> server).slot for place, server in self.services.trash.items()}
-        gone = self.services.empty_trash()
+        gone = self.services.empty_trash(now_ns)
         for place in gone:
             self.server_objects[slots[place]] = None
             self.free_servers.append(slots[place])
@@ -242,7 +242,7 @@ cdef class Slots:
 
     def list_services(self, cursor=0, limit=16):
         """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None."""
-        return self.services.page(cursor, limit, self._counters_of)
+        return self.services.page(cursor, limit, lambda thing: {"stats": self._counters_of(thing)})
 
     def _counters_of(self, thing):
         if isinstance(thing, RealServer):

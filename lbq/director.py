@@ -305,10 +305,10 @@ class Director:
         """Delete a real server; its clients' packets are dropped from now on, its replies still pass."""
         self.services.delete_server(key, address, port)
 
-    def empty_trash(self) -> list[tuple[ServiceKey, int, int]]:
-        """Forget deleted servers without connections, and return which they were."""
+    def tick(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
+        """Forget deleted servers that have been idle for minutes, and return which they were."""
         before = dict(self.services.trash)
-        gone = self.services.empty_trash()
+        gone = self.services.empty_trash(now_ns)
         for place in gone:
             del self.traffic[before[place]]
             self.slots[before[place].slot] = None
@@ -328,7 +328,7 @@ class Director:
 
     def list_services(self, cursor: int = 0, limit: int = 16) -> tuple[list[dict], int | None]:
         """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None."""
-        return self.services.page(cursor, limit, lambda thing: asdict(self.traffic[thing]))
+        return self.services.page(cursor, limit, lambda thing: {"stats": asdict(self.traffic[thing])})
 
     def list_connections(self, cursor: int = 0, limit: int = 256) -> tuple[bytes, int | None]:
         """Return up to *limit* records (``conntrack.RECORD``) from *cursor* on, and the next cursor."""

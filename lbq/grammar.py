@@ -132,5 +132,7 @@ def format_endpoint(address: int, port: int, family: int = AF_INET) -> str:
 
 
 def format_service(key: ServiceKey) -> str:
-    """Return ``tcp:192.168.10.1:80``, a service as the commands take it."""
+    """Return ``tcp:192.168.10.1:80`` or ``fwmark:1``, a service as the commands take it."""
+    if key.fwmark:
+        return f"fwmark:{key.fwmark}"
     return f"{PROTOCOL_NAMES[key.protocol]}:{format_endpoint(key.address, key.port, key.family)}"

@@ -4,34 +4,75 @@ Both directors, the readable and the fast one, keep their configuration here, so
 command means is written once.  Deleting a server that still has connections moves it to the *trash*:
 it takes no packet from clients any more, its replies still pass, and adding the same server again
 brings it back with its connections (ip_vs_ctl.c, ip_vs_trash_get_dest()).
-
-Differs from IPVS: a deleted server without connections is forgotten at the next look into the trash, not
-after two to four minutes.  It shows in one place: added again later, its traffic counters start at zero.
+It stays there, as in the kernel, for two to four minutes after its last connection.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists
+from lbq import sysctls, thresholds
+from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, ServiceExists
 from lbq.grammar import format_address, format_endpoint, format_service
-from lbq.model import CLASSIC, MODE_NAMES, NAT, NEW, PROTOCOL_NAMES, RealServer, ServiceKey, VirtualService
+from lbq.model import (
+    CLASSIC,
+    MODE_NAMES,
+    NAT,
+    NEW,
+    PROTOCOL_NAMES,
+    SERVICE_FLAGS,
+    TCP,
+    TUNNEL_FLAG_NAMES,
+    TUNNEL_NAMES,
+    RealServer,
+    ServiceKey,
+    Tunnel,
+    VirtualService,
+)
 from lbq.schedulers import create
+
+SECOND = 1_000_000_000
+TRASH_ROUND = 60 * SECOND           # IP_VS_DEST_TRASH_PERIOD / 2
+TRASH_IDLE = 120 * SECOND
+FTP = 21
+FTP_DATA = 20
+FIRST_UNPRIVILEGED = 1024           # net.ipv4.ip_unprivileged_port_start
+
+Place = tuple[ServiceKey, int, int]
 
 
 class ServiceTable:
-    """Virtual services by key, and the deleted servers that connections still refer to."""
+    """Virtual services by key, the sysctls, and the deleted servers that may come back."""
 
     def __init__(self, profile: str = NEW):
-        self.active_cost = 256 if profile == CLASSIC else 257
+        self.profile = profile
+        self.is_new = profile != CLASSIC
+        self.active_cost = 257 if self.is_new else 256
+        self.sysctls = sysctls.defaults()
         self.by_key: dict[ServiceKey, VirtualService] = {}
-        self.trash: dict[tuple[ServiceKey, int, int], RealServer] = {}
+        self.trash: dict[Place, RealServer] = {}
+        self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
+        self.next_round = 0
 
-    def add_service(self, key: ServiceKey, scheduler: str) -> VirtualService:
+    # ---- Services ------------------------------------------------------------------------------------
+
+    def add_service(self, key: ServiceKey, scheduler: str, flags: int = 0, timeout: int = 0,
+                    netmask: int = 0xFFFFFFFF) -> VirtualService:
         """Add the service *key*, whose new connections *scheduler* (a name) distributes."""
         if key in self.by_key:
             raise ServiceExists(f"cannot add service {format_service(key)}: it is already there")
-        service = VirtualService(key, create(scheduler))
+        service = VirtualService(key, self._create(scheduler), flags, timeout, netmask)
         self.by_key[key] = service
+        return service
+
+    def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int,
+                    netmask: int) -> VirtualService:
+        """Give a service other settings; another scheduler starts with the servers as they are now."""
+        service = self.service(key)
+        if scheduler != service.scheduler.name:
+            successor = self._create(scheduler)
+            successor.bind(service)
+            service.scheduler = successor
+        service.flags, service.timeout, service.netmask = flags, timeout, netmask
         return service
 
     def service(self, key: ServiceKey) -> VirtualService:
@@ -51,6 +92,39 @@ class ServiceTable:
         del self.by_key[key]
         return service
 
+    def find_service(self, protocol: int, address: int, port: int, fwmark: int = 0) -> VirtualService | None:
+        """Return the service that a packet to *address*:*port* with mark *fwmark* is for, or None.
+
+        Kernel: ip_vs_ctl.c, ip_vs_service_find(): the mark, then the exact port, FTP's data ports, any port.
+        """
+        found = self.by_key.get(mark_key(fwmark)) if fwmark else None
+        if found is None:
+            found = self.by_key.get(ServiceKey(protocol, address, port))
+        if found is None and protocol == TCP and (port == FTP_DATA or port >= FIRST_UNPRIVILEGED):
+            found = self.by_key.get(ServiceKey(protocol, address, FTP))
+        if found is None:
+            found = self.by_key.get(ServiceKey(protocol, address, 0))
+        return found
+
+    def set_sysctl(self, name: str, value: int) -> None:
+        """Set one sysctl, named without ``net.ipv4.vs.``."""
+        sysctls.check(name, value)
+        self.sysctls[name] = value
+        for service in self.by_key.values():
+            self._set_expiration(service.scheduler)
+
+    def _create(self, name: str):
+        scheduler = create(name)
+        self._set_expiration(scheduler)
+        return scheduler
+
+    def _set_expiration(self, scheduler) -> None:
+        seconds = self.sysctls.get(f"{scheduler.name}_expiration")
+        if seconds is not None:
+            scheduler.expiration_seconds = seconds
+
+    # ---- Servers -------------------------------------------------------------------------------------
+
     def find_server(self, key: ServiceKey, address: int, port: int) -> RealServer | None:
         """Return the server *address*:*port* of service *key*, or None."""
         for server in self.service(key).servers:
@@ -66,63 +140,93 @@ class ServiceTable:
                                f"{format_endpoint(address, port, key.family)}; `lbq list` shows those it has")
         return found
 
-    def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1,
-                   mode: int = NAT) -> RealServer:
+    def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT,
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> RealServer:
         """Add a server at the head of the service's list, out of the trash where it is still there."""
         service = self.service(key)
         if self.find_server(key, address, port) is not None:
             raise ServerExists(f"cannot add server {format_endpoint(address, port, key.family)} to "
                                f"{format_service(key)}: it is already there; `lbq set server` changes it")
+        self._check_thresholds(upper, lower)
         server = self.trash.get((key, address, port)) or RealServer(address, port, weight, mode, self.active_cost)
-        server.weight = weight
-        server.mode = mode
+        self._configure(server, weight, mode, upper, lower, tunnel)
         service.add(server)
         server.available = True
         self.trash.pop((key, address, port), None)
+        self.idle_since.pop((key, address, port), None)
         return server
 
-    def set_server(self, key: ServiceKey, address: int, port: int, weight: int) -> RealServer:
-        """Give a server another weight; 0 quiesces it."""
+    def set_server(self, key: ServiceKey, address: int, port: int, weight: int, mode: int = NAT,
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> RealServer:
+        """Give a server other settings, all of them; weight 0 quiesces it.  Its connections keep their mode."""
         server = self.server(key, address, port)
-        server.weight = weight
+        self._check_thresholds(upper, lower)
+        self._configure(server, weight, mode, upper, lower, tunnel)
         self.service(key).changed(server)
         return server
 
     def delete_server(self, key: ServiceKey, address: int, port: int) -> RealServer:
-        """Delete a server; it rests in the trash while connections refer to it."""
+        """Delete a server; it rests in the trash while connections refer to it, and two to four minutes more."""
         server = self.server(key, address, port)
         self._discard(self.service(key), server)
         return server
 
-    def empty_trash(self) -> list[tuple[ServiceKey, int, int]]:
-        """Forget deleted servers without connections, and return which they were."""
-        gone = [key for key, server in self.trash.items()
-                if server.active_conns + server.inactive_conns == 0]
-        for key in gone:
-            del self.trash[key]
+    def empty_trash(self, now_ns: int) -> list[Place]:
+        """Forget deleted servers that have been without connections long enough; return which they were.
+
+        Kernel: ip_vs_ctl.c, ip_vs_dest_trash_expire(), every minute while anything is in the trash.
+        """
+        if not self.trash:
+            self.next_round = 0
+            return []
+        if self.next_round == 0:
+            self.next_round = now_ns + TRASH_ROUND
+        if now_ns < self.next_round:
+            return []
+        self.next_round = now_ns + TRASH_ROUND
+        idle = [place for place, server in self.trash.items() if not server.is_referenced()]
+        gone = [place for place in idle if now_ns >= self.idle_since.setdefault(place, now_ns) + TRASH_IDLE]
+        for place in gone:
+            del self.trash[place], self.idle_since[place]
         return gone
+
+    def _configure(self, server: RealServer, weight: int, mode: int, upper: int, lower: int, tunnel: tuple) -> None:
+        server.weight = weight
+        if weight:
+            server.last_weight = weight
+        server.mode = mode
+        server.tunnel = Tunnel(*tunnel)
+        server.overloaded = thresholds.after_edit(
+            self.is_new, upper, lower, server.upper, server.lower, server.active_conns + server.inactive_conns,
+            server.overloaded)
+        server.upper, server.lower = upper, lower
+
+    def _check_thresholds(self, upper: int, lower: int) -> None:
+        if lower > upper:
+            raise ServiceError(f"lower threshold {lower} is above the upper one, {upper}; a server that is full at "
+                               f"{upper} connections can only be free again below that")
 
     def _discard(self, service: VirtualService, server: RealServer) -> None:
         server.available = False
         self.trash[service.key, server.address, server.port] = server
         service.remove(server)          # last: it tells the scheduler, which may be a user's own and fail
 
+    # ---- Listings ------------------------------------------------------------------------------------
+
     def page(self, cursor: int, limit: int, traffic: Callable) -> tuple[list[dict], int | None]:
         """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None.
 
         A service is one line and each of its servers another, so a page takes the same short time whether
         there are many services or many servers in one; ``join_pages`` puts a divided service together.
-        *traffic* returns the counters of a service or a server.
+        *traffic* returns what is counted for a service or a server: ``stats``, ``shown`` and ``rates``.
         """
         rows, start = [], 0
         for key, service in self.by_key.items():
             first, last = max(cursor - start, 0), min(cursor + limit - start, 1 + len(service.servers))
             if first < last:
-                rows.append({
-                    "protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
-                    "port": key.port, "scheduler": service.scheduler.name, "stats": traffic(service),
-                    "servers": [_server_row(key, server, traffic(server))
-                                for server in service.servers[max(first - 1, 0):last - 1]]})
+                rows.append({**_service_row(key, service), **traffic(service), "servers": [
+                    {**_server_row(key, server), **traffic(server)}
+                    for server in service.servers[max(first - 1, 0):last - 1]]})
             start += 1 + len(service.servers)
             if start > cursor + limit:
                 return rows, cursor + limit
@@ -132,13 +236,27 @@ class ServiceTable:
 def join_pages(rows: list[dict], page: list[dict]) -> None:
     """Add the rows of the next *page* of a listing to *rows*."""
     for row in page:
-        if rows and all(rows[-1][name] == row[name] for name in ("protocol", "address", "port")):
+        if rows and all(rows[-1][name] == row[name] for name in ("protocol", "address", "port", "fwmark")):
             rows[-1]["servers"] += row["servers"]
         else:
             rows.append(row)
 
 
-def _server_row(key: ServiceKey, server: RealServer, stats: dict) -> dict:
+def mark_key(fwmark: int) -> ServiceKey:
+    """Return the key of the service for packets with a firewall mark; the kernel, too, calls its protocol TCP."""
+    return ServiceKey(TCP, 0, 0, fwmark=fwmark)
+
+
+def _service_row(key: ServiceKey, service: VirtualService) -> dict:
+    return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
+            "port": key.port, "fwmark": key.fwmark, "scheduler": service.scheduler.name,
+            "flags": [name for name, bit in SERVICE_FLAGS.items() if service.flags & bit],
+            "timeout": service.timeout, "netmask": format_address(service.netmask)}
+
+
+def _server_row(key: ServiceKey, server: RealServer) -> dict:
     return {"address": format_address(server.address, key.family), "port": server.port,
-            "mode": MODE_NAMES[server.mode], "weight": server.weight, "active": server.active_conns,
-            "inactive": server.inactive_conns, "stats": stats}
+            "mode": MODE_NAMES[server.mode], "weight": server.weight, "upper": server.upper, "lower": server.lower,
+            "tunnel": TUNNEL_NAMES[server.tunnel.type], "tunnel_port": server.tunnel.port,
+            "tunnel_flags": TUNNEL_FLAG_NAMES[server.tunnel.flags],
+            "active": server.active_conns, "inactive": server.inactive_conns, "persistent": server.persistent_conns}
