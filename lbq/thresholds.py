@@ -40,7 +40,7 @@ def after_edit(new: bool, upper: int, lower: int, before: int, lower_before: int
     """Return the overload flag after the thresholds went from *before* and *lower_before* to *upper* and *lower*."""
     if not new:
         return overloaded and upper != 0 and upper <= before
-    if (upper, lower) == (before, lower_before):
+    if upper == before and lower == lower_before:
         return overloaded
     if upper == 0:
         return False
