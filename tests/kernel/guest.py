@@ -23,11 +23,11 @@ from pathlib import Path
 
 KINDS = ("classic", "new")
 PACKAGES = {"linux.uml": "user-mode-linux", "qemu-system-x86_64": "qemu-system-x86", "ipvsadm": "ipvsadm",
-            "modprobe": "kmod", "busybox": "busybox-static", "cpio": "cpio", "iptables": "iptables"}
-NEEDED = {"classic": ("modprobe", "ipvsadm", "iptables", "linux.uml"),
-          "new": ("modprobe", "ipvsadm", "iptables", "qemu-system-x86_64", "busybox", "cpio")}
+            "modprobe": "kmod", "busybox": "busybox-static", "cpio": "cpio", "iptables-legacy-restore": "iptables"}
+NEEDED = {"classic": ("modprobe", "ipvsadm", "iptables-legacy-restore", "linux.uml"),
+          "new": ("modprobe", "ipvsadm", "iptables-legacy-restore", "qemu-system-x86_64", "busybox", "cpio")}
 MODULES = ("ip_vs ip_vs_rr ip_vs_wrr ip_vs_lc ip_vs_wlc ip_vs_lblc ip_vs_lblcr ip_vs_dh ip_vs_sh ip_vs_mh ip_vs_sed"
-           " ip_vs_nq ip_vs_fo ip_vs_ovf tun iptable_mangle xt_mark")
+           " ip_vs_nq ip_vs_fo ip_vs_ovf tun ip_tables iptable_mangle xt_mark")
 # What the stock kernel needs before it can see this machine's files; in this order.
 BOOT_MODULES = ("virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci"
                 " 9pnet 9pnet_virtio netfs fscache 9p").split()

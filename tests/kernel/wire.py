@@ -10,7 +10,7 @@ A step says what matters and leaves out the rest:
 ``ip_id``; ``checksum`` "none" (UDP) or a number that stands in the place of the right one; ``cut``: send it as
 fragments with so many bytes each; SCTP has ``chunk``, the type of its first chunk.  An ICMP error may have
 ``from`` (else the quoted packet's destination reports it), ``quote`` (bytes quoted; else up to 548) and
-``inner`` (quote the packet inside the tunnel's).  Nothing here uses lbq's own arithmetic.
+``inner`` (quote the packet inside the tunnel's), or be ``quoting`` a packet nobody sent.  Nothing here uses lbq's own arithmetic.
 """
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ PATTERN = bytes(range(256)) * 300
 def build(step: dict, outputs: dict) -> list[bytes] | None:
     """Return the packets (one, or its fragments) of a send *step*; None when what it refers to never came out."""
     reference = step.get("answer", step.get("about"))
-    if reference is not None:
+    if "quoting" in step:
+        packet = icmp_error(step, build(step["quoting"], outputs)[0])
+    elif reference is not None:
         came_out = [packet for side, packet in outputs.get(reference, ()) if side == step["side"]]
         if not came_out:
             return None

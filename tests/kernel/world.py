@@ -200,7 +200,7 @@ def mark(marks: list[list]) -> None:
         match = f"-p {protocol} " if protocol else ""
         match += f"--dport {port} " if port else ""
         rules.append(f"-A PREROUTING -i c -d {address} {match}-j MARK --set-mark {value}")
-    done = subprocess.run(["iptables-restore"], input="\n".join([*rules, "COMMIT\n"]), text=True,
+    done = subprocess.run(["iptables-legacy-restore"], input="\n".join([*rules, "COMMIT\n"]), text=True,
                           capture_output=True, check=False)
     if done.returncode:
-        raise OSError(f"iptables-restore: {done.stderr.strip()}")
+        raise OSError(f"iptables-legacy-restore: {done.stderr.strip()}")
