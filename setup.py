@@ -15,12 +15,18 @@ COMPILED = [
     "lbq/estimator.py",
     "lbq/protocols/icmp.py",
     "lbq/protocols/tcp.py",
+    "lbq/protocols/sctp.py",
+    "lbq/modes/dr.py",
+    "lbq/modes/tun.py",
+    "lbq/modes/pieces.py",
     "lbq/modes/nat.py",
     "lbq/schedulers/base.py",
     "lbq/schedulers/rr.py",
     "lbq/schedulers/wrr.py",
     "lbq/schedulers/wlc.py",
     "lbq/_slots.pyx",
+    "lbq/_connections.pyx",
+    "lbq/_forwarding.pyx",
     "lbq/_fastpath.pyx",
 ]
 DIRECTIVES = {

@@ -1,12 +1,16 @@
 """The way of one packet again, at C speed: receive, parse, find, [schedule], forward, account, verdict.
 
-Read director.py first; this file tells the same story under the same headings.  What is decided by, the
-services, servers and connections, is in ``_slots.pyx``.
+Read director.py first; this file tells the same story under the same headings, in four layers:
+
+    _slots.pyx         what is decided by: services, servers and connections in numbered slots, and the commands
+    _connections.pyx   the life of a connection: admission, persistence, states, ends
+    _forwarding.pyx    DR, TUN, this host, ICMP, FTP: everything that is not plain NAT
+    _fastpath.pyx      the established packet and the loop around it
 
 One thread runs ``FastDirector.run`` without the GIL: up to 64 packets per system call come in, up to 64
 verdicts per system call go out, in the order of their numbers.  The GIL is taken at one place,
-``_schedule``, for a new connection only.  An established packet touches two cache lines of the table and
-those of its server and service; the lines of a whole batch are asked for before the first is used.
+``choose``, for a new connection only (and for FTP control packets).  An established packet touches two cache lines
+of the table and those of its server and service; the lines of a whole batch are asked for before the first is used.
 
 Kernel: net/netfilter/nfnetlink_queue.c for the queue, net/netfilter/ipvs/ for everything decided here.
 """
@@ -18,23 +22,25 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from lbq._flowtable cimport (CONNECTION_INACTIVE, DIRECTION_IN, DIRECTION_OUT, TICK_BITS, FlowEntry, drop_entry, enter,
-                             find, hash_key, home, likely_entry, mix, next_due, prefetch, set_deadline, take_entry,
-                             wheel_remove)
+from lbq._connections cimport POSTPONED
+from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT, FLAG_ONE_PACKET,
+                             MODE_MASK, TICK_BITS, FlowEntry, find, hash_key, home, likely_entry,
+                             link_entry, mix, prefetch, set_deadline, unlink_entry)
+from lbq._forwarding cimport Forwarding, count_in, count_out
 from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
                            mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_with_packet)
-from lbq._slots cimport INET, SERVER_AVAILABLE, SERVER_LOCAL, Counters, ServerLink, ServerSlot, Slots
+from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED, ICMP,
+                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_ICMP, PASSED_NO_CONNECTION, PASSED_REPLY, POSTROUTING,
+                          PREROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, parse)
+from lbq._slots cimport INET, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot
+from lbq._transmit cimport Outgoing, send_all
 from lbq cimport packet as pkt
-from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.modes cimport nat
-from lbq.protocols cimport icmp, tcp
-from lbq.schedulers.base cimport Scheduler
+from lbq.protocols cimport sctp, tcp
 
 from lbq import netlink
 from lbq.errors import HostError
-from lbq.model import Verdict
-from lbq.protocols.tcp import TIMEOUTS as TCP_TIMEOUTS
-from lbq.protocols.udp import TIMEOUTS as UDP_TIMEOUTS
+from lbq.model import Sent, Verdict
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd "pollfd":
@@ -68,132 +74,106 @@ cdef enum:
     # A packet and its attributes; an odd number of cache lines and of pages, so that the headers of 64 messages do
     # not compete for the same sets of the caches.
     MESSAGE_ROOM = 65536 + 4096 + 192
-    ICMP_ROOM = 576
-    TCP = 6
-    UDP = 17
-    FTP_DATA = 20
-    LOOPBACK = 1                    # ifindex of lo in every namespace
-    LOCAL_IN = 1                    # the hooks where replies are seen
-    POSTROUTING = 4
+    FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
+    NAT = 0
+    REUSE_FIN_WAIT = 2              # in conn_reuse_mode
+    FLUSHED = 1024                  # entries a batch looks at when connections of deleted servers are to end
 
-cdef enum:                          # why a packet went the way it went; index of the counters
-    REWRITTEN
-    PASSED_NOT_OURS
-    PASSED_NO_SERVICE
-    PASSED_NOT_OPENING
-    PASSED_NO_CONNECTION
-    PASSED_FTP_DATA
-    DROPPED_TRUNCATED               # from here on: dropped
-    DROPPED_MALFORMED
-    DROPPED_FRAGMENT
-    DROPPED_NO_SERVER
-    DROPPED_SERVER_GONE
-    DROPPED_TABLE_FULL
-    OUTCOMES
-
-OUTCOME_NAMES = ("rewritten", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
-                 "passed_ftp_data", "dropped_truncated", "dropped_malformed", "dropped_fragment", "dropped_no_server",
-                 "dropped_server_gone", "dropped_table_full")
-
-cdef struct Packet:                 # one queued packet, parsed
-    Queued queued
-    unsigned char *message          # the netlink message it came in
-    int length                      # IP total length
-    int protocol
-    int flags                       # TCP header flags
-    uint32_t source, destination
-    int source_port, destination_port
-    bint reply                      # from a real server
-    int outcome                     # REWRITTEN while parsing found nothing wrong
-    uint64_t hashed
+OUTCOME_NAMES = (
+    "rewritten", "forwarded", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
+    "passed_ftp_data", "passed_local", "passed_reply", "passed_bypass", "passed_icmp", "dropped_truncated",
+    "dropped_malformed", "dropped_fragment", "dropped_no_server", "dropped_server_gone", "dropped_table_full",
+    "dropped_defence", "dropped_ttl", "dropped_too_big", "dropped_no_route", "dropped_boundary",
+    "dropped_unsegmentable", "dropped_ftp", "dropped_icmp_checksum", "dropped_icmp_ours", "dropped_nat_icmp")
 
 cdef struct Statistics:
-    uint64_t packets, bytes, conns, expired, icmp_sent, icmp_limited, verdict_errors, scheduler_errors
+    uint64_t packets, bytes, verdict_errors
     uint64_t outcomes[OUTCOMES]
 
 
 @cython.final                       # its methods call each other directly: 5 to 10 ns of an established packet's 70
-cdef class FastDirector(Slots):
+cdef class FastDirector(Forwarding):
     """The packet path of one director, over the connections, services and servers in its slots.
 
     Addresses are host-order integers, times nanoseconds of CLOCK_MONOTONIC.  The interface is the one of
     ``director.Director``; docs/architecture.md has it in one page.
     """
     cdef Statistics counted
-    cdef uint64_t tcp_timeouts[11]          # seconds
-    cdef uint64_t udp_timeout
-    cdef icmp.RateLimit limit
-    cdef unsigned char answer[ICMP_ROOM]
-    cdef int answer_length
-    cdef object queue_socket, raw_socket, receive_memory
-    cdef Flow flow
-    cdef int queue, queue_fd, raw_fd
+    cdef object queue_socket, raw_socket, packet_socket, receive_memory
+    cdef int queue, queue_fd
     cdef unsigned char *buffers
     cdef mmsghdr messages[BATCH]
     cdef iovec incoming[BATCH]
     cdef iovec outgoing[BATCH]
     cdef Packet batch[BATCH]
 
-    # ---- Setting up ------------------------------------------------------------------------------
-
     def __cinit__(self):
-        cdef int state
-        self.queue_fd = self.raw_fd = -1
-        self.flow = Flow(0, 0, 0, 0, 0)
-        self.limit = icmp.RateLimit()
-        for state, seconds in enumerate(TCP_TIMEOUTS):
-            self.tcp_timeouts[state] = seconds
-        self.udp_timeout = UDP_TIMEOUTS[0]
-
-    def set_timeouts(self, tcp_seconds, tcp_fin_seconds, udp_seconds):
-        """Set the timeouts of ESTABLISHED, FIN_WAIT and UDP, for packets from now on; 0 keeps one."""
-        self.tcp_timeouts[tcp.ESTABLISHED] = tcp_seconds or self.tcp_timeouts[tcp.ESTABLISHED]
-        self.tcp_timeouts[tcp.FIN_WAIT] = tcp_fin_seconds or self.tcp_timeouts[tcp.FIN_WAIT]
-        self.udp_timeout = udp_seconds or self.udp_timeout
+        self.queue_fd = -1
 
     def statistics(self):
         """Return all counters by name."""
         cdef Statistics *counted = &self.counted
         cdef int outcome
         named = {name: counted.outcomes[outcome] for outcome, name in enumerate(OUTCOME_NAMES)}
-        accepted = sum(number for name, number in named.items() if not name.startswith("dropped"))
+        accepted = sum(number for name, number in named.items()
+                       if name == "rewritten" or name.startswith("passed"))
         return {"packets": counted.packets, "bytes": counted.bytes, "accepted": accepted,
-                "connections": self.table.used, "connections_max": self.table.capacity, "conns": counted.conns,
-                "expired": counted.expired, "icmp_sent": counted.icmp_sent, "icmp_limited": counted.icmp_limited,
-                "verdict_errors": counted.verdict_errors, "scheduler_errors": counted.scheduler_errors, **named}
+                "connections": self.table.used, "connections_max": self.table.capacity, "conns": self.conns,
+                "expired": self.expired, "icmp_sent": self.icmp_sent, "icmp_limited": self.icmp_limited,
+                "verdict_errors": counted.verdict_errors, "send_errors": self.send_errors,
+                "scheduler_errors": self.scheduler_errors, **named}
 
     # ---- One packet, for tests and for explaining ---------------------------------------------------
 
-    def handle(self, bytearray packet, int hook, int form=0, int out_device=0, uint64_t now_ns=0, bint truncated=False):
+    def handle(self, bytearray packet, int hook, int form=0, int out_device=0, uint64_t now_ns=0, bint truncated=False,
+               uint32_t mark=0):
         """Decide about one packet as ``run`` would; it is rewritten in place."""
         cdef Packet one
-        one.queued.data = packet
+        memset(&one, 0, sizeof(one))
         one.queued.length = len(packet)
+        packet.extend(bytes(FTP_GROWTH))
+        one.queued.data = packet
         one.queued.hook = hook
         one.queued.form = form
         one.queued.out_device = out_device
+        one.queued.mark = mark
         one.queued.truncated = truncated
         self._prepare(&one)
         cdef int outcome = self._decide(&one, now_ns)
         answer = self.answer[:self.answer_length] if self.answer_length else None
         self.answer_length = 0
-        return Verdict(VERDICT_DROP if outcome >= DROPPED_TRUNCATED else VERDICT_ACCEPT, outcome == REWRITTEN, answer)
+        sent = self._what_leaves()
+        del packet[one.queued.length:]
+        return Verdict(VERDICT_DROP if outcome >= DROPPED_TRUNCATED or outcome == FORWARDED else VERDICT_ACCEPT,
+                       outcome == REWRITTEN, answer, sent)
+
+    cdef tuple _what_leaves(self):
+        """Return what waits in the outbox, and empty it."""
+        cdef int i
+        cdef Outgoing *out
+        sent = []
+        for i in range(self.box.count):
+            out = &self.box.waiting[i]
+            sent.append(Sent(out.next_hop, out.head[:out.head_length] + out.body[:out.length], out.segment))
+        self.box.count = self.box.arena_used = 0
+        return tuple(sent)
 
     def expire(self, uint64_t now_ns):
         """Forget every connection whose time is over at *now_ns*."""
         cdef int budget
         while self.table.used and self.table.tick < now_ns >> TICK_BITS:
             budget = 1 << 16
-            self._expire(now_ns, &budget)
+            self.expire_due(now_ns, &budget)
 
     # ---- Parse ----------------------------------------------------------------------------------------
 
     cdef void _prepare(self, Packet *packet) noexcept nogil:
         """Parse the packet and work out the hash it will be found by."""
         packet.outcome = parse(packet)
+        packet.reply = packet.queued.hook == LOCAL_IN or packet.queued.hook == POSTROUTING
+        packet.related = False
         if packet.outcome != REWRITTEN:
             return
-        packet.reply = packet.queued.hook == LOCAL_IN or packet.queued.hook == POSTROUTING
         if packet.reply:
             packet.hashed = hash_key(&self.table, DIRECTION_OUT, packet.protocol, packet.destination,
                                      packet.destination_port, packet.source, packet.source_port)
@@ -208,197 +188,163 @@ cdef class FastDirector(Slots):
         """Decide about a prepared packet and carry it out; return and count the outcome."""
         if self.table.used == 0:
             self.table.tick = now >> TICK_BITS
-        if packet.outcome == REWRITTEN:
-            packet.outcome = self._reply(packet, now) if packet.reply else self._request(packet, now)
         self.counted.packets += 1
         self.counted.bytes += packet.queued.length
+        if packet.outcome == REWRITTEN:
+            packet.outcome = self._reply(packet, now) if packet.reply else self._request(packet, now)
+        elif packet.outcome == PASSED_ICMP:
+            packet.outcome = self.icmp_reply(packet, now) if packet.reply else self.icmp_request(packet, now)
         self.counted.outcomes[packet.outcome] += 1
         return packet.outcome
 
     cdef int _reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A real server's packet to a client: make it come from the VIP."""
         cdef uint32_t number = find(&self.table, packet.hashed, DIRECTION_OUT, packet.protocol, packet.destination,
-                                    packet.destination_port, packet.source, packet.source_port)
+                                    packet.destination_port, packet.source, packet.source_port, FLAG_NO_CPORT)
         cdef FlowEntry *entry
         cdef ServerSlot *server
+        cdef int outcome = REWRITTEN
         if number == 0:
-            return PASSED_NO_CONNECTION
+            return self._unknown_reply(packet, now)
         entry = &self.table.entries[number]
-        server = &self.servers[entry.server]
-        if server.flags & SERVER_AVAILABLE:
-            count_out(&server.counters, packet.length)
-            count_out(&self.service_slots[server.service].counters, packet.length)
-        self._change_state(entry, packet, tcp.OUT)
-        nat.to_client(packet.queued.data, packet.length, entry.vaddr, entry.vport, packet.queued.form,
-                      packet.queued.hook == LOCAL_IN or packet.queued.out_device == LOOPBACK)
+        if entry.helper:
+            outcome = self.ftp_server(packet, number, now)
+            if outcome != REWRITTEN:
+                return outcome
+        if entry.flags & MODE_MASK == NAT:
+            nat.to_client(packet.queued.data, packet.length, entry.vaddr, entry.vport, packet.queued.form,
+                          packet.queued.hook == LOCAL_IN or packet.queued.out_device == LOOPBACK)
+        else:
+            outcome = PASSED_REPLY
+        if entry.server != NO_SERVER:
+            server = &self.servers[entry.server]
+            if server.flags & SERVER_AVAILABLE:
+                count_out(&server.counters, packet.length)
+                count_out(&self.service_slots[server.service].counters, packet.length)
+        self.see(entry, packet, tcp.OUT)
         self._restart_timer(number, now)
-        return REWRITTEN
+        return outcome
+
+    cdef int _unknown_reply(self, Packet *packet, uint64_t now) noexcept nogil:
+        """A packet of no connection's: pass it, unless the server is to hear that nobody waits for it."""
+        if not self.settings.nat_icmp_send or not self.is_server(packet):
+            return PASSED_NO_CONNECTION
+        if packet.protocol == TCP and packet.flags & tcp.RST or (
+                packet.protocol == SCTP and packet.flags == sctp.EVENT_ABORT):
+            return PASSED_NO_CONNECTION
+        self.refuse(packet, NULL, 3, 3, 0, now)
+        return DROPPED_NAT_ICMP
 
     cdef int _request(self, Packet *packet, uint64_t now) noexcept nogil:
         """A client's packet to a virtual service: find or make its connection, address it to the server."""
         cdef uint32_t number = find(&self.table, packet.hashed, DIRECTION_IN, packet.protocol, packet.source,
-                                    packet.source_port, packet.destination, packet.destination_port)
+                                    packet.source_port, packet.destination, packet.destination_port, FLAG_NO_CPORT)
         cdef FlowEntry *entry
         cdef ServerSlot *server
-        cdef int refused
-        if number and self._reuses(&self.table.entries[number], packet):
-            wheel_remove(&self.table, number)
-            self._end(number)
-            number = 0
+        cdef Route *route
+        cdef int outcome
+        if number == 0 and self.waiting_cport:
+            number = self._find_waiting(packet)
+        if number:
+            entry = &self.table.entries[number]
+            if self._opens(packet) and self._starts_over(entry):
+                if entry.controlled == 0:
+                    self.expire_now(number, now)
+                number = 0
+            elif entry.server != NO_SERVER and not self.servers[entry.server].flags & SERVER_AVAILABLE:
+                if not self.settings.expire_nodest_conn:
+                    return DROPPED_SERVER_GONE
+                self.expire_now(number, now)
+                number = 0
         if number == 0:
-            refused = self._admit(packet, now, &number)
-            if refused != REWRITTEN:
-                return refused
+            outcome = self.admit(packet, now, &number)
+            if outcome != REWRITTEN:
+                if outcome == DROPPED_NO_SERVER:
+                    self.refuse(packet, NULL, 3, 3, 0, now)
+                return outcome
         entry = &self.table.entries[number]
-        server = &self.servers[entry.server]
-        if not server.flags & SERVER_AVAILABLE:
-            return DROPPED_SERVER_GONE
-        count_in(&server.counters, packet.length)
-        count_in(&self.service_slots[server.service].counters, packet.length)
-        self._change_state(entry, packet, tcp.IN)
-        nat.to_real_server(packet.queued.data, packet.length, entry.daddr, entry.dport, packet.queued.form,
-                           server.flags & SERVER_LOCAL != 0)
-        entry.packets_in += 1
-        self._restart_timer(number, now)
-        return REWRITTEN
-
-    cdef bint _reuses(self, FlowEntry *entry, Packet *packet) noexcept nogil:
-        """Return True when a SYN wants the ports of a finished connection again (conn_reuse_mode 1)."""
-        return (packet.protocol == TCP and packet.flags & tcp.SYN != 0 and entry.control == 0 and
-                (entry.state == tcp.TIME_WAIT or entry.state == tcp.CLOSE))
-
-    # ---- Schedule: a new connection ---------------------------------------------------------------------
-
-    cdef int _admit(self, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil:
-        """Make a connection for a packet that has none, or say why there will be none."""
-        cdef uint32_t service
-        cdef int server
-        if packet.protocol == TCP and not tcp.opens(packet.flags):
-            return PASSED_NOT_OPENING
-        service = self.find_service(packet.protocol, packet.destination, packet.destination_port)
-        if service == 0:
-            return PASSED_NO_SERVICE
-        if packet.source_port == FTP_DATA:
-            return PASSED_FTP_DATA
-        server = self._schedule(service - 1, packet)
-        if server < 0:
-            self._refuse(packet, now)
-            return DROPPED_NO_SERVER
-        number[0] = self._connect(packet, server, now)
-        return REWRITTEN if number[0] else DROPPED_TABLE_FULL
-
-    cdef int _schedule(self, uint32_t service_slot, Packet *packet) noexcept with gil:
-        """Ask the scheduler; return a server's slot, or -1.  The only Python per connection, never per packet."""
-        cdef VirtualService service = self.service_objects[service_slot]
-        cdef Flow flow = self.flow
-        cdef RealServer server
-        flow.protocol = packet.protocol
-        flow.caddr = packet.source
-        flow.cport = packet.source_port
-        flow.vaddr = packet.destination
-        flow.vport = packet.destination_port
-        try:
-            server = (<Scheduler?> service.scheduler).schedule(service, flow)
-        except BaseException:                   # a user's own scheduler: its bug must not stop the others' packets
-            self.counted.scheduler_errors += 1
-            return -1
-        if server is None or server.position < 0 or server.service is not service:
-            return -1
-        return server.slot
-
-    cdef uint32_t _connect(self, Packet *packet, int slot, uint64_t now) noexcept nogil:
-        """Enter a connection to the server in *slot*; return its number, 0 when the table is full."""
-        cdef uint32_t number
-        cdef FlowEntry *entry
-        cdef ServerSlot *server = &self.servers[slot]
-        if not self.reserve():
-            return 0
-        number = take_entry(&self.table)
-        if number == 0:
-            return 0
-        entry = &self.table.entries[number]
-        entry.caddr = packet.source
-        entry.cport = packet.source_port
-        entry.vaddr = packet.destination
-        entry.vport = packet.destination_port
-        entry.daddr = server.address
-        entry.dport = server.port if server.port else packet.destination_port
-        entry.protocol = packet.protocol
-        entry.family = INET
-        entry.server = slot
-        entry.flags = CONNECTION_INACTIVE | server.mode
-        self.links[slot].inactive[0] += 1
-        server.counters.conns += 1
-        self.service_slots[server.service].counters.conns += 1
-        self.counted.conns += 1
-        # What every first packet leads to, so that the wheel need not look at it before that time.
-        entry.timeout = self.udp_timeout if packet.protocol == UDP else self.tcp_timeouts[tcp.SYN_RECV]
-        enter(&self.table, number, now + entry.timeout * <uint64_t> 1000000000)
-        return number
-
-    cdef void _refuse(self, Packet *packet, uint64_t now) noexcept nogil:
-        """Prepare the ICMP port unreachable for a client that no server can take, within the rate limits."""
-        if not self.limit.allow(packet.source, now):
-            self.counted.icmp_limited += 1
-            return
-        self.answer_length = icmp.port_unreachable(packet.queued.data, packet.length, self.answer)
-        self.counted.icmp_sent += 1
-
-    # ---- Account ----------------------------------------------------------------------------------------
-
-    cdef void _change_state(self, FlowEntry *entry, Packet *packet, int direction) noexcept nogil:
-        """Move a TCP connection through the state table and between the active and inactive counters."""
-        cdef int state
-        cdef ServerLink *link
-        if entry.protocol != TCP:
-            entry.timeout = self.udp_timeout
-            return
-        state = tcp.next_state(direction, packet.flags, entry.state)
-        entry.timeout = self.tcp_timeouts[state]
-        if state == entry.state:
-            return
-        entry.state = state
-        if tcp.is_active(state) == (entry.flags & CONNECTION_INACTIVE == 0):
-            return
-        link = &self.links[entry.server]
-        if entry.flags & CONNECTION_INACTIVE:
-            link.active[0] += 1
-            link.inactive[0] -= 1
+        if entry.server == NO_SERVER:
+            self.see(entry, packet, tcp.IN)
+            outcome = self.forward(packet, entry, now)
         else:
-            link.active[0] -= 1
-            link.inactive[0] += 1
-        entry.flags ^= CONNECTION_INACTIVE
+            server = &self.servers[entry.server]
+            route = &self.routes[entry.server]
+            count_in(&server.counters, packet.length)
+            count_in(&self.service_slots[server.service].counters, packet.length)
+            self.see(entry, packet, tcp.IN)
+            outcome = REWRITTEN
+            if entry.helper:
+                outcome = self.ftp_client(packet, number, now)
+            if outcome == REWRITTEN:
+                if (entry.flags & MODE_MASK == NAT and not server.flags & SERVER_LOCAL and
+                        (route.mtu == 0 or route.mtu >= packet.length) and packet.queued.data[pkt.IP_TTL] > 1 and
+                        packet.source >> 24 != 127):
+                    nat.to_real_server(packet.queued.data, packet.length, entry.daddr, entry.dport,
+                                       packet.queued.form, False)
+                else:
+                    outcome = self.forward(packet, entry, now)
+        entry.packets_in += 1
+        if number:
+            if entry.flags & FLAG_NO_CPORT:
+                self._learn_cport(number, packet)
+            self._restart_timer(number, now)
+        else:                               # one-packet: it ends with its packet
+            self._end_one_packet(entry)
+        return outcome
+
+    cdef uint32_t _find_waiting(self, Packet *packet) noexcept nogil:
+        """Return the connection, announced by FTP, that waits for this client's port, or 0."""
+        return find(&self.table, hash_key(&self.table, DIRECTION_IN, packet.protocol, packet.source, 0,
+                                          packet.destination, packet.destination_port),
+                    DIRECTION_IN, packet.protocol, packet.source, 0, packet.destination, packet.destination_port,
+                    FLAG_NO_CPORT)
+
+    cdef void _learn_cport(self, uint32_t number, Packet *packet) noexcept nogil:
+        """Enter a connection anew under the client's port, which its first packet tells."""
+        cdef FlowEntry *entry = &self.table.entries[number]
+        unlink_entry(&self.table, number)
+        entry.cport = packet.source_port
+        entry.flags &= ~<int> FLAG_NO_CPORT
+        self.waiting_cport -= 1
+        link_entry(&self.table, number)
+
+    cdef void _end_one_packet(self, FlowEntry *entry) noexcept nogil:
+        """Take a one-packet connection, in entry 0, off its server and its template."""
+        self.unbind(entry)
+        if entry.control:
+            self.table.entries[entry.control].controlled -= 1
+        memset(entry, 0, sizeof(FlowEntry))
+
+    cdef bint _opens(self, Packet *packet) noexcept nogil:
+        """Return True for a packet that opens a connection, whatever else it says."""
+        if packet.protocol == TCP:
+            return packet.flags & tcp.SYN != 0
+        return packet.protocol == SCTP and packet.flags == sctp.EVENT_INIT
+
+    cdef bint _starts_over(self, FlowEntry *entry) noexcept nogil:
+        """Return True when such a packet ends *entry* and is scheduled afresh (expire_nodest_conn, conn_reuse_mode)."""
+        if self.settings.expire_nodest_conn and entry.server != NO_SERVER and self.links[entry.server].weight[0] == 0:
+            return True
+        if self.settings.conn_reuse_mode == 0 or entry.control:
+            return False
+        if entry.protocol == SCTP:
+            return entry.state == sctp.CLOSED
+        return (entry.state == tcp.TIME_WAIT or entry.state == tcp.CLOSE or
+                (self.settings.conn_reuse_mode & REUSE_FIN_WAIT and entry.state == tcp.FIN_WAIT and
+                 entry.flags & FLAG_NO_OUTPUT))
 
     cdef void _restart_timer(self, uint32_t number, uint64_t now) noexcept nogil:
         set_deadline(&self.table, number, now + self.table.entries[number].timeout * <uint64_t> 1000000000)
 
-    cdef void _end(self, uint32_t number) noexcept nogil:
-        """Forget connection *number*, which is out of the wheel, and give its server the place back."""
-        cdef FlowEntry *entry = &self.table.entries[number]
-        cdef ServerLink *link = &self.links[entry.server]
-        if entry.flags & CONNECTION_INACTIVE:
-            link.inactive[0] -= 1
-        else:
-            link.active[0] -= 1
-        drop_entry(&self.table, number)
-
-    cdef void _expire(self, uint64_t now, int *budget) noexcept nogil:
-        """Forget connections whose time is over, looking at *budget* entries at the most."""
-        cdef uint32_t number
-        while True:
-            number = next_due(&self.table, now, budget)
-            if number == 0:
-                return
-            self._end(number)
-            self.counted.expired += 1
-
     # ---- Receive, verdict: the loop ------------------------------------------------------------------------
 
     def open_queue(self, int number, int queue_length=65536):
-        """Bind NFQUEUE *number* with whole packets, GSO ones unsegmented, and open the raw socket for ICMP."""
+        """Bind NFQUEUE *number* with whole packets, GSO ones unsegmented, and open the sockets of DR, TUN and ICMP."""
         self.attach(netlink.open_queue(number, queue_length, 2 * BATCH * MESSAGE_ROOM), number)
-        self.raw_socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
-        self.raw_fd = self.raw_socket.fileno()
+        self.raw_socket = netlink.open_raw()
+        self.packet_socket = netlink.open_packet()
+        self.box.raw_fd = self.raw_socket.fileno()
+        self.box.packet_fd = self.packet_socket.fileno()
 
     def attach(self, queue_socket, int number):
         """Take the packets of queue *number* from *queue_socket*; a test's may be a socket pair."""
@@ -442,7 +388,9 @@ cdef class FastDirector(Slots):
                 self._handle_batch(count, now)
             budget = 2 * BATCH                      # a batch may make BATCH connections; it must end more than it makes
             if self.table.used:
-                self._expire(now, &budget)
+                self.expire_due(now, &budget)
+            if self.flush_cursor:
+                self.flush_some(FLUSHED)
             if count <= 0 or now != checked:        # idle, or the clock moved on: is anybody asking?
                 checked = now
                 waiting[0].revents = 0
@@ -469,8 +417,10 @@ cdef class FastDirector(Slots):
                 verdict_with_packet(self.queue, &self.batch[i].queued, &self.outgoing[i])
             else:
                 verdict_alone(self.batch[i].message, self.queue, self.batch[i].queued.id,
-                              VERDICT_DROP if self.batch[i].outcome >= DROPPED_TRUNCATED else VERDICT_ACCEPT,
+                              VERDICT_DROP if self.batch[i].outcome >= DROPPED_TRUNCATED
+                              or self.batch[i].outcome == FORWARDED else VERDICT_ACCEPT,
                               &self.outgoing[i])
+        self.send_errors += send_all(&self.box)
         self._send(0, n)
 
     cdef void _sweep(self, int count, uint64_t now) noexcept nogil:
@@ -515,7 +465,7 @@ cdef class FastDirector(Slots):
         memset(&client, 0, sizeof(client))
         client.sin_family = INET
         memcpy(&client.sin_addr, &self.answer[16], 4)
-        sendto(self.raw_fd, self.answer, self.answer_length, MSG_DONTWAIT, <sockaddr *> &client, sizeof(client))
+        sendto(self.box.raw_fd, self.answer, self.answer_length, MSG_DONTWAIT, <sockaddr *> &client, sizeof(client))
         self.answer_length = 0
 
     # ---- In memory, for benchmarks ----------------------------------------------------------------------------
@@ -585,46 +535,6 @@ cdef class FastDirector(Slots):
 
 
 # ---- Helpers ------------------------------------------------------------------------------------------------
-
-cdef int parse(Packet *packet) noexcept nogil:
-    """Fill in the five-tuple and flags; return REWRITTEN, or why the packet cannot be a connection's."""
-    cdef unsigned char *data = packet.queued.data
-    cdef int length = packet.queued.length, header, needed
-    if packet.queued.truncated:
-        return DROPPED_TRUNCATED
-    if length < 20 or data[0] >> 4 != 4:
-        return DROPPED_MALFORMED
-    header = (data[0] & 15) * 4
-    packet.length = pkt.get16(data, pkt.IP_LENGTH)
-    if header < 20 or packet.length < header:
-        return DROPPED_MALFORMED
-    if packet.length > length:
-        return DROPPED_TRUNCATED
-    if pkt.get16(data, pkt.IP_FRAGMENT) & pkt.FRAGMENT_MASK:
-        return DROPPED_FRAGMENT
-    packet.protocol = data[pkt.IP_PROTOCOL]
-    if packet.protocol != TCP and packet.protocol != UDP:
-        return PASSED_NOT_OURS
-    needed = 20 if packet.protocol == TCP else 8
-    if packet.length < header + needed:
-        return DROPPED_MALFORMED
-    packet.flags = data[header + pkt.TCP_FLAGS] if packet.protocol == TCP else 0
-    packet.source = pkt.get32(data, pkt.IP_SOURCE)
-    packet.destination = pkt.get32(data, pkt.IP_DESTINATION)
-    packet.source_port = pkt.get16(data, header)
-    packet.destination_port = pkt.get16(data, header + 2)
-    return REWRITTEN
-
-
-cdef inline void count_in(Counters *counters, int length) noexcept nogil:
-    counters.packets_in += 1
-    counters.bytes_in += length
-
-
-cdef inline void count_out(Counters *counters, int length) noexcept nogil:
-    counters.packets_out += 1
-    counters.bytes_out += length
-
 
 cdef inline uint64_t coarse_now() noexcept nogil:
     """Return CLOCK_MONOTONIC in ns, a few ms coarse: read from memory, no system call."""

@@ -9,6 +9,7 @@
 #           (client, VIP:vport) and one under (client, RIP:rport); a slot holds entry * 2 + direction in its
 #           low bits and a tag of the hash above, so a probe rarely touches a wrong entry.  Of two equal
 #           keys the newer lies first, as in the kernel's hash buckets.  Deletion shifts back: no tombstones.
+#           A persistence template has one node only, under (masked client, port 0, VIP:vport).
 #   wheel   timers, one list per tick of 2^28 ns (0.27 s).  A packet only moves the deadline in the entry;
 #           the wheel looks again when the old deadline comes.  Only a deadline brought forward moves the
 #           entry at once.  Nothing ends early; it may end one tick late (the kernel's wheel is coarser).
@@ -31,8 +32,15 @@ cdef extern from *:
     int RELEASE "__ATOMIC_RELEASE"
 
 cdef enum:
-    ENTRY_VALID = 0x8000            # flags: above the kernel's own connection flags
-    CONNECTION_INACTIVE = 0x0100    # IP_VS_CONN_F_INACTIVE
+    ENTRY_VALID = 0x8000            # flags: above the kernel's own connection flags, which are in model.py
+    MODE_MASK = 0x0007
+    FLAG_NO_OUTPUT = 0x0080
+    FLAG_INACTIVE = 0x0100
+    FLAG_OUT_SEQ = 0x0200
+    FLAG_IN_SEQ = 0x0400
+    FLAG_NO_CPORT = 0x0800
+    FLAG_TEMPLATE = 0x1000
+    FLAG_ONE_PACKET = 0x2000
     TICK_BITS = 28
     WHEEL_SLOTS = 4096              # one turn is 1,100 s: longer than the longest TCP timeout
     WHEEL_HEAD = 0x80000000         # in wheel_prev: "I am first in the list of this slot"
@@ -45,7 +53,7 @@ cdef struct FlowEntry:              # conntrack.RECORD has the same layout
     uint8_t protocol, family
     uint32_t fwmark
     uint16_t flags
-    uint8_t state, spare
+    uint8_t state, helper           # helper: 1 for an FTP control connection
     uint32_t server                 # slot in the server array
     uint64_t expires                # ns, CLOCK_MONOTONIC
     uint32_t wheel_next, wheel_prev  # wheel_next also chains free entries
@@ -97,17 +105,24 @@ cdef inline uint32_t distance(FlowTable *table, uint32_t start, uint32_t at) noe
 
 cdef inline bint has_key(FlowEntry *entry, int direction, int protocol, uint32_t caddr, int cport,
                          uint32_t address, int port) noexcept nogil:
-    """Return True when *entry* is the connection between the client and the other end."""
+    """Return True when *entry* is the connection between the client and the other end.
+
+    Replies of NAT come from the real server, those of every other mode from the VIP.
+    """
     if entry.caddr != caddr or entry.cport != cport or entry.protocol != protocol:
         return False
-    if direction == DIRECTION_IN:
-        return entry.vaddr == address and entry.vport == port
-    return entry.daddr == address and entry.dport == port
+    if direction == DIRECTION_OUT and entry.flags & MODE_MASK == 0:
+        return entry.daddr == address and entry.dport == port
+    return entry.vaddr == address and entry.vport == port
 
 
 cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, int protocol, uint32_t caddr, int cport,
-                          uint32_t address, int port) noexcept nogil:
-    """Return the number of the connection with this key, whose hash is *hashed*, or 0."""
+                          uint32_t address, int port, int kind) noexcept nogil:
+    """Return the number of the connection with this key, whose hash is *hashed*, or 0.
+
+    *kind* matters where the client's port is 0: FLAG_TEMPLATE, or FLAG_NO_CPORT for a connection that still waits
+    for it.
+    """
     cdef uint32_t at = home(table, hashed), wanted = tag(table, hashed), slot, number
     while True:
         slot = table.index[at]
@@ -115,7 +130,8 @@ cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, int 
             return 0
         if slot & ~table.node_mask == wanted and slot & 1 == <uint32_t> direction:
             number = (slot & table.node_mask) >> 1
-            if has_key(&table.entries[number], direction, protocol, caddr, cport, address, port):
+            if (has_key(&table.entries[number], direction, protocol, caddr, cport, address, port) and
+                    (cport != 0 or table.entries[number].flags & (FLAG_TEMPLATE | FLAG_NO_CPORT) == kind)):
                 return number
         at = after(table, at)
 
@@ -138,20 +154,20 @@ cdef inline uint32_t likely_entry(FlowTable *table, uint64_t hashed) noexcept no
 
 cdef inline uint64_t node_hash(FlowTable *table, uint32_t node) noexcept nogil:
     cdef FlowEntry *entry = &table.entries[node >> 1]
-    if node & 1 == DIRECTION_IN:
-        return hash_key(table, DIRECTION_IN, entry.protocol, entry.caddr, entry.cport, entry.vaddr, entry.vport)
-    return hash_key(table, DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport, entry.daddr, entry.dport)
+    if node & 1 == DIRECTION_OUT and entry.flags & MODE_MASK == 0:
+        return hash_key(table, DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport, entry.daddr, entry.dport)
+    return hash_key(table, node & 1, entry.protocol, entry.caddr, entry.cport, entry.vaddr, entry.vport)
 
 
 cdef inline bint same_key(FlowTable *table, uint32_t node, uint32_t other) noexcept nogil:
     cdef FlowEntry *entry = &table.entries[other >> 1]
     if (node ^ other) & 1:
         return False
-    if node & 1 == DIRECTION_IN:
-        return has_key(&table.entries[node >> 1], DIRECTION_IN, entry.protocol, entry.caddr, entry.cport,
-                       entry.vaddr, entry.vport)
-    return has_key(&table.entries[node >> 1], DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport,
-                   entry.daddr, entry.dport)
+    if node & 1 == DIRECTION_OUT and entry.flags & MODE_MASK == 0:
+        return has_key(&table.entries[node >> 1], DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport,
+                       entry.daddr, entry.dport)
+    return has_key(&table.entries[node >> 1], node & 1, entry.protocol, entry.caddr, entry.cport,
+                   entry.vaddr, entry.vport)
 
 
 cdef inline void link_node(FlowTable *table, uint32_t node, uint64_t hashed) noexcept nogil:
@@ -239,11 +255,24 @@ cdef inline uint32_t take_entry(FlowTable *table) noexcept nogil:
     return number
 
 
+cdef inline void link_entry(FlowTable *table, uint32_t number) noexcept nogil:
+    """Enter *number* into the index by what it is found by."""
+    link_node(table, number * 2 + DIRECTION_IN, node_hash(table, number * 2 + DIRECTION_IN))
+    if table.entries[number].flags & FLAG_TEMPLATE == 0:
+        link_node(table, number * 2 + DIRECTION_OUT, node_hash(table, number * 2 + DIRECTION_OUT))
+
+
+cdef inline void unlink_entry(FlowTable *table, uint32_t number) noexcept nogil:
+    """Take *number* out of the index, before what it is found by changes."""
+    unlink_node(table, number * 2 + DIRECTION_IN)
+    if table.entries[number].flags & FLAG_TEMPLATE == 0:
+        unlink_node(table, number * 2 + DIRECTION_OUT)
+
+
 cdef inline void enter(FlowTable *table, uint32_t number, uint64_t expires) noexcept nogil:
     """Make the filled entry *number* a connection: both keys, its timer, then valid."""
     cdef FlowEntry *entry = &table.entries[number]
-    link_node(table, number * 2 + DIRECTION_IN, node_hash(table, number * 2 + DIRECTION_IN))
-    link_node(table, number * 2 + DIRECTION_OUT, node_hash(table, number * 2 + DIRECTION_OUT))
+    link_entry(table, number)
     entry.expires = expires
     wheel_add(table, number, expires)
     store_release(&entry.flags, entry.flags | ENTRY_VALID, RELEASE)
@@ -252,9 +281,8 @@ cdef inline void enter(FlowTable *table, uint32_t number, uint64_t expires) noex
 cdef inline void drop_entry(FlowTable *table, uint32_t number) noexcept nogil:
     """Forget connection *number*, whose timer is out of the wheel already."""
     cdef FlowEntry *entry = &table.entries[number]
-    store_release(&entry.flags, 0, RELEASE)
-    unlink_node(table, number * 2 + DIRECTION_IN)
-    unlink_node(table, number * 2 + DIRECTION_OUT)
+    store_release(&entry.flags, entry.flags & ~<int> ENTRY_VALID, RELEASE)
+    unlink_entry(table, number)
     entry.wheel_next = table.free
     table.free = number
     table.used -= 1

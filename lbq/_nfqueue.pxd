@@ -57,7 +57,7 @@ cdef extern from "<linux/netfilter/nfnetlink_queue.h>" nogil:
         uint32_t verdict
         uint32_t id
     int NFQNL_MSG_PACKET, NFQNL_MSG_VERDICT
-    int NFQA_PACKET_HDR, NFQA_VERDICT_HDR, NFQA_IFINDEX_OUTDEV, NFQA_PAYLOAD, NFQA_CAP_LEN, NFQA_SKB_INFO
+    int NFQA_PACKET_HDR, NFQA_VERDICT_HDR, NFQA_MARK, NFQA_IFINDEX_OUTDEV, NFQA_PAYLOAD, NFQA_CAP_LEN, NFQA_SKB_INFO
 
 cdef enum:
     MESSAGE_HEADER = 20         # nlmsghdr + nfgenmsg
@@ -71,6 +71,7 @@ cdef struct Queued:             # what a message says of its packet
     int hook
     int form                    # NFQA_SKB_INFO bits
     int out_device
+    uint32_t mark               # the firewall mark
     uint32_t id                 # as on the wire, big-endian
     bint truncated              # the packet is longer than what is here: it must never be sent back
 
@@ -107,6 +108,8 @@ cdef inline void read_message(unsigned char *message, uint32_t length, Queued *q
             queued.hook = (<nfqnl_msg_packet_hdr *> value).hook
         elif kind == NFQA_IFINDEX_OUTDEV and size >= 4:
             queued.out_device = ntohl((<uint32_t *> value)[0])
+        elif kind == NFQA_MARK and size >= 4:
+            queued.mark = ntohl((<uint32_t *> value)[0])
         elif kind == NFQA_SKB_INFO and size >= 4:
             queued.form = ntohl((<uint32_t *> value)[0])
         elif kind == NFQA_CAP_LEN:

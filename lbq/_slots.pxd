@@ -1,5 +1,5 @@
 # C types for _slots.pyx; the meaning is there.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from lbq._flowtable cimport FlowTable
 
@@ -7,6 +7,9 @@ cdef enum:
     INET = 2                        # AF_INET
     SERVER_AVAILABLE = 1
     SERVER_LOCAL = 2
+    NO_SERVER = 0xFFFFFFFF          # in an entry: it goes where the client wanted (cache_bypass)
+    NO_ROUTE = -1                   # as an mtu
+    COUNTERS = 5                    # in a Counters
 
 cdef struct Counters:
     uint64_t conns, packets_in, packets_out, bytes_in, bytes_out
@@ -16,36 +19,78 @@ cdef struct ServerSlot:             # in the shared mapping
     uint16_t port
     uint8_t protocol, mode
     uint32_t service, flags
-    uint32_t spare[2]
+    uint8_t tunnel_type, tunnel_flags
+    uint16_t tunnel_port
+    uint32_t spare
     Counters counters
 
 cdef struct ServiceSlot:            # in the shared mapping
     uint32_t address
     uint16_t port
     uint8_t protocol, family
-    uint32_t fwmark, flags
-    uint32_t spare[2]
+    uint32_t fwmark, flags          # model.PERSISTENT ...
+    uint32_t timeout, netmask       # of persistence
     Counters counters
 
 cdef struct ServerLink:             # where the schedulers read a server's load: fields of its RealServer
     int *active
     int *inactive
+    int *persistent
+    int *upper
+    int *lower
+    int *weight
+    int *overloaded
+
+cdef struct Route:                  # what the host knows of the way to a server
+    int mtu                         # bytes; 0: nothing known, NO_ROUTE
+    uint32_t source
+    int device
+    bint has_mac
+    uint8_t mac[6]
+    int learnt_mtu                  # from an ICMP error about a tunnel packet of ours
+    uint64_t learnt_until           # ns
+
+cdef struct Estimate:               # of one service or server
+    Counters shown, zero            # the counters at the last round; what they were when they were zeroed
+    int64_t average[COUNTERS]       # scaled, estimator.py
+
+cdef struct Settings:               # sysctls the packet path asks for
+    int expire_nodest_conn, expire_quiescent_template, conn_reuse_mode, sloppy_tcp, sloppy_sctp, nat_icmp_send
+    int schedule_icmp, pmtu_disc, cache_bypass
+    bint secure_tcp
+    int drop_rate, drop_counter
 
 
 cdef class Slots:
     cdef readonly object services           # ServiceTable
+    cdef bint is_new                        # the kernel profile
     cdef FlowTable table
     cdef ServerSlot *servers
     cdef ServiceSlot *service_slots
-    cdef ServerLink *links
+    cdef ServerLink *links                  # these three, and the next, by server or service slot
+    cdef Route *routes
+    cdef Estimate *server_estimates
+    cdef Estimate *service_estimates
+    cdef Settings settings
     cdef uint32_t *service_index            # open addressing: slot number + 1 by address, port, protocol
     cdef uint32_t service_mask
+    cdef bint has_ftp, has_port_zero
+    cdef uint32_t *local                    # the host's own addresses, sorted
+    cdef int local_count
     cdef uint32_t reserved                  # entries up to here have memory
+    cdef uint32_t *tunnels                  # slots of TUN servers
+    cdef int tunnel_count
+    cdef uint32_t server_count              # slots that were ever used
     cdef int table_fd
+    cdef uint64_t next_estimate
+    cdef uint32_t flush_cursor              # where the search for connections of deleted servers goes on
     cdef object mapping, index_memory
     cdef list server_objects, service_objects, free_servers, free_services
-    cdef set local_addresses
+    cdef dict route_of                      # by address
+    cdef long free_pages
 
     cdef uint32_t _service_home(self, int protocol, uint32_t address, int port) noexcept nogil
-    cdef uint32_t find_service(self, int protocol, uint32_t address, int port) noexcept nogil
+    cdef uint32_t _exact_service(self, int protocol, uint32_t address, int port) noexcept nogil
+    cdef uint32_t find_service(self, int protocol, uint32_t address, int port, uint32_t mark) noexcept nogil
+    cdef bint is_local(self, uint32_t address) noexcept nogil
     cdef bint reserve(self) noexcept nogil

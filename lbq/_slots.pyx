@@ -12,14 +12,17 @@ import struct
 import time
 from libc.errno cimport EINTR
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from lbq._flowtable cimport DIRECTION_IN, ENTRY_VALID, TICK_BITS, WHEEL_SLOTS, FlowEntry, hash_key
+from lbq cimport estimator
 from lbq.model cimport RealServer, VirtualService
 
+from lbq import sysctls
 from lbq.errors import ServiceError
-from lbq.model import NEW
+from lbq.estimator import ROUND_NS
+from lbq.model import NEW, NAT, TUN, Tunnel
 from lbq.services import ServiceTable
 
 cdef extern from "<fcntl.h>" nogil:
@@ -29,6 +32,10 @@ cdef enum:
     MAX_SERVERS = 65536
     MAX_SERVICES = 16384
     RESERVE = 4096                  # entries whose memory is claimed at a time
+    TCP = 6
+    FTP = 21
+    FTP_DATA = 20
+    FIRST_UNPRIVILEGED = 1024       # net.ipv4.ip_unprivileged_port_start
     HEADER_BYTES = 4096
 
 
@@ -41,18 +48,29 @@ cdef class Slots:
         if not 1 <= max_connections <= 1 << 27:
             raise ValueError(f"max_connections must be 1 to {1 << 27}, not {max_connections}")
         self.services = ServiceTable(profile)
-        self.local_addresses = set()
+        self.is_new = self.services.is_new
+        self.route_of = {}
         self.server_objects, self.service_objects = [], []
         self.free_servers, self.free_services = [], []
         self._map_table(max_connections, table_path)
         self.links = <ServerLink *> calloc(MAX_SERVERS, sizeof(ServerLink))
-        if self.links == NULL:
+        self.routes = <Route *> calloc(MAX_SERVERS, sizeof(Route))
+        self.server_estimates = <Estimate *> calloc(MAX_SERVERS, sizeof(Estimate))
+        self.service_estimates = <Estimate *> calloc(MAX_SERVICES, sizeof(Estimate))
+        self.tunnels = <uint32_t *> calloc(MAX_SERVERS, sizeof(uint32_t))
+        if not (self.links and self.routes and self.server_estimates and self.service_estimates and self.tunnels):
             raise MemoryError
         self._index_services(16)
+        self._apply_sysctls()
 
     def __dealloc__(self):
         free(self.links)
+        free(self.routes)
+        free(self.server_estimates)
+        free(self.service_estimates)
+        free(self.tunnels)
         free(self.service_index)
+        free(self.local)
         if self.table_fd > 0:                   # 0: there was no __cinit__, or it failed before
             close(self.table_fd)
 
@@ -95,20 +113,26 @@ cdef class Slots:
 
     # ---- Services and servers: between two batches, under the GIL -----------------------------------
 
-    def add_service(self, key, scheduler):
+    def add_service(self, key, scheduler, flags=0, timeout=0, netmask=0xFFFFFFFF):
         """Add the virtual service *key* with the scheduler called *scheduler*."""
         cdef VirtualService service
         self._require_room(self.free_services, self.service_objects, MAX_SERVICES, "services")
-        service = self.services.add_service(key, scheduler)
+        service = self.services.add_service(key, scheduler, flags, timeout, netmask)
         service.slot = self._take_slot(self.free_services, self.service_objects, service)
         cdef ServiceSlot *place = &self.service_slots[service.slot]
         memset(place, 0, sizeof(ServiceSlot))
+        memset(&self.service_estimates[service.slot], 0, sizeof(Estimate))
         place.address = key.address
         place.port = key.port
         place.protocol = key.protocol
         place.family = key.family
         place.fwmark = key.fwmark
+        self._place_service(service)
         self._index_services(len(self.services.by_key))
+
+    def set_service(self, key, scheduler, flags, timeout, netmask):
+        """Give a service other settings, all of them."""
+        self._place_service(self.services.set_service(key, scheduler, flags, timeout, netmask))
 
     def delete_service(self, key):
         """Delete the virtual service *key*; connections of its servers stay in the trash."""
@@ -119,33 +143,70 @@ cdef class Slots:
         self.service_objects[service.slot] = None
         self.free_services.append(service.slot)
         self._index_services(len(self.services.by_key))
+        self._after_delete()
 
-    def add_server(self, key, address, port, weight=1, mode=0):
+    def flush(self):
+        """Delete every service; connections stay, and their servers in the trash."""
+        for key in list(self.services.by_key):
+            self.delete_service(key)
+
+    def _place_service(self, VirtualService service):
+        cdef ServiceSlot *place = &self.service_slots[service.slot]
+        place.flags = service.flags
+        place.timeout = service.timeout
+        place.netmask = service.netmask
+
+    def add_server(self, key, address, port, weight=1, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
         """Add a real server to the service *key*, or bring it back from the trash."""
         cdef RealServer server
         cdef ServerSlot *place
+        cdef ServerLink *link
         self._require_room(self.free_servers, self.server_objects, MAX_SERVERS, "real servers")
         deleted = self.services.trash.get((key, address, port))
         former = deleted.service if deleted is not None else None
-        server = self.services.add_server(key, address, port, weight, mode)
+        server = self.services.add_server(key, address, port, weight, mode, upper, lower, tunnel)
         if server.slot < 0:
             server.slot = self._take_slot(self.free_servers, self.server_objects, server)
+            self.server_count = len(self.server_objects)
             memset(&self.servers[server.slot], 0, sizeof(ServerSlot))
-            self.links[server.slot].active = &server.active_conns
-            self.links[server.slot].inactive = &server.inactive_conns
+            memset(&self.routes[server.slot], 0, sizeof(Route))
+            link = &self.links[server.slot]
+            link.active = &server.active_conns
+            link.inactive = &server.inactive_conns
+            link.persistent = &server.persistent_conns
+            link.upper = &server.upper
+            link.lower = &server.lower
+            link.weight = &server.weight
+            link.overloaded = &server.overloaded
         place = &self.servers[server.slot]
         if server.service is not former:        # new, or back in a service that was deleted itself
             memset(&place.counters, 0, sizeof(Counters))
+            memset(&self.server_estimates[server.slot], 0, sizeof(Estimate))
         place.address = address
         place.port = port
         place.protocol = key.protocol
-        place.mode = mode
         place.service = self.services.service(key).slot
-        place.flags = SERVER_AVAILABLE | (SERVER_LOCAL if address in self.local_addresses else 0)
+        self._place_server(server)
+        self._place_route(server.slot)
 
-    def set_server(self, key, address, port, weight):
-        """Give a real server another weight; 0 quiesces it."""
-        self.services.set_server(key, address, port, weight)
+    def set_server(self, key, address, port, weight, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
+        """Give a real server other settings, all of them; weight 0 quiesces it."""
+        self._place_server(self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel))
+
+    def _place_server(self, RealServer server):
+        cdef ServerSlot *place = &self.servers[server.slot]
+        place.mode = server.mode
+        place.tunnel_type, place.tunnel_port, place.tunnel_flags = server.tunnel
+        place.flags = SERVER_AVAILABLE | (SERVER_LOCAL if self.is_local(place.address) else 0)
+        self._list_tunnels()
+
+    def _list_tunnels(self):
+        """Note the TUN servers: ICMP errors about our own tunnel packets are recognised by them."""
+        self.tunnel_count = 0
+        for server in self.server_objects:
+            if server is not None and (<RealServer> server).mode == TUN and (<RealServer> server).available:
+                self.tunnels[self.tunnel_count] = (<RealServer> server).slot
+                self.tunnel_count += 1
 
     def delete_server(self, key, address, port):
         """Delete a real server; clients' packets of its connections are dropped, its replies still pass."""
@@ -154,9 +215,48 @@ cdef class Slots:
             self.services.delete_server(key, address, port)
         finally:                                # a scheduler that fails when told of it does not keep the server
             self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
+            self._list_tunnels()
+            self._after_delete()
 
-    def tick(self, now_ns):
-        """Forget deleted servers that have been idle for minutes; return their (key, address, port)."""
+    def _after_delete(self):
+        if self.settings.expire_nodest_conn:
+            self.flush_cursor = 1
+
+    def set_sysctl(self, name, value):
+        """Set one sysctl, named without ``net.ipv4.vs.``."""
+        self.services.set_sysctl(name, value)
+        self._apply_sysctls()
+
+    def sysctls(self):
+        """Return every sysctl by name."""
+        return dict(self.services.sysctls)
+
+    def set_memory(self, pages):
+        """Say how many pages of memory are free, for the automatic defences."""
+        self.free_pages = pages
+        sysctls.defend(self.services.sysctls, pages)
+        self._apply_sysctls()
+
+    def _apply_sysctls(self):
+        cdef Settings *settings = &self.settings
+        cdef int rate
+        values = self.services.sysctls
+        settings.expire_nodest_conn = values["expire_nodest_conn"]
+        settings.expire_quiescent_template = values["expire_quiescent_template"]
+        settings.conn_reuse_mode = values["conn_reuse_mode"]
+        settings.sloppy_tcp = values["sloppy_tcp"]
+        settings.sloppy_sctp = values["sloppy_sctp"]
+        settings.nat_icmp_send = values["nat_icmp_send"]
+        settings.schedule_icmp = values["schedule_icmp"]
+        settings.pmtu_disc = values["pmtu_disc"]
+        settings.cache_bypass = values["cache_bypass"]
+        settings.secure_tcp = values["secure_tcp"] > 1
+        rate = sysctls.drop_rate(values, self.free_pages)
+        if rate != settings.drop_rate or values["drop_packet"] == 2:    # a new rate starts to count anew
+            settings.drop_rate = rate
+            settings.drop_counter = rate if values["drop_packet"] == 2 else 0
+
+    def _empty_trash(self, now_ns):
         slots = {place: (<RealServer> server).slot for place, server in self.services.trash.items()}
         gone = self.services.empty_trash(now_ns)
         for place in gone:
@@ -166,12 +266,39 @@ cdef class Slots:
 
     def set_local_addresses(self, addresses):
         """Say which IPv4 addresses are the host's own: what goes there is delivered, not forwarded."""
-        self.local_addresses = set(addresses)
+        cdef int i
+        wanted = sorted(set(addresses))
+        cdef uint32_t *fresh = <uint32_t *> calloc(len(wanted) + 1, sizeof(uint32_t))
+        if fresh == NULL:
+            raise MemoryError
+        for i, address in enumerate(wanted):
+            fresh[i] = address
+        free(self.local)
+        self.local = fresh
+        self.local_count = len(wanted)
         for server in self.server_objects:
             if server is not None:
                 place = &self.servers[(<RealServer> server).slot]
-                place.flags = (place.flags & SERVER_AVAILABLE) | (
-                    SERVER_LOCAL if place.address in self.local_addresses else 0)
+                place.flags = (place.flags & SERVER_AVAILABLE) | (SERVER_LOCAL if self.is_local(place.address) else 0)
+
+    def set_routes(self, routes):
+        """Say what the host knows of the ways to servers: (address, mtu, source, device, mac) each."""
+        self.route_of = {route[0]: route for route in routes}
+        for server in self.server_objects:
+            if server is not None:
+                self._place_route((<RealServer> server).slot)
+
+    def _place_route(self, int slot):
+        cdef Route *route = &self.routes[slot]
+        route.mtu = route.device = route.source = route.has_mac = 0
+        known = self.route_of.get(self.servers[slot].address)
+        if known is None:
+            return
+        _, route.mtu, route.source, route.device, mac = known
+        route.has_mac = len(mac) == 12
+        if route.has_mac:
+            octets = bytes.fromhex(mac)
+            memcpy(route.mac, <const unsigned char *> octets, 6)
 
     def _require_room(self, free_slots, objects, most, what):
         if not free_slots and len(objects) >= most:
@@ -184,9 +311,10 @@ cdef class Slots:
         return slot
 
     def _index_services(self, count):
-        """Build the lookup of services by address, port and protocol again, at most a quarter full."""
+        """Build the lookup of services again, at most a quarter full; a mark is looked up as protocol 0's address."""
         cdef uint32_t size = 64, at, slot
         cdef uint32_t *index
+        cdef ServiceSlot *place
         while size < 4 * count:
             size *= 2
         index = <uint32_t *> calloc(size, sizeof(uint32_t))
@@ -195,12 +323,18 @@ cdef class Slots:
         free(self.service_index)
         self.service_index = index
         self.service_mask = size - 1
+        self.has_ftp = self.has_port_zero = False
         for service in self.service_objects:
             if service is None:
                 continue
             slot = (<VirtualService> service).slot
-            at = self._service_home(self.service_slots[slot].protocol, self.service_slots[slot].address,
-                                    self.service_slots[slot].port)
+            place = &self.service_slots[slot]
+            if place.fwmark:
+                at = self._service_home(0, place.fwmark, 0)
+            else:
+                at = self._service_home(place.protocol, place.address, place.port)
+                self.has_ftp |= place.port == FTP and place.protocol == TCP
+                self.has_port_zero |= place.port == 0
             while self.service_index[at]:
                 at = (at + 1) & self.service_mask
             self.service_index[at] = slot + 1
@@ -210,8 +344,8 @@ cdef class Slots:
 
     # ---- For the packet path: no GIL ------------------------------------------------------------------
 
-    cdef uint32_t find_service(self, int protocol, uint32_t address, int port) noexcept nogil:
-        """Return the slot number + 1 of a service, or 0."""
+    cdef uint32_t _exact_service(self, int protocol, uint32_t address, int port) noexcept nogil:
+        """Return the slot number + 1 of a service, or 0; protocol 0 means the service of the mark *address*."""
         cdef uint32_t at = self._service_home(protocol, address, port), slot
         cdef ServiceSlot *place
         while True:
@@ -219,9 +353,36 @@ cdef class Slots:
             if slot == 0:
                 return 0
             place = &self.service_slots[slot - 1]
-            if place.address == address and place.port == port and place.protocol == protocol:
+            if protocol == 0:
+                if place.fwmark == address:
+                    return slot
+            elif place.address == address and place.port == port and place.protocol == protocol and place.fwmark == 0:
                 return slot
             at = (at + 1) & self.service_mask
+
+    cdef uint32_t find_service(self, int protocol, uint32_t address, int port, uint32_t mark) noexcept nogil:
+        """Return the slot number + 1 of the service for a packet, or 0 (ServiceTable.find_service has the story)."""
+        cdef uint32_t found = 0
+        if mark:
+            found = self._exact_service(0, mark, 0)
+        if found == 0:
+            found = self._exact_service(protocol, address, port)
+        if found == 0 and self.has_ftp and protocol == TCP and (port == FTP_DATA or port >= FIRST_UNPRIVILEGED):
+            found = self._exact_service(protocol, address, FTP)
+        if found == 0 and self.has_port_zero:
+            found = self._exact_service(protocol, address, 0)
+        return found
+
+    cdef bint is_local(self, uint32_t address) noexcept nogil:
+        """Return True when *address* is one of the host's own."""
+        cdef int low = 0, high = self.local_count, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.local[middle] < address:
+                low = middle + 1
+            else:
+                high = middle
+        return low < self.local_count and self.local[low] == address
 
     cdef bint reserve(self) noexcept nogil:
         """Claim memory for the next entries before they are touched: a full tmpfs must not be a SIGBUS."""
@@ -238,16 +399,46 @@ cdef class Slots:
         self.reserved = self.table.fresh + count - 1
         return True
 
+    # ---- Statistics: live, as of the last round, and rates ------------------------------------------
+
+    def _estimate(self, uint64_t now_ns):
+        """Take a snapshot and move the rates, every two seconds (estimator.py)."""
+        cdef uint32_t slot
+        if now_ns < self.next_estimate or not self.services.sysctls["run_estimation"]:
+            return
+        self.next_estimate = now_ns + <uint64_t> ROUND_NS
+        for slot in range(<uint32_t> len(self.server_objects)):
+            estimate(&self.server_estimates[slot], &self.servers[slot].counters)
+        for slot in range(<uint32_t> len(self.service_objects)):
+            estimate(&self.service_estimates[slot], &self.service_slots[slot].counters)
+
+    def zero(self, key=None):
+        """Start the counters of one service and its servers, or of everything, from zero."""
+        for service in list(self.services.by_key.values()) if key is None else [self.services.service(key)]:
+            start_from_zero(&self.service_estimates[(<VirtualService> service).slot])
+            for server in (<VirtualService> service).servers:
+                start_from_zero(&self.server_estimates[(<RealServer> server).slot])
+
+    def _traffic_of(self, thing):
+        """Return what is counted for a service or a server: live, shown, rates."""
+        cdef Counters *counters
+        cdef Estimate *kept
+        if isinstance(thing, RealServer):
+            counters = &self.servers[(<RealServer> thing).slot].counters
+            kept = &self.server_estimates[(<RealServer> thing).slot]
+        else:
+            counters = &self.service_slots[(<VirtualService> thing).slot].counters
+            kept = &self.service_estimates[(<VirtualService> thing).slot]
+        return {"stats": since(counters, &kept.zero), "shown": since(&kept.shown, &kept.zero), "rates": {
+            "conns": estimator.count_rate(kept.average[0]), "packets_in": estimator.count_rate(kept.average[1]),
+            "packets_out": estimator.count_rate(kept.average[2]), "bytes_in": estimator.byte_rate(kept.average[3]),
+            "bytes_out": estimator.byte_rate(kept.average[4])}}
+
     # ---- Listings: pages short enough to fit between two batches ------------------------------------
 
     def list_services(self, cursor=0, limit=16):
         """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None."""
-        return self.services.page(cursor, limit, lambda thing: {"stats": self._counters_of(thing)})
-
-    def _counters_of(self, thing):
-        if isinstance(thing, RealServer):
-            return self.servers[(<RealServer> thing).slot].counters
-        return self.service_slots[(<VirtualService> thing).slot].counters
+        return self.services.page(cursor, limit, self._traffic_of)
 
     def list_connections(self, cursor=0, limit=256):
         """Return up to *limit* 64-byte records (conntrack.RECORD) from entry *cursor* on, and the next cursor.
@@ -262,3 +453,28 @@ cdef class Slots:
                 records += (<unsigned char *> &table.entries[number])[:sizeof(FlowEntry)]
             number += 1
         return bytes(records), number if number < table.fresh else None
+
+
+cdef void estimate(Estimate *kept, Counters *counters) noexcept nogil:
+    """Move one object's snapshot and averages to what its counters are now."""
+    cdef uint64_t *now = <uint64_t *> counters
+    cdef uint64_t *before = <uint64_t *> &kept.shown
+    cdef int i
+    for i in range(COUNTERS):
+        if i < 3:                   # connections and packets; then bytes
+            kept.average[i] = estimator.count_step(kept.average[i], before[i], now[i])
+        else:
+            kept.average[i] = estimator.byte_step(kept.average[i], before[i], now[i])
+        before[i] = now[i]
+
+
+cdef void start_from_zero(Estimate *kept) noexcept nogil:
+    """Make the last snapshot the zero point: what came since it still shows, as in the kernel."""
+    kept.zero = kept.shown
+    memset(kept.average, 0, sizeof(kept.average))
+
+
+cdef dict since(Counters *counters, Counters *zero):
+    return {"conns": counters.conns - zero.conns, "packets_in": counters.packets_in - zero.packets_in,
+            "packets_out": counters.packets_out - zero.packets_out, "bytes_in": counters.bytes_in - zero.bytes_in,
+            "bytes_out": counters.bytes_out - zero.bytes_out}

@@ -25,7 +25,7 @@ cdef class RealServer:
     cdef public int active_conns
     cdef public int inactive_conns
     cdef public int persistent_conns
-    cdef public bint overloaded
+    cdef public int overloaded          # an int, because the fast path points to it
     cdef public bint available
     cdef public object service
     cdef public int position

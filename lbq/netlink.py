@@ -33,6 +33,11 @@ PACKET_ID = slice(24, 28)       # in a queued packet's message, whose first attr
 DROP = bytes(4)
 NFQA_CFG_F_GSO = 4      # queue large packets as they are, instead of cutting them into 45 messages
 
+SOL_PACKET = 263
+PACKET_VNET_HDR = 15
+SEND_BUFFER = 16 << 20
+OWN_MARK = 0x02000000   # on what the director itself sends through the host's IP layer; host/rules.py skips it
+
 RECEIVE_BUFFER = 128 << 20      # bytes; charged per queued packet with overhead, not allocated ahead
 
 
@@ -57,6 +62,26 @@ def open_queue(number: int, queue_length: int, send_buffer: int) -> socket.socke
         netlink.close()
         raise
     return netlink
+
+
+def open_raw() -> socket.socket:
+    """Return a raw socket whose packets have their own IP headers and go to the machine named in the call.
+
+    For ICMP answers, and for DR and TUN packets whose next hop's MAC is not known yet; OWN_MARK keeps the rules
+    from queueing them again.
+    """
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, OWN_MARK)
+    raw.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+    return raw
+
+
+def open_packet() -> socket.socket:
+    """Return a packet socket that sends IP packets to a MAC, with a virtio header before each (``_transmit.pxd``)."""
+    frames = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)     # 0: it receives nothing
+    frames.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    frames.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+    return frames
 
 
 def configure(netlink: socket.socket, number: int, queue_length: int) -> None:

@@ -23,6 +23,9 @@ cdef extern from *:
 
 cdef int IP_LENGTH, IP_FRAGMENT, IP_TTL, IP_PROTOCOL, IP_CHECKSUM, IP_SOURCE, IP_DESTINATION
 cdef int PORT_SOURCE, PORT_DESTINATION, UDP_CHECKSUM, TCP_FLAGS, TCP_CHECKSUM
+cdef unsigned int CRC32C[256]
+cdef unsigned int ALL_ONES
+cdef int SCTP_CHECKSUM
 cdef int FRAGMENT_MASK, CHECKSUM_NOT_READY, SEGMENTED_LATER, CHECKSUM_NOT_VERIFIED
 
 cpdef int get16(unsigned char *packet, int at) noexcept nogil
@@ -41,3 +44,16 @@ cpdef int header_checksum(unsigned char *packet, int header) noexcept nogil
 
 @cython.locals(total="unsigned int", result=int)
 cpdef int transport_checksum(unsigned char *packet, int header, int end, int field) noexcept nogil
+cpdef int pseudo_sum(unsigned char *packet, int header, int end) noexcept nogil
+
+
+@cython.locals(old=int)
+cpdef void decrement_ttl(unsigned char *packet) noexcept nogil
+
+
+@cython.locals(crc="unsigned int", at=int, byte=int)
+cpdef unsigned int crc32c(unsigned char *packet, int header, int end) noexcept nogil
+
+
+@cython.locals(crc="unsigned int", i=int)
+cpdef void put_crc32c(unsigned char *packet, int header, int end) noexcept nogil

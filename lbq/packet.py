@@ -24,6 +24,9 @@ UDP_CHECKSUM = 6
 TCP_FLAGS = 13
 TCP_CHECKSUM = 16
 
+SCTP_CHECKSUM = 8
+ALL_ONES = 0xFFFFFFFF    # a name, because as a number it is a Python object to compiled code
+
 FRAGMENT_MASK = 0x3FFF  # more-fragments and the offset: non-zero means a fragment
 
 # NFQA_SKB_INFO, what the kernel says of a queued packet's checksum and shape:
@@ -39,6 +42,20 @@ if cython.compiled:     # numbers with a C type are invisible to Python code; th
         TCP_FLAGS=TCP_FLAGS, TCP_CHECKSUM=TCP_CHECKSUM, FRAGMENT_MASK=FRAGMENT_MASK,
         CHECKSUM_NOT_READY=CHECKSUM_NOT_READY, SEGMENTED_LATER=SEGMENTED_LATER,
         CHECKSUM_NOT_VERIFIED=CHECKSUM_NOT_VERIFIED)
+
+else:
+    CRC32C = [0] * 256      # the compiled module declares it as a C array in packet.pxd
+
+
+def _fill() -> None:
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        CRC32C[byte] = crc
+
+
+_fill()
 
 
 def get16(packet, at: int) -> int:
@@ -114,3 +131,31 @@ def transport_checksum(packet, header: int, end: int, field: int) -> int:
     if result == 0 and packet[IP_PROTOCOL] == 17:
         return 0xFFFF
     return result
+
+
+def pseudo_sum(packet, header: int, end: int) -> int:
+    """Return what stands in the checksum field of a segment that hardware, or segmentation, is to finish."""
+    return fold(word_sum(packet, IP_SOURCE, IP_SOURCE + 8) + packet[IP_PROTOCOL] + (end - header))
+
+
+def decrement_ttl(packet) -> None:
+    """Take one off the TTL, as every router does, and bring the header checksum into line (RFC 1624)."""
+    old = get16(packet, IP_TTL)
+    packet[IP_TTL] = (packet[IP_TTL] - 1) & 0xFF
+    put16(packet, IP_CHECKSUM, adjust(get16(packet, IP_CHECKSUM), old, get16(packet, IP_TTL)))
+
+
+def crc32c(packet, header: int, end: int) -> int:
+    """Return SCTP's checksum over [*header*, *end*), its own field counted as zero (RFC 9260, appendix A)."""
+    crc = ALL_ONES
+    for at in range(header, end):
+        byte = 0 if 8 <= at - header < 12 else packet[at]
+        crc = CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ ALL_ONES
+
+
+def put_crc32c(packet, header: int, end: int) -> None:
+    """Write SCTP's checksum, which travels with its lowest byte first."""
+    crc = crc32c(packet, header, end)
+    for i in range(4):
+        packet[header + SCTP_CHECKSUM + i] = crc >> 8 * i & 0xFF

@@ -25,6 +25,7 @@ HEADERS = 28                # IP and ICMP
 TOS_PRECEDENCE = 0xC0       # internetwork control
 TOS_KEPT = 0x1E
 TTL = 64
+UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED = 3, 4, 11        # the types that are about a packet of ours
 
 GLOBAL_COST = 1_000_000     # ns of credit for one answer: 1000 a second
 GLOBAL_BURST = 50
@@ -37,10 +38,13 @@ if cython.compiled:         # numbers with a C type are invisible to Python code
     globals().update(MAX_BYTES=MAX_BYTES)
 
 
-def port_unreachable(packet, length: int, answer) -> int:
-    """Write into *answer* (576 bytes of room) the refusal of *packet*; return how long it is."""
-    quoted = min(length, MAX_BYTES - HEADERS)
-    total = HEADERS + quoted
+def error(kind: int, code: int, mtu: int, packet, length: int, answer) -> int:
+    """Write into *answer* (576 bytes of room) an ICMP error about *packet* for its sender; return its length.
+
+    *mtu* is that of the next hop, for type 3 code 4, and 0 otherwise.
+    """
+    quoted_bytes = min(length, MAX_BYTES - HEADERS)
+    total = HEADERS + quoted_bytes
     for i in range(HEADERS):
         answer[i] = 0
     answer[0] = 0x45
@@ -51,12 +55,62 @@ def port_unreachable(packet, length: int, answer) -> int:
     pkt.put32(answer, pkt.IP_SOURCE, pkt.get32(packet, pkt.IP_DESTINATION))
     pkt.put32(answer, pkt.IP_DESTINATION, pkt.get32(packet, pkt.IP_SOURCE))
     pkt.put16(answer, pkt.IP_CHECKSUM, pkt.header_checksum(answer, 20))
-    answer[20] = 3
-    answer[21] = 3
-    for i in range(quoted):
+    answer[20] = kind
+    answer[21] = code
+    pkt.put16(answer, 26, mtu)
+    for i in range(quoted_bytes):
         answer[HEADERS + i] = packet[i]
     pkt.put16(answer, 22, ~pkt.word_sum(answer, 20, total) & 0xFFFF)
     return total
+
+
+def port_unreachable(packet, length: int, answer) -> int:
+    """Write into *answer* the refusal of *packet*; return how long it is."""
+    return error(UNREACHABLE, 3, 0, packet, length, answer)
+
+
+def quoted(packet, length: int) -> int:
+    """Return where the packet begins that an ICMP error (types 3, 4, 11) is about; 0 when this is none."""
+    header = (packet[0] & 15) * 4
+    if length < header + 8 + 20:
+        return 0
+    kind = packet[header]
+    if kind != UNREACHABLE and kind != SOURCE_QUENCH and kind != TIME_EXCEEDED:
+        return 0
+    return header + 8
+
+
+def checksum_right(packet, length: int) -> bool:
+    """Return True when the ICMP checksum of *packet* is right."""
+    return pkt.word_sum(packet, (packet[0] & 15) * 4, length) == 0xFFFF
+
+
+def to_real_server(packet, length: int, rip: int, rport: int) -> None:
+    """NAT of an error about what a real server sent: it must speak of the real server's own address and port."""
+    _translate(packet, length, pkt.IP_DESTINATION, pkt.IP_SOURCE, rip, pkt.PORT_SOURCE, rport)
+
+
+def to_client(packet, length: int, vip: int, vport: int) -> None:
+    """NAT of an error about what a client sent: it must come from, and speak of, the virtual service."""
+    _translate(packet, length, pkt.IP_SOURCE, pkt.IP_DESTINATION, vip, pkt.PORT_DESTINATION, vport)
+
+
+def _translate(packet, length: int, outer: int, inner: int, address: int, at_port: int, port: int) -> None:
+    """Write *address* into both headers and *port* into the quoted one; the quoted TCP or UDP checksum stays stale.
+
+    Kernel: ip_vs_core.c, ip_vs_nat_icmp().
+    """
+    header = (packet[0] & 15) * 4
+    at = header + 8
+    quoted_header = (packet[at] & 15) * 4
+    pkt.put32(packet, outer, address)
+    pkt.put16(packet, pkt.IP_CHECKSUM, pkt.header_checksum(packet, header))
+    pkt.put32(packet, at + inner, address)
+    pkt.put16(packet, at + pkt.IP_CHECKSUM, 0)
+    pkt.put16(packet, at + pkt.IP_CHECKSUM, ~pkt.word_sum(packet, at, at + quoted_header) & 0xFFFF)
+    pkt.put16(packet, at + quoted_header + at_port, port)
+    pkt.put16(packet, header + 2, 0)
+    pkt.put16(packet, header + 2, ~pkt.word_sum(packet, header, length) & 0xFFFF)
 
 
 class RateLimit:

@@ -38,8 +38,24 @@ INO fin   CL FW SS TW FW TW CL CW LA LI TW
 INO ack   ES ES SS ES FW TW CL CW CL LI ES
 INO rst   CL CL CL SR CL CL CL CL LA LI CL
 """
+SECURE_TABLE = """
+          NO ES SS SR FW TW CL CW LA LI SA
+IN  syn   SR ES ES SR SR SR SR SR SR SR SA
+IN  fin   CL CW SS TW TW TW CL CW LA LI SA
+IN  ack   ES ES SS SR FW TW CL CW CL LI SA
+IN  rst   CL CL CL SR CL CL CL CL LA LI CL
+OUT syn   SS ES SS SA SS SS SS SS SS LI SA
+OUT fin   TW FW SS TW FW TW CL TW LA LI TW
+OUT ack   ES ES SS ES FW TW CL CW LA ES ES
+OUT rst   CL CL SS CL CL TW CL CL CL CL CL
+INO syn   SA ES ES SR SA SA SA SA SA SA SA
+INO fin   CL FW SS TW FW TW CL CW LA LI TW
+INO ack   ES ES SS ES FW TW CL CW CL LI ES
+INO rst   CL CL CL SR CL CL CL CL LA LI CL
+"""
 EVENTS = 4
 STATES = 11
+SECURE = 3 * EVENTS * STATES        # where the second table begins
 
 if cython.compiled:         # numbers with a C type are invisible to Python code; these are its copies
     globals().update(
@@ -48,12 +64,13 @@ if cython.compiled:         # numbers with a C type are invisible to Python code
         SYNACK=SYNACK, STATES=STATES, IN=IN, OUT=OUT, INPUT_ONLY=INPUT_ONLY,
         FIN=FIN, SYN=SYN, RST=RST, ACK=ACK)
 else:                       # the compiled module declares these two as C arrays in tcp.pxd
-    NEXT = [0] * (3 * EVENTS * STATES)
+    NEXT = [0] * (2 * SECURE)
     ACTIVE = [0] * STATES
 
 
 def _fill() -> None:
-    cells = [SHORT.index(cell) for row in TABLE.split("\n")[2:-1] for cell in row.split()[2:]]
+    cells = [SHORT.index(cell) for table in (TABLE, SECURE_TABLE)
+             for row in table.split("\n")[2:-1] for cell in row.split()[2:]]
     for i, cell in enumerate(cells):
         NEXT[i] = cell
     for state in ACTIVE_STATES:
@@ -76,12 +93,12 @@ def event(flags: int) -> int:
     return EVENT_NONE
 
 
-def next_state(direction: int, flags: int, state: int) -> int:
-    """Return the state after a segment with header *flags* went in *direction*."""
+def next_state(direction: int, flags: int, state: int, secure: bool = False) -> int:
+    """Return the state after a segment with header *flags* went in *direction*; *secure* is sysctl secure_tcp."""
     happened = event(flags)
     if happened == EVENT_NONE:
         return CLOSE
-    return NEXT[(direction * EVENTS + happened) * STATES + state]
+    return NEXT[(SECURE if secure else 0) + (direction * EVENTS + happened) * STATES + state]
 
 
 def is_active(state: int) -> bool:

@@ -74,12 +74,14 @@ class Pair:
         self.expected: list[netlink.Verdict] = []
         self.packet_id = 0
 
-    def gather(self, more: bytes, content: bytes, hook: int, form: int, out_device: int, truncated: bool) -> None:
+    def gather(self, more: bytes, content: bytes, hook: int, form: int, out_device: int, truncated: bool,
+               mark: int) -> None:
         """Put one packet into the batch, and note what the reference says of it."""
         self.packet_id += 1
+        more += netlink.attribute(netlink.MARK, mark.to_bytes(4, "big")) if mark else b""
         self.messages.append(netlink.packet_message(self.packet_id, content, hook, form, out_device, truncated, more))
         packet = bytearray(content)
-        verdict = self.reference.engine.handle(packet, hook, form, out_device, time.monotonic_ns(), truncated)
+        verdict = self.reference.engine.handle(packet, hook, form, out_device, time.monotonic_ns(), truncated, mark)
         self.expected.append(netlink.Verdict(QUEUE, self.packet_id, verdict.action,
                                              bytes(packet) if verdict.changed else None))
 

@@ -11,6 +11,7 @@ import random
 from typing import NamedTuple
 
 from lbq.errors import LbqError
+from lbq.model import DR, NAT, OPS, PERSISTENT, SCHED1, SCHED2, TUN, ServiceKey
 from tests.helpers import packets
 from tests.helpers.engines import (
     FORWARD,
@@ -27,24 +28,39 @@ from tests.helpers.engines import (
 from tests.helpers.packets import address, endpoint
 
 CLIENTS = [f"192.168.10.{host}:{port}" for host in (9, 10) for port in (40000, 40001)]
-STRANGERS = ["192.168.10.9:20", "224.0.0.5:4000", "0.0.0.0:68", "10.99.0.1:5353"]
-SERVICES = ["tcp:192.168.10.1:80", "tcp:192.168.10.1:443", "tcp:192.168.10.2:80", "udp:192.168.10.1:80"]
-NO_SERVICES = ["tcp:192.168.10.1:81", "udp:192.168.10.3:53"]
-SERVERS = ["192.168.20.1:80", "192.168.20.1:8080", "192.168.20.2:80", "192.168.20.3:0"]
+STRANGERS = ["192.168.10.9:20", "224.0.0.5:4000", "0.0.0.0:68", "10.99.0.1:5353", "127.0.0.1:4000",
+             "192.168.20.2:80", "192.168.10.9:0"]
+SERVICES = ["tcp:192.168.10.1:80", "tcp:192.168.10.1:21", "tcp:192.168.10.2:80", "udp:192.168.10.1:80",
+            "sctp:192.168.10.1:80"]
+OTHER_SERVICES = ["tcp:192.168.10.2:0", "udp:192.168.10.1:0"]
+MARKS = [1, 2]
+NO_SERVICES = ["tcp:192.168.10.1:81", "udp:192.168.10.3:53", "tcp:192.168.10.1:40000", "tcp:192.168.10.1:20",
+               "udp:192.168.10.1:81"]
+SERVERS = ["192.168.20.1:80", "192.168.20.1:8080", "192.168.20.2:80", "192.168.20.3:0", "192.168.20.4:80",
+           "127.0.0.2:80"]
 FLAGS = ["S"] * 10 + ["A"] * 6 + ["FA"] * 3 + ["SA", "R", "RA", "PA", "SF", "SR", "F", "", "P"]
 FORMS = [(0, "right")] * 5 + [(4, "right"), (0, 0x1234), (0, "none"),
                               (1, "pseudo"), (2, "pseudo"), (3, "pseudo")]
 IP_OPTIONS = [b"", b"", b"", b"\x01" * 4, b"\x01" * 40]
 REQUEST_HOOKS = [PREROUTING] * 8 + [LOCAL_OUT] * 3 + [POSTROUTING, FORWARD]
 REPLY_HOOKS = [POSTROUTING] * 6 + [LOCAL_IN] * 3 + [PREROUTING, FORWARD]
-SCHEDULERS = ("rr", "wrr", "wlc")
-COMMANDS = ["set_server"] * 2 + ["delete_server"] * 3 + ["add_service"] * 8 + [
-    "delete_service", "set_local_addresses", "set_timeouts", "empty_trash"]
+SCHEDULERS = ("rr", "wrr", "wlc", "lc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr")
+COMMANDS = ["set_server"] * 4 + ["delete_server"] * 3 + ["add_service"] * 8 + ["set_sysctl"] * 3 + [
+    "set_service", "delete_service", "set_local_addresses", "set_routes", "set_timeouts", "zero", "set_memory"]
 JUMPS = [0, NS // 10] * 12 + [3 * NS] * 6 + [11 * NS] * 3 + [61 * NS, 121 * NS, 301 * NS, 901 * NS]
+SYSCTLS = {"conn_reuse_mode": (0, 1, 2), "expire_nodest_conn": (0, 1), "expire_quiescent_template": (0, 1),
+           "sloppy_tcp": (0, 1), "sloppy_sctp": (0, 1), "secure_tcp": (0, 3), "drop_packet": (0, 0, 3, 1),
+           "am_droprate": (2, 3), "nat_icmp_send": (0, 1), "schedule_icmp": (0, 1), "pmtu_disc": (0, 1),
+           "cache_bypass": (0, 1), "run_estimation": (0, 1), "amemthresh": (1024, 5), "lblc_expiration": (30, 86400),
+           "nonsense": (1,), "sync_ports": (1,)}
+MACS = ("", "020000000001")
+FTP_TALK = [b"PASV\r\n", b"EPSV\r\n", b"PORT 192,168,10,9,156,66\r\n", b"EPRT |1|192.168.10.9|40003|\r\n", b"USER me\r\n",
+            b"227 Entering Passive Mode (192,168,20,1,200,10).\r\n", b"229 Extended Passive (|||51210|)\r\n",
+            b"227 (1,2,3)\r\n", b"PORT 1,2,3,4,5,256\r\n"]
 
 
 class Step(NamedTuple):
-    """One thing that happens: ``packet``, ``call`` (a command) or ``advance`` (the clock, in ns)."""
+    """One thing that happens: ``packet``, ``call`` (a command) or ``advance`` (the clock, in ns, and what a director does every second)."""
 
     kind: str
     arguments: tuple
@@ -54,6 +70,7 @@ def story(seed: int, length: int) -> list[Step]:
     """Return *length* steps."""
     choose = random.Random(seed)
     steps = [Step("call", ("add_service", key(service), choose.choice(SCHEDULERS))) for service in SERVICES]
+    steps.append(Step("call", ("set_routes", _routes(choose))))
     commands = COMMANDS + ["add_server"] * choose.choice((1, 10, 20))     # servers are scarce, or plenty
     steps += [_command(choose, "add_server") for _ in range(len(commands) - len(COMMANDS))]
     while len(steps) < length:
@@ -76,7 +93,7 @@ def crowd(seed: int, length: int) -> list[Step]:
         build = packets.udp if protocol == "udp" else packets.tcp
         flags = {} if protocol == "udp" else {"flags": choose.choice(("S", "S", "A", "FA", "R"))}
         packet = bytes(build(source, destination, **flags))
-        steps.append(Step("packet", (packet, POSTROUTING if reply else PREROUTING, 0, 2, False)))
+        steps.append(Step("packet", (packet, POSTROUTING if reply else PREROUTING, 0, 2, False, 0)))
         if choose.random() < 0.05:
             steps.append(Step("advance", (choose.randrange(NS),)))
     return steps[:length]
@@ -84,10 +101,12 @@ def crowd(seed: int, length: int) -> list[Step]:
 
 def _step(choose: random.Random, commands: list[str]) -> Step:
     kind = choose.random()
-    if kind < 0.74:
+    if kind < 0.70:
         return _packet(choose)
-    if kind < 0.78:
+    if kind < 0.74:
         return _broken_packet(choose)
+    if kind < 0.79:
+        return _error(choose)
     if kind < 0.88:
         return Step("advance", (choose.choice(JUMPS),))
     return _command(choose, choose.choice(commands))
@@ -100,28 +119,64 @@ def _packet(choose: random.Random) -> Step:
         protocol, _, destination = choose.choice(SERVICES * 4 + NO_SERVICES).partition(":")
         source, hook = choose.choice(CLIENTS * 6 + STRANGERS), choose.choice(REQUEST_HOOKS)
     else:
-        protocol = choose.choice(("tcp", "tcp", "udp"))
-        source = choose.choice([*SERVERS, "192.168.20.3:80"])
+        protocol = choose.choice(("tcp", "tcp", "udp", "sctp"))
+        source = choose.choice([*SERVERS, "192.168.20.3:80", "192.168.10.1:80", "192.168.20.1:51210"])
         destination, hook = choose.choice(CLIENTS), choose.choice(REPLY_HOOKS)
-    payload = choose.randbytes(choose.choice((0, 0, 1, 7, 64, 519, 3000)))
-    options = {"payload": payload, "checksum": checksum, "ip_options": choose.choice(IP_OPTIONS),
-               "tos": choose.choice((0, 0x10, 0xFF)), "ttl": choose.choice((1, 64))}
-    if protocol == "tcp":
-        packet = packets.tcp(source, destination, choose.choice(FLAGS), **options)
-    else:
-        packet = packets.udp(source, destination, **options)
+    packet = _segment(choose, protocol, source, destination, checksum)
     out_device, truncated = choose.choice((0, LOOPBACK, 2, 3)), choose.random() < 0.01
-    return Step("packet", (bytes(packet), hook, form, out_device, truncated))
+    return Step("packet", (bytes(packet), hook, form, out_device, truncated, choose.choice((0, 0, 0, 1, 2, 3))))
+
+
+def _segment(choose: random.Random, protocol: str, source: str, destination: str, checksum="right") -> bytearray:
+    """Return a TCP segment, a datagram or an SCTP packet between two endpoints."""
+    payload = choose.randbytes(choose.choice((0, 0, 1, 7, 64, 519, 1480, 3000)))
+    options = {"ip_options": choose.choice(IP_OPTIONS), "tos": choose.choice((0, 0x10, 0xFF)),
+               "ttl": choose.choice((1, 64)), "fragment": choose.choice((0, 0x4000))}
+    if protocol == "sctp":
+        chunk = bytes([choose.choice((0, 1, 2, 6, 7, 8, 10, 11, 14, 99)), 0, 0, 4])
+        (saddr, sport), (daddr, dport) = endpoint(source), endpoint(destination)
+        header = sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + choose.randbytes(8)
+        return packets.ipv4(132, saddr, daddr, header + chunk[:choose.choice((4, 4, 4, 3))] + payload[:64], **options)
+    if protocol == "udp":
+        return packets.udp(source, destination, payload=payload, checksum=checksum, **options)
+    if ":21" in source + destination or choose.random() < 0.05:
+        payload = choose.choice(FTP_TALK)
+    return packets.tcp(source, destination, choose.choice(FLAGS), payload=payload, checksum=checksum,
+                       sequence=choose.choice((1000, 2000, 5000)), **options)
+
+
+def _error(choose: random.Random) -> Step:
+    """Return an ICMP error about a packet of ours, one way or the other, or about something else."""
+    protocol, _, vip = choose.choice(SERVICES).partition(":")
+    client, server = choose.choice(CLIENTS), choose.choice(SERVERS)
+    from_client = choose.random() < 0.5
+    quoted = bytes(_segment(choose, protocol, *((vip, client) if from_client else (client, choose.choice((server, vip))))))
+    if choose.random() < 0.2:           # about a tunnel packet
+        quoted = bytes(packets.ipv4(4, address("192.168.10.254"), endpoint(server)[0],
+                                    bytes(_segment(choose, protocol, client, vip))))
+    quoted = quoted[:choose.choice((19, 27, 28, 40, 48, 548, 3000))]
+    kind, code = choose.choice(((3, 1), (3, 3), (3, 4), (4, 0), (11, 0), (5, 1), (12, 0), (0, 0)))
+    rest = choose.choice((0, 0, 1400, 60)).to_bytes(4, "big")
+    body = bytes([kind, code, 0, 0]) + rest + quoted
+    checksum = ~packets.ones_complement_sum(body) & 0xFFFF if choose.random() < 0.9 else 0x1234
+    body = body[:2] + checksum.to_bytes(2, "big") + body[4:]
+    source, destination = ((endpoint(client)[0], endpoint(vip)[0]) if from_client
+                           else (address("192.168.20.99"), endpoint(client)[0]))
+    if choose.random() < 0.2:
+        destination = address("192.168.10.254")
+    packet = packets.ipv4(1, source, destination, body, ttl=choose.choice((1, 64)))
+    hook = choose.choice(REQUEST_HOOKS if from_client else REPLY_HOOKS)
+    return Step("packet", (bytes(packet), hook, 0, 2, False, 0))
 
 
 def _broken_packet(choose: random.Random) -> Step:
     """Return a packet with a field that lies, or that ends too early, or of a protocol that is not ours."""
-    packet = bytearray(_packet(choose).arguments[0])
+    packet = bytearray((_packet if choose.random() < 0.8 else _error)(choose).arguments[0])
     damage = choose.randrange(8)
     if damage == 0:
         del packet[choose.randrange(len(packet)):]
     elif damage == 1:
-        packet[choose.randrange(min(len(packet), 40))] ^= 1 << choose.randrange(8)
+        packet[choose.randrange(min(len(packet), 70))] ^= 1 << choose.randrange(8)
     elif damage == 2:
         packet[0] = choose.randrange(256)
     elif damage == 3:
@@ -135,23 +190,53 @@ def _broken_packet(choose: random.Random) -> Step:
     else:
         packet += choose.randbytes(choose.randrange(1, 40))
     hook, form = choose.choice((PREROUTING, POSTROUTING)), choose.choice((0, 1, 2, 3))
-    return Step("packet", (bytes(packet), hook, form, 2, choose.random() < 0.05))
+    return Step("packet", (bytes(packet), hook, form, 2, choose.random() < 0.05, 0))
 
 
 def _command(choose: random.Random, name: str) -> Step:
-    service = key(choose.choice(SERVICES))
+    service = key(choose.choice(SERVICES * 3 + OTHER_SERVICES)) if choose.random() < 0.85 else _mark(choose)
     server = endpoint(choose.choice(SERVERS))
+    sysctl = choose.choice(list(SYSCTLS))
     arguments = {
-        "add_service": (service, choose.choice((*SCHEDULERS, "wcl"))),
+        "add_service": (service, choose.choice((*SCHEDULERS, "wcl")), *_persistence(choose)),
+        "set_service": (service, choose.choice(SCHEDULERS), *_persistence(choose)),
         "delete_service": (service,),
-        "add_server": (service, *server, choose.choice((0, 1, 1, 2, 3, 10))),
-        "set_server": (service, *server, choose.choice((0, 1, 2, 5))),
+        "add_server": (service, *server, choose.choice((0, 1, 1, 2, 3, 10)), *_settings(choose)),
+        "set_server": (service, *server, choose.choice((0, 1, 2, 5)), *_settings(choose)),
         "delete_server": (service, *server),
-        "set_local_addresses": (choose.choice(([], [address("192.168.20.1")], [address("192.168.20.3")])),),
+        "set_local_addresses": (choose.choice(([], [address("192.168.20.1")],
+                                               [address("192.168.20.3"), address("192.168.10.1"),
+                                                address("192.168.10.254"), address("127.0.0.2")])),),
+        "set_routes": (_routes(choose),),
         "set_timeouts": (choose.choice((0, 0, 30, 900)), choose.choice((0, 0, 5)), choose.choice((0, 0, 20))),
-        "empty_trash": (),
+        "set_sysctl": (sysctl, choose.choice(SYSCTLS[sysctl])),
+        "set_memory": (choose.choice((10, 1000, 100000)),),
+        "zero": choose.choice(((), (service,))),
     }[name]
     return Step("call", (name, *arguments))
+
+
+def _mark(choose: random.Random) -> ServiceKey:
+    return ServiceKey(6, 0, 0, fwmark=choose.choice(MARKS))
+
+
+def _persistence(choose: random.Random) -> tuple[int, int, int]:
+    """Return a service's flags, timeout and netmask."""
+    flags = choose.choice((0, 0, 0, PERSISTENT)) | choose.choice((0, 0, OPS)) | choose.choice((0, SCHED1, SCHED2))
+    return flags, choose.choice((20, 300)), choose.choice((0xFFFFFFFF, 0xFFFFFF00))
+
+
+def _settings(choose: random.Random) -> tuple:
+    """Return a server's mode, thresholds and tunnel."""
+    upper = choose.choice((0, 0, 0, 1, 2, 5))
+    return (choose.choice((NAT, NAT, DR, TUN)), upper, choose.choice((0, 0, upper // 2, 3)),
+            (choose.choice((0, 0, 1, 2)), 6080, choose.choice((0, 0, 1, 2))))
+
+
+def _routes(choose: random.Random) -> list[tuple]:
+    """Return what the host knows of the ways to some of the servers."""
+    return [(endpoint(server)[0], choose.choice((1500, 1500, 600, 80, 0, -1)), address("192.168.10.254"), 3,
+             choose.choice(MACS)) for server in SERVERS if choose.random() < 0.9]
 
 
 class Teller:
@@ -164,13 +249,14 @@ class Teller:
     def tell(self, step: Step):
         """Let *step* happen; return all that is seen of it."""
         if step.kind == "packet":
-            content, *rest, truncated = step.arguments
+            content, hook, form, out_device, truncated, mark = step.arguments
             packet = bytearray(content)
-            verdict = self.engine.handle(packet, *rest, self.now_ns, truncated)
+            verdict = self.engine.handle(packet, hook, form, out_device, self.now_ns, truncated, mark)
             return verdict, bytes(packet)
         if step.kind == "advance":
             self.now_ns += step.arguments[0]
-            return self.engine.expire(self.now_ns)
+            self.engine.expire(self.now_ns)
+            return self.engine.tick(self.now_ns)
         name, *arguments = step.arguments
         try:
             return getattr(self.engine, name)(*arguments)

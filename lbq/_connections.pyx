@@ -1,0 +1,475 @@
+"""The life of a connection at C speed: made by a packet, moved by states, governed by a template, ended by a timer.
+
+    admit      the first packet: which service, persistence, which server; the scheduler is asked here
+    see        every packet: the protocol's state, the timeout, active or inactive
+    end        by its timer, by a packet that starts over, by a defence
+
+``conntrack.py`` and ``director.py`` tell the same in plain Python.
+
+Kernel: ip_vs_conn.c; ip_vs_core.c, ip_vs_schedule(), ip_vs_sched_persist(), ip_vs_leave().
+"""
+import random
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from lbq cimport thresholds
+from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
+                             FLAG_ONE_PACKET, FLAG_TEMPLATE, MODE_MASK, FlowEntry, drop_entry, enter, find, hash_key,
+                             link_entry, next_due, set_deadline, take_entry, unlink_entry, wheel_add, wheel_remove)
+from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
+                          PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet)
+from lbq._slots cimport INET, NO_SERVER, SERVER_AVAILABLE, ServerLink, ServerSlot, ServiceSlot, Slots
+from lbq.model cimport Flow, RealServer, VirtualService
+from lbq.protocols cimport sctp, tcp
+from lbq.schedulers.base cimport Scheduler
+
+from lbq.protocols.sctp import TIMEOUTS as SCTP_TIMEOUTS
+from lbq.protocols.tcp import TIMEOUTS as TCP_TIMEOUTS
+from lbq.protocols.udp import TIMEOUTS as UDP_TIMEOUTS
+
+cdef enum:
+    PERSISTENT = 0x01               # a service's flags, as in model.py
+    OPS = 0x04
+    NAT = 0
+    BYPASS = 4
+    SCANNED = 1 << 14               # entries that one round of a scan looks at: well under 200 µs
+    SECOND = 1000000000
+
+
+cdef class Connections(Slots):
+    """The connections of one fast director."""
+
+    def __cinit__(self):
+        cdef int state
+        self.flow = Flow(0, 0, 0, 0, 0)
+        self.ftp = {}
+        self.random = random.Random()
+        for state, seconds in enumerate(TCP_TIMEOUTS):
+            self.tcp_timeouts[state] = seconds
+        for state, seconds in enumerate(SCTP_TIMEOUTS):
+            self.sctp_timeouts[state] = seconds
+        self.udp_timeout = UDP_TIMEOUTS[0]
+
+    def set_timeouts(self, tcp_seconds, tcp_fin_seconds, udp_seconds):
+        """Set the timeouts of ESTABLISHED, FIN_WAIT and UDP, for packets from now on; 0 keeps one."""
+        self.tcp_timeouts[tcp.ESTABLISHED] = tcp_seconds or self.tcp_timeouts[tcp.ESTABLISHED]
+        self.tcp_timeouts[tcp.FIN_WAIT] = tcp_fin_seconds or self.tcp_timeouts[tcp.FIN_WAIT]
+        self.udp_timeout = udp_seconds or self.udp_timeout
+
+    def timeouts(self):
+        """Return the timeouts of ESTABLISHED, FIN_WAIT and UDP in seconds."""
+        return self.tcp_timeouts[tcp.ESTABLISHED], self.tcp_timeouts[tcp.FIN_WAIT], self.udp_timeout
+
+    def tick(self, uint64_t now_ns):
+        """Do what is due about once a second; return the deleted servers that were forgotten."""
+        self._estimate(now_ns)
+        with nogil:
+            self.flush_some(SCANNED)
+        if self.services.sysctls["drop_entry"] > 1:
+            self._drop_entries(now_ns)
+        for service in self.services.by_key.values():
+            (<VirtualService> service).scheduler.tick(service, now_ns)
+        return self._empty_trash(now_ns)
+
+    # ---- A server's share ------------------------------------------------------------------------------
+
+    cdef void bind(self, FlowEntry *entry) noexcept nogil:
+        """Count a new connection or template at its server."""
+        cdef ServerLink *link
+        if entry.server == NO_SERVER:
+            return
+        link = &self.links[entry.server]
+        if entry.flags & FLAG_TEMPLATE:
+            link.persistent[0] += 1
+        elif entry.flags & FLAG_INACTIVE:
+            link.inactive[0] += 1
+        else:
+            link.active[0] += 1
+        link.overloaded[0] = thresholds.after_bind(
+            self.is_new, link.upper[0], link.lower[0], link.active[0] + link.inactive[0],
+            entry.flags & FLAG_TEMPLATE != 0, link.overloaded[0])
+
+    cdef void unbind(self, FlowEntry *entry) noexcept nogil:
+        """Give a connection's or template's place back to its server."""
+        cdef ServerLink *link
+        if entry.server == NO_SERVER:
+            return
+        link = &self.links[entry.server]
+        if entry.flags & FLAG_TEMPLATE:
+            link.persistent[0] -= 1
+        elif entry.flags & FLAG_INACTIVE:
+            link.inactive[0] -= 1
+        else:
+            link.active[0] -= 1
+        link.overloaded[0] = thresholds.after_unbind(
+            self.is_new, link.upper[0], link.lower[0], link.active[0] + link.inactive[0],
+            entry.flags & FLAG_TEMPLATE != 0, link.overloaded[0])
+
+    # ---- Beginning and end -----------------------------------------------------------------------------
+
+    cdef uint32_t create(self, int protocol, uint32_t caddr, int cport, uint32_t vaddr, int vport, uint32_t slot,
+                         int dport, int flags, uint32_t mark, uint64_t now, bint *made) noexcept nogil:
+        """Make a connection or template; *made* says whether there was room.
+
+        A one-packet connection is never entered: it lives in entry 0, which is nobody's, until its packet is gone.
+        """
+        cdef uint32_t number = 0
+        cdef FlowEntry *entry
+        made[0] = self.reserve()
+        if not made[0]:
+            return 0
+        if flags & FLAG_ONE_PACKET:
+            memset(&self.table.entries[0], 0, sizeof(FlowEntry))
+        else:
+            number = take_entry(&self.table)
+            made[0] = number != 0
+            if number == 0:
+                return 0
+        entry = &self.table.entries[number]
+        entry.protocol = protocol
+        entry.family = INET
+        entry.caddr = caddr
+        entry.cport = cport
+        entry.vaddr = vaddr
+        entry.vport = vport
+        entry.dport = dport
+        entry.server = slot
+        entry.fwmark = mark
+        entry.flags = flags | FLAG_INACTIVE
+        if slot == NO_SERVER:
+            entry.flags |= BYPASS | FLAG_NO_OUTPUT
+        else:
+            entry.daddr = self.servers[slot].address
+            entry.flags |= self.servers[slot].mode
+            if self.servers[slot].mode != NAT:
+                entry.flags |= FLAG_NO_OUTPUT
+        self.bind(entry)
+        # What every first packet leads to, so that the wheel need not look at it before that time.
+        entry.timeout = 3
+        if protocol == TCP:
+            entry.timeout = self.tcp_timeouts[tcp.SYN_RECV]
+        elif protocol == UDP:
+            entry.timeout = self.udp_timeout
+        if number:
+            enter(&self.table, number, now + entry.timeout * <uint64_t> SECOND)
+            if flags & FLAG_NO_CPORT:
+                self.waiting_cport += 1
+        return number
+
+    cdef void end(self, uint32_t number) noexcept nogil:
+        """Forget connection *number*, which is out of the wheel."""
+        cdef FlowEntry *entry = &self.table.entries[number]
+        cdef uint32_t control = entry.control
+        cdef FlowEntry *governor = &self.table.entries[control]
+        self.unbind(entry)
+        if entry.flags & FLAG_NO_CPORT:
+            self.waiting_cport -= 1
+        if entry.helper:
+            self._forget_ftp(number)
+        if control:
+            governor.controlled -= 1
+        drop_entry(&self.table, number)
+        if control and entry.timeout == 0 and governor.controlled == 0 and not (
+                governor.flags & FLAG_TEMPLATE and governor.state & ASSURED):
+            self.forget(control)        # nobody uses it any more, and this was not a matter of time
+
+    cdef void expire_now(self, uint32_t number, uint64_t now) noexcept nogil:
+        """End connection *number* as if its time were over: one that governs others lives on."""
+        if self.table.entries[number].controlled:
+            self.table.entries[number].timeout = POSTPONED
+            set_deadline(&self.table, number, now + POSTPONED * <uint64_t> SECOND)
+            return
+        wheel_remove(&self.table, number)
+        self.end(number)
+
+    cdef void forget(self, uint32_t number) noexcept nogil:
+        """End connection *number* out of its time; a template that nobody else uses goes with it."""
+        self.table.entries[number].timeout = 0
+        wheel_remove(&self.table, number)
+        self.end(number)
+
+    cdef void expire_due(self, uint64_t now, int *budget) noexcept nogil:
+        """Forget connections whose time is over, looking at *budget* entries at the most."""
+        cdef uint32_t number
+        cdef FlowEntry *entry
+        while True:
+            number = next_due(&self.table, now, budget)
+            if number == 0:
+                return
+            entry = &self.table.entries[number]
+            if entry.controlled:            # in use: from now on it is looked at every minute
+                entry.timeout = POSTPONED
+                entry.expires = now + POSTPONED * <uint64_t> SECOND
+                wheel_add(&self.table, number, entry.expires)
+                continue
+            self.end(number)
+            self.expired += 1
+
+    cdef void _forget_ftp(self, uint32_t number) noexcept with gil:
+        self.ftp.pop(number, None)
+
+    cdef void flush_some(self, uint32_t count) noexcept nogil:
+        """Go on ending connections of deleted servers (expire_nodest_conn), at most *count* entries further."""
+        cdef FlowEntry *entry
+        cdef uint32_t number = self.flush_cursor, control
+        if number == 0:
+            return
+        while number < self.table.fresh and count:
+            entry = &self.table.entries[number]
+            if (entry.flags & ENTRY_VALID and entry.server != NO_SERVER and entry.controlled == 0
+                    and not self.servers[entry.server].flags & SERVER_AVAILABLE):
+                control = entry.control
+                self.forget(number)
+                entry = &self.table.entries[control]
+                if control and entry.flags & ENTRY_VALID and entry.controlled == 0:
+                    self.forget(control)
+            number += 1
+            count -= 1
+        self.flush_cursor = number if number < self.table.fresh else 0
+
+    def _drop_entries(self, uint64_t now):
+        """End some half-open and little used connections: a thirty-second of the table, from a random place on.
+
+        Kernel: ip_vs_conn.c, ip_vs_random_dropentry() and todrop_entry().
+        """
+        cdef uint32_t used = self.table.fresh - 1, number, count
+        if used == 0:
+            return
+        count = min(max(used // 32, 1), <uint32_t> SCANNED)
+        number = 1 + <uint32_t> self.random.randrange(used)
+        with nogil:
+            while count:
+                if number >= self.table.fresh:
+                    number = 1
+                if self._is_droppable(&self.table.entries[number], now):
+                    self.forget(number)
+                number += 1
+                count -= 1
+
+    cdef bint _is_droppable(self, FlowEntry *entry, uint64_t now) noexcept nogil:
+        if not entry.flags & ENTRY_VALID or entry.controlled:
+            return False
+        if entry.flags & FLAG_TEMPLATE:
+            return not entry.state & ASSURED
+        if entry.protocol == TCP:
+            if entry.state == tcp.SYN_RECV or entry.state == tcp.SYNACK:
+                return True
+            return entry.state == tcp.ESTABLISHED and self._is_idle(entry, now)
+        if entry.protocol == SCTP:
+            if entry.state == sctp.INIT1 or entry.state == sctp.INIT:
+                return True
+            return entry.state == sctp.ESTABLISHED and self._is_idle(entry, now)
+        return self._is_idle(entry, now)
+
+    cdef bint _is_idle(self, FlowEntry *entry, uint64_t now) noexcept nogil:
+        """Return True for one in N of those with N packets (1 to 8) that have been idle for a minute."""
+        cdef int packets
+        if entry.expires > now + entry.timeout * <uint64_t> SECOND - 60 * <uint64_t> SECOND:
+            return False
+        if entry.packets_in > 8 or entry.packets_in == 0:
+            return False
+        packets = entry.packets_in
+        self.drop_counts[packets] -= 1
+        if self.drop_counts[packets] > 0:
+            return False
+        self.drop_counts[packets] = packets
+        return True
+
+    # ---- Every packet: state, timeout ------------------------------------------------------------------
+
+    cdef void see(self, FlowEntry *entry, Packet *packet, int direction) noexcept nogil:
+        """Let the protocol see the packet: its next state, its timeout, active or not."""
+        cdef int state
+        cdef bint active
+        cdef ServerLink *link
+        if entry.protocol == UDP:
+            if direction == tcp.OUT:
+                assure(&self.table.entries[entry.control])
+            entry.timeout = self.udp_timeout
+            return
+        if entry.flags & FLAG_NO_OUTPUT:
+            if direction == tcp.OUT:
+                entry.flags &= ~<int> FLAG_NO_OUTPUT
+            else:
+                direction = tcp.INPUT_ONLY
+        if entry.protocol == TCP:
+            state = tcp.next_state(direction, packet.flags, entry.state, self.settings.secure_tcp)
+            entry.timeout = self.tcp_timeouts[state]
+            if state == entry.state:
+                return
+            active = tcp.is_active(state)
+            if state == tcp.ESTABLISHED:
+                assure(&self.table.entries[entry.control])
+        else:
+            if packet.flags < 0:
+                return
+            state = sctp.next_state(direction, packet.flags, entry.state)
+            entry.timeout = self.sctp_timeouts[state]
+            if state == entry.state:
+                return
+            active = sctp.is_active(state)
+            if state == sctp.ESTABLISHED:
+                assure(&self.table.entries[entry.control])
+        entry.state = state
+        if active == (entry.flags & FLAG_INACTIVE == 0) or entry.server == NO_SERVER:
+            return
+        link = &self.links[entry.server]
+        if active:
+            link.active[0] += 1
+            link.inactive[0] -= 1
+        else:
+            link.active[0] -= 1
+            link.inactive[0] += 1
+        entry.flags ^= FLAG_INACTIVE
+
+    # ---- The first packet: service, persistence, server --------------------------------------------------
+
+    cdef int admit(self, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil:
+        """Make a connection for a packet that has none, or say why there will be none.
+
+        REWRITTEN with *number* 0 means a one-packet connection, in entry 0.
+        """
+        cdef uint32_t service
+        cdef ServiceSlot *place
+        cdef int slot, dport
+        if packet.protocol == TCP and not packet.related:
+            if packet.flags & tcp.RST or not (packet.flags & tcp.SYN or self.settings.sloppy_tcp):
+                return PASSED_NOT_OPENING
+        elif packet.protocol == SCTP and not packet.related:
+            if packet.flags == sctp.EVENT_ABORT or packet.flags != sctp.EVENT_INIT and not self.settings.sloppy_sctp:
+                return PASSED_NOT_OPENING
+        service = self.find_service(packet.protocol, packet.destination, packet.destination_port, packet.queued.mark)
+        if service == 0:
+            return PASSED_NO_SERVICE
+        service -= 1
+        place = &self.service_slots[service]
+        if self.settings.drop_rate:
+            self.settings.drop_counter -= 1
+            if self.settings.drop_counter <= 0:
+                self.settings.drop_counter = self.settings.drop_rate
+                return DROPPED_DEFENCE
+        if packet.source_port == FTP_DATA:
+            return PASSED_FTP_DATA
+        if packet.queued.hook == LOCAL_OUT and not packet.related and find(
+                &self.table, hash_key(&self.table, DIRECTION_IN, packet.protocol, packet.destination,
+                                      packet.destination_port, packet.source, packet.source_port),
+                DIRECTION_IN, packet.protocol, packet.destination, packet.destination_port, packet.source,
+                packet.source_port, FLAG_NO_CPORT):
+            return PASSED_FTP_DATA          # a real server on this host answers a client
+        if place.flags & PERSISTENT:
+            return self._admit_persistent(service, packet, now, number)
+        if not place.fwmark and packet.destination_port != place.port:
+            return self._without_server(service, packet, now, number)
+        slot = self.choose(service, packet, now)
+        if slot < 0:
+            return self._without_server(service, packet, now, number)
+        dport = self.servers[slot].port if self.servers[slot].port else packet.destination_port
+        return self._connect(packet, slot, dport, one_packet(place, packet), now, number)
+
+    cdef int _admit_persistent(self, uint32_t service, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil:
+        """Make a connection under the client's template, which is made first when there is none."""
+        cdef ServiceSlot *place = &self.service_slots[service]
+        cdef uint32_t client = packet.source & place.netmask, vaddr = packet.destination, template
+        cdef int protocol = packet.protocol, vport = 0, dport = 0, slot, outcome
+        cdef bint made
+        if packet.destination_port == place.port:
+            if place.port != FTP:
+                vport = packet.destination_port
+        elif place.fwmark:                  # one template for all that the mark covers
+            protocol, vaddr = 0, place.fwmark
+        template = find(&self.table, hash_key(&self.table, DIRECTION_IN, protocol, client, 0, vaddr, vport),
+                        DIRECTION_IN, protocol, client, 0, vaddr, vport, FLAG_TEMPLATE)
+        if template and not self._is_valid(template):
+            template = 0
+        if template == 0:
+            slot = self.choose(service, packet, now)
+            if slot < 0:
+                return self._without_server(service, packet, now, number)
+            if packet.destination_port == place.port and place.port != FTP:
+                dport = self.servers[slot].port
+            template = self.create(protocol, client, 0, vaddr, vport, slot, dport, FLAG_TEMPLATE, packet.queued.mark,
+                                   now, &made)
+            if not made:
+                return DROPPED_TABLE_FULL
+            self.table.entries[template].timeout = place.timeout
+        slot = self.table.entries[template].server
+        dport = packet.destination_port
+        if dport == place.port and self.servers[slot].port:
+            dport = self.servers[slot].port
+        outcome = self._connect(packet, slot, dport, one_packet(place, packet), now, number)
+        if outcome == REWRITTEN:
+            self.table.entries[number[0]].control = template
+            self.table.entries[template].controlled += 1
+        set_deadline(&self.table, template, now + self.table.entries[template].timeout * <uint64_t> SECOND)
+        return outcome
+
+    cdef bint _is_valid(self, uint32_t template) noexcept nogil:
+        """Return whether *template* may still be used; if not, put it where nobody finds it until it expires."""
+        cdef FlowEntry *entry = &self.table.entries[template]
+        if (self.servers[entry.server].flags & SERVER_AVAILABLE and
+                not (self.settings.expire_quiescent_template and self.links[entry.server].weight[0] == 0)):
+            return True
+        if entry.vport != 0xFFFF:
+            unlink_entry(&self.table, template)
+            entry.vport = entry.dport = 0xFFFF
+            link_entry(&self.table, template)
+        return False
+
+    cdef int _without_server(self, uint32_t service, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil:
+        """Say what becomes of a packet that no server can take."""
+        cdef ServiceSlot *place = &self.service_slots[service]
+        if (self.settings.cache_bypass and place.fwmark and not packet.related and
+                packet.destination >> 28 < 0xE and not self.is_local(packet.destination)):
+            return self._connect(packet, NO_SERVER, 0, one_packet(place, packet), now, number)
+        if place.port == FTP and packet.destination_port != FTP:
+            return PASSED_FTP_DATA          # data of the host's own FTP server, or anything else up there
+        return DROPPED_NO_SERVER
+
+    cdef int _connect(self, Packet *packet, uint32_t slot, int dport, int flags, uint64_t now,
+                      uint32_t *number) noexcept nogil:
+        """Make a connection of the packet's to the server in *slot* and count it."""
+        cdef bint made
+        cdef ServerSlot *server
+        number[0] = self.create(packet.protocol, packet.source, packet.source_port, packet.destination,
+                                packet.destination_port, slot, dport, flags, packet.queued.mark, now, &made)
+        if not made:
+            return DROPPED_TABLE_FULL
+        if slot != NO_SERVER:
+            server = &self.servers[slot]
+            server.counters.conns += 1
+            self.service_slots[server.service].counters.conns += 1
+            self.conns += 1
+            if packet.protocol == TCP and packet.destination_port == FTP and server.mode == NAT:
+                self.table.entries[number[0]].helper = FTP_CONTROL
+        return REWRITTEN
+
+    cdef int choose(self, uint32_t service_slot, Packet *packet, uint64_t now) noexcept with gil:
+        """Ask the scheduler; return a server's slot, or -1.  The only Python per connection, never per packet."""
+        cdef VirtualService service = self.service_objects[service_slot]
+        cdef Flow flow = self.flow
+        cdef RealServer server
+        flow.protocol = packet.protocol
+        flow.caddr = packet.source
+        flow.cport = packet.source_port
+        flow.vaddr = packet.source if packet.related else packet.destination
+        flow.vport = packet.destination_port
+        flow.now_ns = now
+        try:
+            server = (<Scheduler?> service.scheduler).schedule(service, flow)
+        except BaseException:                   # a user's own scheduler: its bug must not stop the others' packets
+            self.scheduler_errors += 1
+            return -1
+        if server is None or server.position < 0 or server.service is not service:
+            return -1
+        return server.slot
+
+
+cdef inline int one_packet(ServiceSlot *service, Packet *packet) noexcept nogil:
+    return FLAG_ONE_PACKET if service.flags & OPS and packet.protocol == UDP else 0
+
+
+cdef inline void assure(FlowEntry *governor) noexcept nogil:
+    """Mark the template that governs a connection as used in earnest; entry 0 governs nothing and has no flags."""
+    if governor.flags & (FLAG_TEMPLATE | ENTRY_VALID) == FLAG_TEMPLATE | ENTRY_VALID:
+        governor.state |= ASSURED

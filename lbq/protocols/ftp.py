@@ -1,0 +1,191 @@
+"""FTP behind NAT: the control connection says in words where the data connection will be, and those words must be right.
+
+    passive   the server says   227 Entering Passive Mode (RIP, port)   or   229 … (|||port|)
+              the client must hear the VIP, and the data connection must be known before it comes
+    active    the client says   PORT its address and port   (or EPRT)
+              the words are right; the server's connection from its port 20 must be known
+
+A reply that changes its length shifts all later sequence numbers of the server; ``SequenceShift`` keeps count.
+
+Kernel: ip_vs_ftp.c; nf_conntrack_seqadj.c.  RFC 959, RFC 2428.
+"""
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from lbq import packet as pkt
+
+PASV, EPSV = "227 ", "229 "
+_PASSIVE = re.compile(rb"PASV\r\n|EPSV(?:\r| (.)\r)", re.IGNORECASE | re.DOTALL)
+_SIX = rb"(\d+),(\d+),(\d+),(\d+),(\d+),(\d+)"
+_PORT = re.compile(rb"PORT +" + _SIX + rb"\r", re.IGNORECASE)
+_EPRT = re.compile(rb"EPRT +(.)1\1(\d+)\.(\d+)\.(\d+)\.(\d+)\1(\d+)\1\r", re.IGNORECASE | re.DOTALL)
+_REPLY_227 = re.compile(rb"227 [^(\r\n]*\(?" + _SIX + rb"\)?", re.DOTALL)
+_REPLY_229 = re.compile(rb"229 [^(\r\n]*\((.)\1\1(\d+)\1\)", re.DOTALL)
+MASK = 0xFFFFFFFF
+SACK, END, NOP = 5, 0, 1        # TCP options
+
+
+class Announced(NamedTuple):
+    """Where a data connection will be, and for a server's reply which bytes of the payload say so."""
+
+    address: int
+    port: int
+    start: int = 0
+    end: int = 0
+
+
+def asks_passive(payload: bytes) -> str | None:
+    """Return the reply to wait for when the client asks for a passive data connection."""
+    found = _PASSIVE.search(payload)
+    if found is None:
+        return None
+    if found[0][:1] in b"Pp":
+        return PASV
+    return EPSV if found[1] in (None, b"1") else None
+
+
+def announces_active(payload: bytes) -> Announced | None:
+    """Return where the client waits for an active data connection."""
+    if found := _PORT.match(payload):
+        return _address_and_port([int(group) for group in found.groups()])
+    if found := _EPRT.match(payload):
+        *octets, port = (int(group) for group in found.groups()[1:])
+        return _address_and_port([*octets, port >> 8, port & 0xFF])
+    return None
+
+
+def announces_passive(payload: bytes, mode: str, server: int) -> Announced | None:
+    """Return where the *server* waits for a passive data connection, and where its reply says so."""
+    if mode == PASV and (found := _REPLY_227.match(payload)):
+        where = _address_and_port([int(group) for group in found.groups()])
+        return where and where._replace(start=found.start(1), end=found.end(6))
+    if mode == EPSV and (found := _REPLY_229.match(payload)):
+        port = int(found[2])
+        return Announced(server, port, found.start(2), found.end(2)) if 0 < port <= 0xFFFF else None
+    return None
+
+
+def words_for(mode: str, address: int, port: int) -> bytes:
+    """Return what the reply is to say instead."""
+    if mode == EPSV:
+        return str(port).encode()
+    numbers = [*address.to_bytes(4, "big"), port >> 8, port & 0xFF]
+    return ",".join(map(str, numbers)).encode()
+
+
+def _address_and_port(numbers: list[int]) -> Announced | None:
+    if any(number > 255 for number in numbers):
+        return None
+    return Announced(int.from_bytes(bytes(numbers[:4]), "big"), numbers[4] << 8 | numbers[5])
+
+
+class SequenceShift:
+    """By how much the server's sequence numbers differ from those the client sees: *before* and *after* a position."""
+
+    def __init__(self):
+        self.position = 0
+        self.before = 0
+        self.after = 0
+
+    def is_needed(self) -> bool:
+        """Return True once anything was shifted."""
+        return self.before != 0 or self.after != 0
+
+    def add(self, sequence: int, difference: int) -> None:
+        """Note that the segment at *sequence* has become longer by *difference*; sent again it counts once."""
+        if difference and (self.before == self.after or _is_after(sequence, self.position)):
+            self.position = sequence
+            self.before = self.after
+            self.after += difference
+
+    def for_client(self, sequence: int) -> int:
+        """Return the number that the client knows the server's *sequence* by."""
+        return sequence + (self.after if _is_after(sequence, self.position) else self.before) & MASK
+
+    def for_server(self, acknowledged: int) -> int:
+        """Return what the server calls what the client has *acknowledged*."""
+        moved = _is_after(acknowledged - self.before & MASK, self.position)
+        return acknowledged - (self.after if moved else self.before) & MASK
+
+
+class Control:
+    """One FTP control connection."""
+
+    def __init__(self):
+        self.mode = None            # the reply we wait for
+        self.shift = SequenceShift()
+
+    def from_client(self, packet: bytearray, established: bool) -> Announced | None:
+        """Read, and renumber, a client's segment; return where it waits for the server's data connection."""
+        header, start = _starts(packet)
+        if self.shift.is_needed():
+            _renumber_acknowledged(packet, header, start, self.shift)
+        if not established:
+            return None
+        payload = bytes(packet[start:])
+        if mode := asks_passive(payload):
+            self.mode = mode
+            return None
+        announced = announces_active(payload)
+        if announced is not None:
+            self.mode = None
+        return announced
+
+    def from_server(self, packet: bytearray, established: bool, server: int) -> Announced | None:
+        """Return where the *server* says it waits for the client's data connection, if this segment says so."""
+        if not established or self.mode is None:
+            return None
+        _, start = _starts(packet)
+        return announces_passive(bytes(packet[start:]), self.mode, server)
+
+    def answer_client(self, packet: bytearray, announced: Announced | None, address: int, port: int) -> None:
+        """Write the data connection's *address* and *port* into the reply, if there is one, and renumber the segment."""
+        header, start = _starts(packet)
+        sequence = pkt.get32(packet, header + 4)
+        if announced is not None:
+            words = words_for(self.mode, address, port)
+            difference = len(words) - (announced.end - announced.start)
+            packet[start + announced.start:start + announced.end] = words
+            pkt.put16(packet, pkt.IP_LENGTH, len(packet))
+            pkt.put16(packet, pkt.IP_CHECKSUM, pkt.header_checksum(packet, header))
+            self.shift.add(sequence, difference)
+            self.mode = None
+        if self.shift.is_needed():
+            pkt.put32(packet, header + 4, self.shift.for_client(sequence))
+        if announced is not None or self.shift.is_needed():
+            _write_checksum(packet, header)
+
+
+def _starts(packet: bytearray) -> tuple[int, int]:
+    """Return where the TCP header and the payload begin."""
+    header = (packet[0] & 15) * 4
+    return header, min(header + max((packet[header + 12] >> 4) * 4, 20), len(packet))
+
+
+def _renumber_acknowledged(packet: bytearray, header: int, start: int, shift: SequenceShift) -> None:
+    if packet[header + 13] & 0x10:
+        pkt.put32(packet, header + 8, shift.for_server(pkt.get32(packet, header + 8)))
+    at = header + 20
+    while at + 1 < start and packet[at] != END:
+        if packet[at] == NOP:
+            at += 1
+            continue
+        size = packet[at + 1]
+        if size < 2 or at + size > start:
+            break
+        if packet[at] == SACK:
+            for edge in range(at + 2, at + size - 3, 4):
+                pkt.put32(packet, edge, shift.for_server(pkt.get32(packet, edge)))
+        at += size
+    _write_checksum(packet, header)
+
+
+def _write_checksum(packet: bytearray, header: int) -> None:
+    pkt.put16(packet, header + pkt.TCP_CHECKSUM,
+              pkt.transport_checksum(packet, header, len(packet), header + pkt.TCP_CHECKSUM))
+
+
+def _is_after(one: int, other: int) -> bool:
+    return 0 < (one - other & MASK) < 1 << 31
