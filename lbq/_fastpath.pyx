@@ -139,7 +139,9 @@ cdef class FastDirector(Forwarding):
         one.queued.mark = mark
         one.queued.truncated = truncated
         self._prepare(&one)
+        self.telling = True
         cdef int outcome = self._decide(&one, now_ns)
+        self.telling = False
         answer = self.answer[:self.answer_length] if self.answer_length else None
         self.answer_length = 0
         sent = self._what_leaves()

@@ -148,7 +148,7 @@ cdef class Forwarding(Connections):
         cdef unsigned char *data = packet.queued.data
         cdef Outgoing *out
         cdef int sizes[MOST_PIECES]
-        cdef int count, i
+        cdef int count
         self._make_room()
         if packet.queued.form & pkt.SEGMENTED_LATER:
             out = self._next_out(packet, server.address, route)
@@ -157,19 +157,31 @@ cdef class Forwarding(Connections):
             if out.segment <= 0:
                 self.box.count -= 1
                 return DROPPED_UNSEGMENTABLE
-            pkt.put16(data, packet.header + pkt.TCP_CHECKSUM, pkt.pseudo_sum(data, packet.header, packet.length))
-            return FORWARDED
+            if route.has_mac or self.telling:
+                pkt.put16(data, packet.header + pkt.TCP_CHECKSUM, pkt.pseudo_sum(data, packet.header, packet.length))
+                return FORWARDED
+            self.box.count -= 1                 # a raw IP socket cuts nothing
+            count = pieces.segment(data, packet.length, out.segment, self.box.arena + self.box.arena_used, sizes,
+                                   MOST_PIECES, ARENA_ROOM - self.box.arena_used)
+            self._take_pieces(packet, server.address, route, sizes, count)
+            return FORWARDED if count else DROPPED_UNSEGMENTABLE
         if room == 0 or packet.length <= room:
             out = self._next_out(packet, server.address, route)
             out.body, out.length = data, packet.length
             return FORWARDED
         count = pieces.fragment(data, packet.length, room, self.box.arena + self.box.arena_used, sizes,
                                 MOST_PIECES, ARENA_ROOM - self.box.arena_used)
+        self._take_pieces(packet, server.address, route, sizes, count)
+        return FORWARDED if count else DROPPED_TOO_BIG
+
+    cdef void _take_pieces(self, Packet *packet, uint32_t next_hop, Route *route, int *sizes, int count) noexcept nogil:
+        """Put *count* pieces, which lie one after the other in the arena, into the outbox."""
+        cdef int i
+        cdef Outgoing *out
         for i in range(count):
-            out = self._next_out(packet, server.address, route)
+            out = self._next_out(packet, next_hop, route)
             out.body, out.length = self.box.arena + self.box.arena_used, sizes[i]
             self.box.arena_used += sizes[i]
-        return FORWARDED if count else DROPPED_TOO_BIG
 
     cdef int _send_wrapped(self, Packet *packet, ServerSlot *server, Route *route, int room) noexcept nogil:
         """TUN: the packet behind outer headers, to the real server over any number of routers."""
@@ -177,7 +189,7 @@ cdef class Forwarding(Connections):
         cdef unsigned char *whole
         cdef Outgoing *out
         cdef int sizes[MOST_PIECES]
-        cdef int count, i, payload, overhead = tun.overhead(server.tunnel_type, server.tunnel_flags), mtu
+        cdef int count, i, first, payload, overhead = tun.overhead(server.tunnel_type, server.tunnel_flags), mtu
         self._make_room()
         mtu = (room if room else USUAL_MTU - overhead)
         if packet.queued.form & pkt.SEGMENTED_LATER:
@@ -186,11 +198,10 @@ cdef class Forwarding(Connections):
                 return DROPPED_UNSEGMENTABLE
             count = pieces.segment(data, packet.length, payload, self.box.arena + self.box.arena_used, sizes,
                                    MOST_PIECES, ARENA_ROOM - self.box.arena_used)
-            for i in range(count):
-                out = self._next_out(packet, server.address, route)
-                out.body, out.length = self.box.arena + self.box.arena_used, sizes[i]
-                self.box.arena_used += sizes[i]
-                self._wrap(out, server, route, <uint32_t> packet.hashed)
+            first = self.box.count
+            self._take_pieces(packet, server.address, route, sizes, count)
+            for i in range(first, self.box.count):
+                self._wrap(&self.box.waiting[i], server, route, <uint32_t> packet.hashed)
             return FORWARDED if count else DROPPED_UNSEGMENTABLE
         out = self._next_out(packet, server.address, route)
         out.body, out.length = data, packet.length
@@ -205,10 +216,7 @@ cdef class Forwarding(Connections):
         count = pieces.fragment(whole, out.head_length + packet.length, room + overhead,
                                 self.box.arena + self.box.arena_used, sizes, MOST_PIECES,
                                 ARENA_ROOM - self.box.arena_used)
-        for i in range(count):
-            out = self._next_out(packet, server.address, route)
-            out.body, out.length = self.box.arena + self.box.arena_used, sizes[i]
-            self.box.arena_used += sizes[i]
+        self._take_pieces(packet, server.address, route, sizes, count)
         return FORWARDED if count else DROPPED_TOO_BIG
 
     cdef int _wrap(self, Outgoing *out, ServerSlot *server, Route *route, uint32_t flow_hash) noexcept nogil:

@@ -46,7 +46,7 @@ cdef struct Route:                  # what the host knows of the way to a server
     uint32_t source
     int device
     bint has_mac
-    uint8_t mac[6]
+    uint8_t ethernet[14]            # header of a frame to the next hop
     int learnt_mtu                  # from an ICMP error about a tunnel packet of ours
     uint64_t learnt_until           # ns
 

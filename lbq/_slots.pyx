@@ -19,7 +19,7 @@ from lbq._flowtable cimport DIRECTION_IN, ENTRY_VALID, TICK_BITS, WHEEL_SLOTS, F
 from lbq cimport estimator
 from lbq.model cimport RealServer, VirtualService
 
-from lbq import sysctls
+from lbq import netlink, sysctls
 from lbq.errors import ServiceError
 from lbq.estimator import ROUND_NS
 from lbq.model import NEW, NAT, TUN, Tunnel
@@ -297,8 +297,8 @@ cdef class Slots:
         _, route.mtu, route.source, route.device, mac = known
         route.has_mac = len(mac) == 12
         if route.has_mac:
-            octets = bytes.fromhex(mac)
-            memcpy(route.mac, <const unsigned char *> octets, 6)
+            header = bytes.fromhex(mac) + netlink.hardware_address(route.device) + b"\x08\x00"
+            memcpy(route.ethernet, <const unsigned char *> header, 14)
 
     def _require_room(self, free_slots, objects, most, what):
         if not free_slots and len(objects) >= most:

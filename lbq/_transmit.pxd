@@ -65,20 +65,20 @@ cdef struct Outbox:
     int arena_used
     int packet_fd, raw_fd
     mmsghdr messages[256]
-    iovec pieces[256][3]
-    sockaddr_ll hops[256]
+    iovec pieces[256][4]
+    sockaddr_ll devices[256]
     sockaddr_in servers[256]
     virtio_net_hdr shapes[256]
 
 
 cdef inline void describe_segments(virtio_net_hdr *shape, Outgoing *out) noexcept nogil:
     """Tell the kernel how to cut the TCP aggregate; its checksum field holds the pseudo-header's sum."""
-    cdef int ip = (out.body[0] & 15) * 4, link = ETHERNET_HEADER if out.route.has_mac else 0
+    cdef int ip = (out.body[0] & 15) * 4
     shape.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
     shape.gso_type = VIRTIO_NET_HDR_GSO_TCPV4
-    shape.hdr_len = link + ip + (out.body[ip + 12] >> 4) * 4
+    shape.hdr_len = ETHERNET_HEADER + ip + (out.body[ip + 12] >> 4) * 4
     shape.gso_size = out.segment
-    shape.csum_start = link + ip
+    shape.csum_start = ETHERNET_HEADER + ip
     shape.csum_offset = pkt.TCP_CHECKSUM
 
 
@@ -98,14 +98,14 @@ cdef inline int send_some(Outbox *box, bint by_frame) noexcept nogil:
                 describe_segments(&box.shapes[n], out)
             box.pieces[n][k].iov_base = &box.shapes[n]
             box.pieces[n][k].iov_len = sizeof(virtio_net_hdr)
-            k += 1
-            memset(&box.hops[n], 0, sizeof(sockaddr_ll))
-            box.hops[n].sll_family = AF_PACKET
-            box.hops[n].sll_protocol = htons(0x0800)
-            box.hops[n].sll_ifindex = out.route.device
-            box.hops[n].sll_halen = 6
-            memcpy(box.hops[n].sll_addr, out.route.mac, 6)
-            box.messages[n].msg_hdr.msg_name = &box.hops[n]
+            box.pieces[n][1].iov_base = out.route.ethernet
+            box.pieces[n][1].iov_len = ETHERNET_HEADER
+            k = 2
+            memset(&box.devices[n], 0, sizeof(sockaddr_ll))
+            box.devices[n].sll_family = AF_PACKET
+            box.devices[n].sll_protocol = htons(0x0800)
+            box.devices[n].sll_ifindex = out.route.device
+            box.messages[n].msg_hdr.msg_name = &box.devices[n]
             box.messages[n].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
         else:
             memset(&box.servers[n], 0, sizeof(sockaddr_in))

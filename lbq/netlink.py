@@ -7,6 +7,7 @@ Kernel: include/uapi/linux/netfilter/nfnetlink_queue.h, net/netfilter/nfnetlink_
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -36,6 +37,7 @@ NFQA_CFG_F_GSO = 4      # queue large packets as they are, instead of cutting th
 SOL_PACKET = 263
 PACKET_VNET_HDR = 15
 SEND_BUFFER = 16 << 20
+SIOCGIFHWADDR = 0x8927
 OWN_MARK = 0x02000000   # on what the director itself sends through the host's IP layer; host/rules.py skips it
 
 RECEIVE_BUFFER = 128 << 20      # bytes; charged per queued packet with overhead, not allocated ahead
@@ -77,11 +79,22 @@ def open_raw() -> socket.socket:
 
 
 def open_packet() -> socket.socket:
-    """Return a packet socket that sends IP packets to a MAC, with a virtio header before each (``_transmit.pxd``)."""
-    frames = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)     # 0: it receives nothing
+    """Return a packet socket that sends frames, with a virtio header before each (``_transmit.pxd``)."""
+    frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)      # 0: it receives nothing
     frames.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     frames.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
     return frames
+
+
+def hardware_address(device: int) -> bytes:
+    """Return the MAC of the interface with this number, six zeros when it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        try:
+            request = struct.pack("=16sH22x", socket.if_indextoname(device).encode(), 0)
+            answer = fcntl.ioctl(any_socket, SIOCGIFHWADDR, request)
+        except (OSError, OverflowError):        # it is gone
+            return bytes(6)
+    return answer[18:24]
 
 
 def configure(netlink: socket.socket, number: int, queue_length: int) -> None:
