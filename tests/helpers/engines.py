@@ -9,7 +9,7 @@ import os
 
 from lbq import conntrack
 from lbq.director import Director
-from lbq.model import TCP, UDP, ServiceKey
+from lbq.model import SCTP, TCP, UDP, ServiceKey
 from lbq.services import join_pages
 from tests.helpers.packets import endpoint
 
@@ -28,7 +28,7 @@ NS = 1_000_000_000
 def key(service: str) -> ServiceKey:
     """Return the key of ``tcp:192.168.10.1:80``."""
     protocol, _, where = service.partition(":")
-    return ServiceKey({"tcp": TCP, "udp": UDP}[protocol], *endpoint(where))
+    return ServiceKey({"tcp": TCP, "udp": UDP, "sctp": SCTP}[protocol], *endpoint(where))
 
 
 def add_service(engine, service: str, *servers: str, scheduler: str = "wlc") -> None:
