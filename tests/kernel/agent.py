@@ -4,7 +4,7 @@
 
 Reads one scenario a line and appends one transcript a line, as each is done.  Scenarios that wait are put
 aside meanwhile, so that their waits overlap; one that is due goes before one that has not begun, which keeps
-real time close to the time the scenario means.
+real time close to the time the scenario means.  When each step really happened is in the transcript's ``at``.
 """
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 from tests.kernel import wire
 from tests.kernel.world import World, write
 
-SETTLE_SECONDS = 0.05       # some timer ticks: what the kernel does "now" with timers is done then
+SETTLE_SECONDS = 0.03       # some timer ticks: what the kernel does "now" with timers is done then
 WORLDS = 60                 # at a time
+BUSY_WORLDS = 3             # those that are not in a long wait: more, and each would be late
 GLOBAL_SYSCTLS = {"ipv4/icmp_msgs_per_sec": 100_000_000, "ipv4/icmp_msgs_burst": 100_000_000}
 
 
@@ -28,26 +30,17 @@ def play(scenario: dict, transcript: dict) -> Iterator[float]:
     world = World(scenario.get("world", {}))
     started = time.monotonic()
     outputs = {}
-    results = transcript["results"] = []
+    transcript.update(results=[], at=[])
     try:
         for step in scenario["steps"]:
-            kind = step["do"]
-            if kind in ("wait", "settle"):
-                results.append(None)
+            if step["do"] in ("wait", "settle"):
+                result = None
                 yield step.get("seconds", SETTLE_SECONDS)
                 world.enter()
-            elif kind == "send":
-                results.append(send(world, step, outputs))
-            elif kind == "ipvsadm":
-                results.append(world.ipvsadm.run(step["line"]))
-            elif kind == "sysctl":
-                write(f"/proc/sys/net/ipv4/vs/{step['name']}", step["value"])
-                results.append(None)
-            elif kind == "show":
-                results.append({"at": round(time.monotonic() - started, 2), "services": read("ip_vs"),
-                                "connections": read("ip_vs_conn")})
             else:
-                results.append([world.ipvsadm.run(f"-L -n --{listing}") for listing in step["listings"]])
+                result = ACTIONS[step["do"]](world, step, outputs)
+            transcript["results"].append(result)
+            transcript["at"].append(round(time.monotonic() - started, 3))
     finally:
         world.close()
 
@@ -65,6 +58,25 @@ def send(world: World, step: dict, outputs: dict) -> list | None:
     return [[side, frame.hex()] for side, frame in found]
 
 
+def sysctl(world: World, step: dict, outputs: dict) -> None:
+    write(f"/proc/sys/net/ipv4/vs/{step['name']}", step["value"])
+
+
+def ipvsadm(world: World, step: dict, outputs: dict) -> str:
+    return world.ipvsadm.run(step["line"])
+
+
+def show(world: World, step: dict, outputs: dict) -> dict:
+    return {"services": read("ip_vs"), "connections": read("ip_vs_conn")}
+
+
+def stats(world: World, step: dict, outputs: dict) -> list[str]:
+    return [world.ipvsadm.run(f"-L -n --{listing}") for listing in step["listings"]]
+
+
+ACTIONS = {"send": send, "sysctl": sysctl, "ipvsadm": ipvsadm, "show": show, "stats": stats}
+
+
 def read(name: str) -> str:
     with open(f"/proc/net/{name}") as file:
         return file.read()
@@ -77,28 +89,33 @@ def main(scenarios: str, results: str) -> None:
             write(f"/proc/sys/net/{name}", value)
     waiting: list[tuple] = []
     with open(scenarios) as todo, open(results, "w") as done:
-        number = 0
-        exhausted = False
-        while waiting or not exhausted:
-            if not waiting or (not exhausted and len(waiting) < WORLDS and waiting[0][0] > time.monotonic()):
-                line = todo.readline()
-                exhausted = not line
-                if exhausted:
-                    continue
-                transcript = {"number": number}
-                player = play(json.loads(line), transcript)
-                number += 1
-            else:
-                due, _, player, transcript = heapq.heappop(waiting)
-                time.sleep(max(0.0, due - time.monotonic()))
-            try:
-                seconds = next(player)
-            except StopIteration:
-                done.write(json.dumps(transcript) + "\n")
-                done.flush()
-                os.fsync(done.fileno())
-            else:
-                heapq.heappush(waiting, (time.monotonic() + seconds, transcript["number"], player, transcript))
+        for number, line in enumerate(todo):
+            while waiting and (waiting[0][0] <= time.monotonic() or is_full(waiting)):
+                resume(heapq.heappop(waiting), waiting, done)
+            transcript = {"number": number}
+            resume((0.0, number, play(json.loads(line), transcript), transcript), waiting, done)
+        while waiting:
+            resume(heapq.heappop(waiting), waiting, done)
+
+
+def is_full(waiting: list[tuple]) -> bool:
+    """Return whether no further scenario should begin now."""
+    soon = time.monotonic() + 1
+    return len(waiting) >= WORLDS or sum(due < soon for due, *_ in waiting) >= BUSY_WORLDS
+
+
+def resume(entry: tuple, waiting: list[tuple], done: TextIO) -> None:
+    """Let a scenario go on when it is due, until it waits again or its transcript is done."""
+    due, number, player, transcript = entry
+    time.sleep(max(0.0, due - time.monotonic()))
+    try:
+        seconds = next(player)
+    except StopIteration:
+        done.write(json.dumps(transcript, separators=(",", ":")) + "\n")
+        done.flush()
+        os.fsync(done.fileno())         # or the host will not see it before the guest halts, if ever
+    else:
+        heapq.heappush(waiting, (time.monotonic() + seconds, number, player, transcript))
 
 
 if __name__ == "__main__":

@@ -83,15 +83,20 @@ class Flows:
         return flow
 
     def open(self, service: Service) -> dict:
-        """Return the first packet of a new conversation."""
+        """Return the first packet of a new conversation; ``by`` says who has to decide."""
         flow = self._new(service)
         flags = "S" if self.choose.random() < 0.96 and self.theme != "odd" else self.choose.choice(FIRST_FLAGS)
         packet = self._packet(flow, flags)
         if flow["proto"] == "sctp" and self.choose.random() < 0.85:
             packet["chunk"] = 1
-        flow["id"] = packet["id"]
         self.came.append(packet["id"])
+        return self._opens(flow, packet)
+
+    def _opens(self, flow: dict, packet: dict) -> dict:
+        """Return *packet*, with which *flow* begins (again)."""
+        flow["id"] = packet["id"]
         self.opens += 1
+        packet["by"] = flow["service"].scheduler
         return packet
 
     def _known(self) -> dict | None:
@@ -148,9 +153,7 @@ class Flows:
         packet = self._packet(flow, self.choose.choice(("S", "S", "S", "S", "SA", "SF")))
         if flow["proto"] == "sctp":
             packet["chunk"] = 1
-        flow["id"] = packet["id"]
-        self.opens += 1
-        return packet
+        return self._opens(flow, packet)
 
     def error(self) -> dict | None:
         """Return an ICMP error about a packet that came out, from this side or that, or about nothing known."""
@@ -183,9 +186,7 @@ class Flows:
         flow = self._known()
         if flow is None or choose.random() < 0.3:
             flow = self._new(service)
-            packet = self._packet(flow, "S", **more)
-            flow["id"] = packet["id"]
-            self.opens += 1
+            packet = self._opens(flow, self._packet(flow, "S", **more))
         else:
             packet = self._packet(flow, "PA", **more)
         if packet["proto"] == "sctp":
@@ -203,10 +204,7 @@ class Flows:
             return {**self._answer(flow, "PA"), **more, "ttl": 64}
         if flow is None or choose.random() < 0.4:
             flow = self._new(service)
-            packet = self._packet(flow, "S", **more)
-            flow["id"] = packet["id"]
-            self.opens += 1
-            return packet
+            return self._opens(flow, self._packet(flow, "S", **more))
         return self._packet(flow, "PA", **more)
 
     def stranger(self, service: Service) -> dict:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import random
 
-from tests.kernel import topology
 from tests.kernel.flows import Flows
 from tests.kernel.services import SCHEDULERS, Service, marked
 
@@ -45,11 +44,11 @@ SYSCTLS = {"conn_reuse_mode": (0, 1, 2, 3, 4), "expire_nodest_conn": (0, 1), "ex
            "am_droprate": (1, 3, 10)}
 
 
-def scenarios(seed: int, decisions: int) -> list[dict]:
+def scenarios(seed: int, decisions: int, schedulers: tuple[str, ...] = SCHEDULERS) -> list[dict]:
     """Return scenarios with about so many packets that open connections."""
     result, sent = [], 0
     while sent < decisions:
-        scenario = Author(seed * 1_000_000 + len(result), SCHEDULERS[len(result) % len(SCHEDULERS)]).write()
+        scenario = Author(seed * 1_000_000 + len(result), schedulers[len(result) % len(schedulers)], schedulers).write()
         sent += scenario["opens"]
         result.append(scenario)
     return result
@@ -58,17 +57,17 @@ def scenarios(seed: int, decisions: int) -> list[dict]:
 class Author:
     """Writes one scenario; knows what it has asked for, not what came of it."""
 
-    def __init__(self, seed: int, scheduler: str):
+    def __init__(self, seed: int, scheduler: str, schedulers: tuple[str, ...]):
         self.seed = seed
         self.choose = random.Random(seed)
         self.theme = self.choose.choices(list(THEMES), [weight for weight, _ in THEMES.values()])[0]
         self.actions = THEMES[self.theme][1]
         self.scheduler = scheduler
+        self.schedulers = schedulers
         self.steps: list[dict] = []
         self.world: dict = {}
         self.sysctls: dict[str, int] = {}
         self.services: list[Service] = []
-        self.gone: list[Service] = []
         self.waits = 0
         self.stats_hold = True
         self.flows = Flows(self.choose, self.theme)
@@ -85,7 +84,7 @@ class Author:
 
     def _begin(self) -> None:
         for number in range(self.choose.choice((1, 1, 1, 2, 3))):
-            service = Service(self.choose, self.theme, number, self.scheduler if number == 0 else None)
+            service = Service(self.choose, self.theme, number, self.scheduler if number == 0 else self.choose.choice(self.schedulers), self.schedulers)
             if service.mark and number == 0 and self.choose.random() < 0.15:
                 self.world["divert"] = service.mark
                 service.vips = [*service.vips[:1], "203.0.113.9"]
@@ -230,8 +229,3 @@ class Author:
     def _settle_nodest(self) -> None:
         if self.sysctls.get("expire_nodest_conn"):
             self.do("settle")
-
-
-def vips(count: int) -> list[str]:
-    """Return so many virtual addresses."""
-    return topology.VIPS[:count]

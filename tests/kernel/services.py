@@ -23,10 +23,12 @@ def marked(service: Service) -> list[list]:
 class Service:
     """One virtual service and what has been asked about its servers so far."""
 
-    def __init__(self, choose: random.Random, theme: str, number: int, scheduler: str | None):
+    def __init__(self, choose: random.Random, theme: str, number: int, scheduler: str,
+                 schedulers: tuple[str, ...]):
         self.choose = choose
         self.number = number
-        self.scheduler = scheduler or choose.choice(SCHEDULERS)
+        self.scheduler = scheduler
+        self.schedulers = schedulers
         odds = choose.random()
         self.protocol = "tcp" if odds < 0.72 else "udp" if odds < 0.95 or theme == "rush" else "sctp"
         # The schedulers that look at the destination see more than one only behind a mark.
@@ -114,7 +116,7 @@ class Service:
     def edit(self) -> str:
         """Give the service another scheduler, or other flags."""
         if self.choose.random() < 0.5:
-            self.scheduler = self.choose.choice(SCHEDULERS)
+            self.scheduler = self.choose.choice(self.schedulers)
         self.flags = self._flags()
         if self.persistent:
             self.timeout = self._timeout()

@@ -1,0 +1,239 @@
+"""Brings what a kernel did and what lbq did into one form, and says where they differ.
+
+Everything that is not compared is named here, with the reason.
+
+Packets (``outputs``):
+  - The IP header's checksum is checked, then left out.
+  - Fragments are compared as the datagram they make: where the host cuts is the host's business.
+  - ``id`` of a tunnel's header without DF, and of ICMP packets of the director's own: the kernel's generators.
+  - GUE's UDP source port, and the checksum that covers it (which is checked): the kernel's flow hash.
+  - Both also where an ICMP error quotes them; the error's own checksum is checked then, and left out.
+  - What the director's host answers to a packet it was given (RST, port unreachable, echo reply): not IPVS.
+  - An ICMP answer that lbq's rate limit holds back; the guests have the kernel's switched off.
+Connections (``connections``):
+  - ``expires`` may differ by two seconds: the clock is read a little later, and shown in whole seconds.
+  - The order, which is that of a hash with a random seed.
+Counters: none is left out; the visible ones are read when they cannot change any more.
+
+lbq sees a client's packet before the host decrements its TTL, the kernel's IPVS decrements it itself: the
+player applies what the host does (``player.py``), so both are compared as they leave.
+"""
+from __future__ import annotations
+
+import socket
+import struct
+
+from tests.kernel import topology
+from tests.kernel.wire import GRE, GUE_PORT, ICMP, IPIP, UDP, checksum
+
+EXPIRES_TOLERANCE = 2
+ICMP_ERRORS = (3, 4, 5, 11, 12)
+METHODS = {"Masq": "nat", "Route": "dr", "Tunnel": "tun", "Local": "local"}
+
+
+# ---- Packets ---------------------------------------------------------------------------------------------
+
+
+def outputs(frames: list[tuple[str, str, bytes]]) -> list[str]:
+    """Return what came out, as sorted lines ``where mac packet``; *frames* are (where, MAC or "", IP packet)."""
+    if any(where == "host" for where, _, _ in frames):
+        frames = [frame for frame in frames if frame[0] == "host"]
+    whole = reassembled([frame for frame in frames if frame[2][0] >> 4 == 4])
+    return sorted(f"{where} {mac} {masked(packet).hex()}" for where, mac, packet in whole)
+
+
+def of_kernel(result: list | None) -> list[str] | None:
+    """Return the kernel's *result* of a send step in the common form."""
+    if result is None:
+        return None
+    frames = []
+    for where, text in result:
+        data = bytes.fromhex(text)
+        if where == "host":
+            frames.append((where, "", data))
+        elif data[12:14] == b"\x08\x00":
+            frames.append((where, text[:12], data[14:]))
+    return outputs(frames)
+
+
+def reassembled(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, str, bytes]]:
+    """Return *frames* with fragments put together; pieces of an incomplete datagram stay as they are."""
+    whole, pieces = [], {}
+    for where, mac, packet in frames:
+        field = struct.unpack_from("!H", packet, 6)[0]
+        if field & 0x3FFF:
+            pieces.setdefault((where, mac, packet[4:6], packet[9], packet[12:20]), []).append((field, packet))
+        else:
+            whole.append((where, mac, packet))
+    for (where, mac, *_), parts in pieces.items():
+        parts.sort(key=lambda part: part[0] & 0x1FFF)
+        body = b"".join(packet[20:] for _, packet in parts)
+        complete = not parts[-1][0] & 0x2000 and (parts[-1][0] & 0x1FFF) * 8 + len(parts[-1][1]) - 20 == len(body)
+        if complete:
+            first = parts[0][1]
+            header = first[:2] + struct.pack("!H", 20 + len(body)) + first[4:6] + b"\0\0" + first[8:10] + b"\0\0"
+            header += first[12:20]
+            whole.append((where, mac, header[:10] + struct.pack("!H", checksum(header)) + header[12:] + body))
+        else:
+            whole += [(where, mac, packet) for _, packet in parts]
+    return whole
+
+
+def masked(packet: bytes) -> bytes:
+    """Return *packet* without what cannot be compared."""
+    result = bytearray(packet)
+    header = (packet[0] & 15) * 4
+    if checksum(packet[:header]) == 0:
+        result[10:12] = b"\0\0"
+    own = socket.inet_ntoa(packet[12:16]) in topology.LOCAL
+    if packet[9] == ICMP and len(packet) > header and packet[header] in ICMP_ERRORS:
+        if own:
+            result[4:6] = b"\0\0"
+        quoted = packet[header + 8:]
+        if len(quoted) >= 28 and is_tunnel(quoted) and checksum(packet[header:]) == 0:
+            result[header + 2:header + 4] = b"\0\0"
+            result[header + 8:] = masked_tunnel(quoted)
+    elif own and is_tunnel(packet):
+        result = masked_tunnel(result)
+    return bytes(result)
+
+
+def is_tunnel(packet: bytes) -> bool:
+    """Return whether *packet* is one that the director has wrapped in another."""
+    header = (packet[0] & 15) * 4
+    is_gue = packet[9] == UDP and packet[header + 2:header + 4] == struct.pack("!H", GUE_PORT)
+    return socket.inet_ntoa(packet[12:16]) in topology.LOCAL and (packet[9] in (IPIP, GRE) or is_gue)
+
+
+def masked_tunnel(packet: bytes) -> bytearray:
+    """Return a tunnel's packet, or the beginning of one, without what the kernel invents for it."""
+    result = bytearray(packet)
+    header = (packet[0] & 15) * 4
+    if not packet[6] & 0x40:
+        result[4:6] = result[10:12] = b"\0\0"
+    if packet[9] == UDP:
+        result[header:header + 2] = b"\0\0"
+        is_whole = len(packet) == struct.unpack_from("!H", packet, 2)[0]
+        if result[header + 6:header + 8] != b"\0\0" and (not is_whole or has_right_checksum(packet, header)):
+            result[header + 6:header + 8] = b"\xff\xff"
+    return result
+
+
+def has_right_checksum(packet: bytes, header: int) -> bool:
+    """Return whether the checksum of a UDP packet is right."""
+    segment = packet[header:]
+    pseudo = packet[12:20] + struct.pack("!HH", UDP, len(segment))
+    return checksum(pseudo + segment) == 0
+
+
+# ---- Listings --------------------------------------------------------------------------------------------
+
+
+def services_of(text: str) -> dict:
+    """Return /proc/net/ip_vs as {service: [scheduler and flags, [server, method, weight, active, inactive] …]}."""
+    result, rows = {}, None
+    for line in text.splitlines()[3:]:
+        words = line.split()
+        if words[0] == "->":
+            rows.append([endpoint_of(words[1]), METHODS[words[2]], *map(int, words[3:6])])
+        else:
+            name = f"FWM {int(words[1], 16)}" if words[0] == "FWM" else f"{words[0]} {endpoint_of(words[1])}"
+            rows = result[name] = [" ".join(words[2:])]
+    return result
+
+
+def connections_of(text: str) -> dict:
+    """Return /proc/net/ip_vs_conn as {"TCP client vip server": [[state, seconds left], …]}."""
+    result: dict = {}
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        vip = words[3] if words[0] == "IP" else address_of(words[3])        # a mark, not an address
+        name = (f"{words[0]} {address_of(words[1])}:{int(words[2], 16)} {vip}:{int(words[4], 16)}"
+                f" {address_of(words[5])}:{int(words[6], 16)}")
+        result.setdefault(name, []).append([words[7], int(words[8])])
+    return result
+
+
+def listing_of(kind: str, text: str) -> dict:
+    """Return a table of ``ipvsadm -L -n --KIND`` as {service or "service server": numbers}."""
+    result, service = {}, ""
+    for line in text.splitlines()[3 if kind != "stats --exact" else 3:]:
+        words = line.split()
+        if words[0] == "->":
+            result[f"{service} {words[1]}"] = numbers_of(kind, words[2:])
+        else:
+            service = f"{words[0]} {words[1]}"
+            if kind == "stats --exact":
+                result[service] = numbers_of(kind, words[2:])
+    return result
+
+
+def numbers_of(kind: str, words: list[str]) -> list[int]:
+    """Return what is compared of a row: the connections beside thresholds and templates are in ``show`` already."""
+    numbers = [int(word) for word in words]
+    return {"stats --exact": numbers, "thresholds": numbers[:2], "persistent-conn": numbers[1:2]}[kind]
+
+
+def address_of(text: str) -> str:
+    return socket.inet_ntoa(bytes.fromhex(text))
+
+
+def endpoint_of(text: str) -> str:
+    address, _, port = text.partition(":")
+    return f"{address_of(address)}:{int(port, 16)}"
+
+
+LIMITED = ["limited"]
+
+
+def is_icmp_error(came_out: list[str]) -> bool:
+    """Return whether all that *came_out* is an ICMP packet to a client."""
+    return len(came_out) == 1 and came_out[0].startswith("c ") and came_out[0].split()[2][18:20] == "01"
+
+
+# ---- Differences -----------------------------------------------------------------------------------------
+
+
+def common(step: dict, result) -> object:
+    """Return the kernel's raw *result* of *step* in the form that players of lbq's engines return."""
+    if step["do"] == "send":
+        return of_kernel(result)
+    if step["do"] == "show":
+        return {"services": services_of(result["services"]), "connections": connections_of(result["connections"])}
+    if step["do"] == "stats":
+        return {kind: listing_of(kind, text) for kind, text in zip(step["listings"], result, strict=True)}
+    return result
+
+
+def difference(step: dict, kernel, lbq) -> str | None:
+    """Return in one line how *lbq* differs from the *kernel* (both in the common form), or None."""
+    if step["do"] == "show":
+        return (differing("service", kernel["services"], lbq["services"])
+                or differing_connections(kernel["connections"], lbq["connections"]))
+    if lbq == LIMITED:
+        return None if is_icmp_error(kernel) else f"kernel {kernel} lbq refuses to answer so often"
+    if step["do"] == "stats":
+        for kind in step["listings"]:
+            if found := differing(kind, kernel[kind], lbq[kind]):
+                return found
+        return None
+    return None if kernel == lbq else f"kernel {kernel} lbq {lbq}"
+
+
+def differing(what: str, kernel: dict, lbq: dict) -> str | None:
+    """Return the first entry that is not the same."""
+    for name in sorted({*kernel, *lbq}):
+        if kernel.get(name) != lbq.get(name):
+            return f"{what} {name}: kernel {kernel.get(name)} lbq {lbq.get(name)}"
+    return None
+
+
+def differing_connections(kernel: dict, lbq: dict) -> str | None:
+    """Return the first connection whose state, or whose time left, is not the same."""
+    for name in sorted({*kernel, *lbq}):
+        ours, theirs = sorted(lbq.get(name, [])), sorted(kernel.get(name, []))
+        same = len(ours) == len(theirs) and all(
+            a[0] == b[0] and abs(a[1] - b[1]) <= EXPIRES_TOLERANCE for a, b in zip(ours, theirs, strict=True))
+        if not same:
+            return f"connection {name}: kernel {theirs} lbq {ours}"
+    return None

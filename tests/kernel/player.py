@@ -1,0 +1,302 @@
+"""Plays scenarios on lbq's engines, and is the host around them: routing, TTL, fragments, the clock.
+
+An engine decides about packets; what the host does before and after it is here, as Linux does it: fragments
+are put together first, a packet that is passed on loses one of its time to live, what is addressed to the
+director is given to its host.
+"""
+from __future__ import annotations
+
+import shlex
+import socket
+import struct
+
+from lbq.errors import (
+    LbqError,
+    NoSuchServer,
+    NoSuchService,
+    ServerExists,
+    ServiceError,
+    ServiceExists,
+    UnknownScheduler,
+)
+from lbq.model import CSUM, DR, GRE, GUE, IPIP, NAT, NOCSUM, REMCSUM, SCTP, SERVICE_FLAGS, TCP, TUN, UDP, ServiceKey
+from tests.kernel import compare, topology, wire
+
+NS = 1_000_000_000
+START_NS = 1_000_000 * NS
+PREROUTING, POSTROUTING = 0, 4
+DROP = 0
+INTERFACES = {"c": 2, "s": 3}
+COMPLAINTS = ((ServiceExists, "Service already exists"), (NoSuchService, "No such service"),
+              (ServerExists, "Destination already exists"), (NoSuchServer, "No such destination"),
+              (UnknownScheduler, "Scheduler or persistence engine not found"),
+              (ServiceError, "Numerical result out of range"))
+PROTOCOLS = {"-t": TCP, "-u": UDP, "--sctp-service": SCTP}
+METHODS = {"-m": NAT, "-g": DR, "-i": TUN}
+TUNNEL_TYPES = {"ipip": IPIP, "gue": GUE, "gre": GRE}
+TUNNEL_FLAGS = {"--tun-nocsum": NOCSUM, "--tun-csum": CSUM, "--tun-remcsum": REMCSUM}
+FLAG_BITS = {"sh-fallback": "sched1", "mh-fallback": "sched1", "sh-port": "sched2", "mh-port": "sched2"}
+
+
+class Player:
+    """One engine with its host, from the first step of a scenario on."""
+
+    def __init__(self, engine, world: dict):
+        self.engine = engine
+        self.world = world
+        self.now_ns = START_NS
+        self.outputs: dict[int, list] = {}
+        engine.set_local_addresses([number(address) for address in topology.LOCAL])
+        engine.set_routes(routes(world))
+
+    def play(self, step: dict, at: float):
+        """Let *step* happen *at* seconds after the beginning; return what is seen of it, in the common form."""
+        self._advance(START_NS + int(at * NS))
+        act = getattr(self, "_" + step["do"], None)
+        return act(step) if act else None
+
+    def _advance(self, until_ns: int) -> None:
+        """Let time pass as a running director does: timers often, the rest once a second."""
+        while self.now_ns + NS // 4 < until_ns:
+            self._tick(self.now_ns + NS // 4)
+        self.now_ns = max(self.now_ns, until_ns)
+        self.engine.expire(self.now_ns)
+
+    def _tick(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+        self.engine.expire(now_ns)
+        self.engine.tick(now_ns)
+
+    # ---- Commands ----------------------------------------------------------------------------------------
+
+    def _ipvsadm(self, step: dict) -> str:
+        try:
+            Command(step["line"]).run(self.engine)
+        except LbqError as error:
+            return next((text for kind, text in COMPLAINTS if isinstance(error, kind)), str(error))
+        return ""
+
+    def _sysctl(self, step: dict) -> None:
+        self.engine.set_sysctl(step["name"], step["value"])
+
+    # ---- Packets -----------------------------------------------------------------------------------------
+
+    def _send(self, step: dict) -> list[str] | None:
+        packets = wire.build(step, self.outputs)
+        if packets is None:
+            return None
+        frames = [("", "", packet) for packet in packets]
+        came_out = []
+        limited = self.engine.statistics()["icmp_limited"]
+        for _, _, packet in compare.reassembled(frames):
+            came_out += self._arrive(step.get("side", "c"), packet)
+        if "id" in step:
+            self.outputs[step["id"]] = [(where, packet) for where, _, packet in came_out if where != "host"]
+        if not came_out and self.engine.statistics()["icmp_limited"] > limited:
+            return compare.LIMITED
+        return compare.outputs(came_out)
+
+    def _arrive(self, side: str, packet: bytes) -> list[tuple[str, str, bytes]]:
+        """Let the host route a *packet* from *side*, with the engine where lbq's rules queue it."""
+        mark = self._mark(packet) if side == "c" else 0
+        local = destination(packet) in topology.LOCAL or (mark and mark == self.world.get("divert"))
+        if local or side == "c":
+            return self._handle(packet, PREROUTING, mark, local)
+        if packet[8] <= 1:
+            return []
+        return self._handle(with_ttl(packet, packet[8] - 1), POSTROUTING, 0, False)
+
+    def _mark(self, packet: bytes) -> int:
+        """Return the mark that the user's own rules give *packet*."""
+        for _, address, _, value in self.world.get("marks", ()):
+            if destination(packet) == address:
+                return value
+        return 0
+
+    def _handle(self, packet: bytes, hook: int, mark: int, local: bool) -> list[tuple[str, str, bytes]]:
+        buffer = bytearray(packet)
+        side = topology.next_hop(destination(packet))
+        device = INTERFACES[side[0]] if hook == POSTROUTING and side else 0
+        verdict = self.engine.handle(buffer, hook, 0, device, self.now_ns, False, mark)
+        result = [frame(bytes(sent.packet), text(sent.next_hop)) for sent in verdict.sent]
+        if verdict.answer is not None:
+            result.append(frame(bytes(verdict.answer), destination(verdict.answer)))
+        if verdict.action != DROP:
+            content = bytes(buffer)
+            if hook == POSTROUTING:
+                result.append(frame(content, destination(content)))
+            elif destination(content) in topology.LOCAL or (local and not verdict.changed):
+                result.append(("host", "", content))
+            elif content[8] > 1:
+                result.append(frame(with_ttl(content, content[8] - 1), destination(content)))
+        return result
+
+    # ---- Listings ----------------------------------------------------------------------------------------
+
+    def rows(self) -> list[dict]:
+        """Return all services of the engine with their servers."""
+        rows, cursor = [], 0
+        while cursor is not None:
+            page, cursor = self.engine.list_services(cursor, 64)
+            for row in page:
+                if rows and all(rows[-1][key] == row[key] for key in ("protocol", "address", "port", "fwmark")):
+                    rows[-1]["servers"] += row["servers"]
+                else:
+                    rows.append(row)
+        return rows
+
+    def _show(self, step: dict) -> dict:
+        services = {}
+        for row in self.rows():
+            services[service_name(row)] = [flags_text(row), *(
+                [f"{each['address']}:{each['port']}", each["mode"], each["weight"], each["active"], each["inactive"]]
+                for each in row["servers"])]
+        return {"services": services, "connections": self._connections()}
+
+    def _connections(self) -> dict:
+        from lbq import conntrack
+
+        result: dict = {}
+        cursor = 0
+        while cursor is not None:
+            data, cursor = self.engine.list_connections(cursor, 256)
+            for start in range(0, len(data), conntrack.RECORD.size):
+                row = conntrack.decode(data[start:start + conntrack.RECORD.size], self.now_ns)
+                vip = f"{number(row['vaddr']):08X}" if row["protocol"] == "ip" else row["vaddr"]
+                name = (f"{row['protocol'].upper()} {row['caddr']}:{row['cport']} {vip}:{row['vport']}"
+                        f" {row['daddr']}:{row['dport']}")
+                result.setdefault(name, []).append([row["state"], int(row["expires_seconds"])])
+        return result
+
+    def _stats(self, step: dict) -> dict:
+        result: dict = {kind: {} for kind in step["listings"]}
+        for row in self.rows():
+            name = service_name(row)
+            if "stats --exact" in result:
+                result["stats --exact"][name] = shown(row)
+            for each in row["servers"]:
+                server = f"{name} {each['address']}:{each['port']}"
+                values = {"stats --exact": shown(each), "thresholds": [each["upper"], each["lower"]],
+                          "persistent-conn": [each["persistent"]]}
+                for kind in step["listings"]:
+                    result[kind][server] = values[kind]
+        return result
+
+
+class Command:
+    """One ``ipvsadm`` line, as far as scenarios use its words."""
+
+    def __init__(self, line: str):
+        self.words = shlex.split(line)
+        self.action = self.words.pop(0)
+        self.key = None
+        self.options: dict[str, str] = {}
+        self.method = DR
+        self.tunnel_flags = NOCSUM
+        if self.action == "--set":
+            return
+        while self.words:
+            self._take(self.words.pop(0))
+
+    def _take(self, word: str) -> None:
+        if word in PROTOCOLS:
+            self.key = ServiceKey(PROTOCOLS[word], *endpoint(self.words.pop(0)))
+        elif word == "-f":
+            self.key = ServiceKey(TCP, 0, 0, fwmark=int(self.words.pop(0)))
+        elif word in METHODS:
+            self.method = METHODS[word]
+        elif word in TUNNEL_FLAGS:
+            self.tunnel_flags = TUNNEL_FLAGS[word]
+        elif word == "-o":
+            self.options[word] = ""
+        else:
+            self.options[word] = self.words.pop(0)
+
+    def run(self, engine) -> None:
+        """Ask *engine* for what the line asks the kernel for."""
+        if self.action == "--set":
+            engine.set_timeouts(*map(int, self.words))
+        elif self.action in ("-A", "-E"):
+            change = engine.add_service if self.action == "-A" else engine.set_service
+            change(self.key, self.options["-s"], self._flags(), int(self.options.get("-p", 0)),
+                   number(self.options.get("-M", "255.255.255.255")))
+        elif self.action == "-D":
+            engine.delete_service(self.key)
+        elif self.action == "-Z":
+            engine.zero(self.key)
+        elif self.action == "-d":
+            engine.delete_server(self.key, *endpoint(self.options["-r"]))
+        else:
+            change = engine.add_server if self.action == "-a" else engine.set_server
+            change(self.key, *self._server())
+
+    def _flags(self) -> int:
+        names = [FLAG_BITS[flag] for flag in self.options.get("-b", "").split(",") if flag]
+        names += ["persistent"] * ("-p" in self.options) + ["ops"] * ("-o" in self.options)
+        return sum(SERVICE_FLAGS[name] for name in set(names))
+
+    def _server(self) -> tuple:
+        address, port = endpoint(self.options["-r"])
+        if self.method != NAT:
+            port = self.key.port        # ipvsadm stores the service's: these methods change no port
+        tunnel = (TUNNEL_TYPES[self.options.get("--tun-type", "ipip")], int(self.options.get("--tun-port", 0)),
+                  self.tunnel_flags)
+        return (address, port, int(self.options.get("-w", 1)), self.method, int(self.options.get("-x", 0)),
+                int(self.options.get("-y", 0)), tunnel)
+
+
+def routes(world: dict) -> list[tuple]:
+    """Return what the host knows of the ways to real servers, as ``engine.set_routes`` takes it."""
+    result = []
+    for address in (*topology.SEGMENT_SERVERS, "10.2.0.1", "10.2.0.2"):
+        side, mac = topology.next_hop(address)
+        result.append((number(address), topology.mtu(world, side), number(topology.DIRECTOR[side]), INTERFACES[side],
+                       mac))
+    result.append((number("10.9.0.1"), -1, 0, 0, ""))
+    return result
+
+
+def frame(packet: bytes, next_hop: str) -> tuple[str, str, bytes]:
+    """Return (side, MAC, packet) for a *packet* that the host sends on to *next_hop*."""
+    hop = topology.next_hop(next_hop)
+    return (*hop, packet) if hop else ("nowhere", "", packet)
+
+
+def with_ttl(packet: bytes, ttl: int) -> bytes:
+    header = packet[:8] + bytes((ttl,)) + packet[9:10] + b"\0\0" + packet[12:(packet[0] & 15) * 4]
+    return header[:10] + struct.pack("!H", wire.checksum(header)) + header[12:] + packet[len(header):]
+
+
+def service_name(row: dict) -> str:
+    return f"FWM {row['fwmark']}" if row["fwmark"] else f"{row['protocol'].upper()} {row['address']}:{row['port']}"
+
+
+def flags_text(row: dict) -> str:
+    """Return scheduler and flags as /proc/net/ip_vs has them."""
+    words = [row["scheduler"]]
+    if "ops" in row["flags"]:
+        words.append("ops")
+    if "persistent" in row["flags"]:
+        words.append(f"persistent {row['timeout']} {number(row['netmask']):08X}")
+    return " ".join(words)
+
+
+def shown(row: dict) -> list[int]:
+    return [row["shown"][name] for name in ("conns", "packets_in", "packets_out", "bytes_in", "bytes_out")]
+
+
+def number(address: str) -> int:
+    return struct.unpack("!I", socket.inet_aton(address))[0]
+
+
+def text(address: int) -> str:
+    return socket.inet_ntoa(struct.pack("!I", address))
+
+
+def endpoint(text: str) -> tuple[int, int]:
+    address, _, port = text.partition(":")
+    return number(address), int(port or 0)
+
+
+def destination(packet: bytes) -> str:
+    return socket.inet_ntoa(bytes(packet[16:20]))

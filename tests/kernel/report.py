@@ -1,0 +1,72 @@
+"""Compares transcripts with lbq's engines and adds up: scheduler x profile x decisions x differences."""
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.kernel import compare
+from tests.kernel.player import Player
+
+
+@dataclass
+class Difference:
+    """Where a scenario first went another way than in the kernel."""
+
+    scenario: dict
+    number: int         # of the step
+    engine: str
+    what: str
+
+    def __str__(self) -> str:
+        step = self.scenario["steps"][self.number]
+        return f"seed {self.scenario['seed']} step {self.number} ({self.engine}): {step}: {self.what}"
+
+
+@dataclass
+class Report:
+    """What was compared so far."""
+
+    profile: str
+    engines: dict
+    decisions: Counter = field(default_factory=Counter)
+    compared: Counter = field(default_factory=Counter)
+    differing: Counter = field(default_factory=Counter)
+    differences: list[Difference] = field(default_factory=list)
+
+    def add(self, scenario: dict, transcript: dict) -> None:
+        """Play *scenario* on every engine and compare with what the kernel did."""
+        expected = [compare.common(step, result)
+                    for step, result in zip(scenario["steps"], transcript["results"], strict=True)]
+        reached = len(expected)
+        for name, engine in self.engines.items():
+            found = first_difference(scenario, expected, transcript["at"], engine(profile=self.profile))
+            if found:
+                reached = min(reached, found[0])
+                self.differences.append(Difference(scenario, found[0], name, found[1]))
+                self.differing[scheduler_of(scenario, found[0])] += 1
+        for step, result in zip(scenario["steps"][:reached], expected, strict=False):
+            self.compared[step["do"]] += 1
+            if "by" in step and result is not None and not (result and result[0].startswith("host")):
+                self.decisions[step["by"]] += 1
+
+    def table(self) -> str:
+        """Return the report table."""
+        lines = [f"{'scheduler':<12}{'profile':<10}{'decisions':>10}{'differences':>13}"]
+        lines += [f"{name:<12}{self.profile:<10}{self.decisions[name]:>10,}{self.differing[name]:>13,}"
+                  for name in sorted({*self.decisions, *self.differing})]
+        lines.append(f"{'all':<12}{self.profile:<10}{self.decisions.total():>10,}{self.differing.total():>13,}")
+        return "\n".join(lines)
+
+
+def first_difference(scenario: dict, expected: list, at: list[float], engine) -> tuple[int, str] | None:
+    """Return (step number, what differs) of the first step that *engine* did not do as *expected*, or None."""
+    player = Player(engine, scenario["world"])
+    for number, (step, kernel, seconds) in enumerate(zip(scenario["steps"], expected, at, strict=True)):
+        if what := compare.difference(step, kernel, player.play(step, seconds)):
+            return number, what
+    return None
+
+
+def scheduler_of(scenario: dict, number: int) -> str:
+    """Return which scheduler was at work when step *number* happened."""
+    return next((step["by"] for step in reversed(scenario["steps"][:number + 1]) if "by" in step), "none")
