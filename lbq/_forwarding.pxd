@@ -27,7 +27,7 @@ cdef class Forwarding(Connections):
     cdef void _count_own_error(self, FlowEntry *entry, int length) noexcept nogil
     cdef void _make_room(self) noexcept nogil
     cdef int _send_direct(self, Packet *packet, Route *route, int room) noexcept nogil
-    cdef void _take_pieces(self, Packet *packet, uint32_t next_hop, Route *route, int *sizes, int count) noexcept nogil
+    cdef void _take_pieces(self, Packet *packet, uint32_t next_hop, Route *route, int count) noexcept nogil
     cdef int _send_wrapped(self, Packet *packet, ServerSlot *server, Route *route, int room) noexcept nogil
     cdef int _wrap(self, Outgoing *out, ServerSlot *server, Route *route, uint32_t flow_hash) noexcept nogil
     cdef Outgoing *_next_out(self, Packet *packet, uint32_t next_hop, Route *route) noexcept nogil

@@ -147,7 +147,6 @@ cdef class Forwarding(Connections):
         cdef ServerSlot *server = &self.servers[route - self.routes]
         cdef unsigned char *data = packet.queued.data
         cdef Outgoing *out
-        cdef int sizes[MOST_PIECES]
         cdef int count
         self._make_room()
         if packet.queued.form & pkt.SEGMENTED_LATER:
@@ -161,34 +160,34 @@ cdef class Forwarding(Connections):
                 pkt.put16(data, packet.header + pkt.TCP_CHECKSUM, pkt.pseudo_sum(data, packet.header, packet.length))
                 return FORWARDED
             self.box.count -= 1                 # a raw IP socket cuts nothing
-            count = pieces.segment(data, packet.length, out.segment, self.box.arena + self.box.arena_used, sizes,
-                                   MOST_PIECES, ARENA_ROOM - self.box.arena_used)
-            self._take_pieces(packet, server.address, route, sizes, count)
+            count = pieces.segment(data, packet.length, out.segment, self.box.arena + self.box.arena_used,
+                                   ARENA_ROOM - self.box.arena_used, MOST_PIECES)
+            self._take_pieces(packet, server.address, route, count)
             return FORWARDED if count else DROPPED_UNSEGMENTABLE
         if room == 0 or packet.length <= room:
             out = self._next_out(packet, server.address, route)
             out.body, out.length = data, packet.length
             return FORWARDED
-        count = pieces.fragment(data, packet.length, room, self.box.arena + self.box.arena_used, sizes,
-                                MOST_PIECES, ARENA_ROOM - self.box.arena_used)
-        self._take_pieces(packet, server.address, route, sizes, count)
+        count = pieces.fragment(data, packet.length, room, self.box.arena + self.box.arena_used,
+                                ARENA_ROOM - self.box.arena_used, MOST_PIECES)
+        self._take_pieces(packet, server.address, route, count)
         return FORWARDED if count else DROPPED_TOO_BIG
 
-    cdef void _take_pieces(self, Packet *packet, uint32_t next_hop, Route *route, int *sizes, int count) noexcept nogil:
+    cdef void _take_pieces(self, Packet *packet, uint32_t next_hop, Route *route, int count) noexcept nogil:
         """Put *count* pieces, which lie one after the other in the arena, into the outbox."""
         cdef int i
         cdef Outgoing *out
         for i in range(count):
             out = self._next_out(packet, next_hop, route)
-            out.body, out.length = self.box.arena + self.box.arena_used, sizes[i]
-            self.box.arena_used += sizes[i]
+            out.body = self.box.arena + self.box.arena_used
+            out.length = pkt.get16(out.body, pkt.IP_LENGTH)
+            self.box.arena_used += out.length
 
     cdef int _send_wrapped(self, Packet *packet, ServerSlot *server, Route *route, int room) noexcept nogil:
         """TUN: the packet behind outer headers, to the real server over any number of routers."""
         cdef unsigned char *data = packet.queued.data
         cdef unsigned char *whole
         cdef Outgoing *out
-        cdef int sizes[MOST_PIECES]
         cdef int count, i, first, payload, overhead = tun.overhead(server.tunnel_type, server.tunnel_flags), mtu
         self._make_room()
         mtu = (room if room else USUAL_MTU - overhead)
@@ -196,10 +195,10 @@ cdef class Forwarding(Connections):
             payload = mtu - packet.header - (data[packet.header + 12] >> 4) * 4
             if payload <= 0:
                 return DROPPED_UNSEGMENTABLE
-            count = pieces.segment(data, packet.length, payload, self.box.arena + self.box.arena_used, sizes,
-                                   MOST_PIECES, ARENA_ROOM - self.box.arena_used)
+            count = pieces.segment(data, packet.length, payload, self.box.arena + self.box.arena_used,
+                                   ARENA_ROOM - self.box.arena_used, MOST_PIECES)
             first = self.box.count
-            self._take_pieces(packet, server.address, route, sizes, count)
+            self._take_pieces(packet, server.address, route, count)
             for i in range(first, self.box.count):
                 self._wrap(&self.box.waiting[i], server, route, <uint32_t> packet.hashed)
             return FORWARDED if count else DROPPED_UNSEGMENTABLE
@@ -214,9 +213,9 @@ cdef class Forwarding(Connections):
         memcpy(whole + out.head_length, data, packet.length)
         self.box.arena_used += out.head_length + packet.length
         count = pieces.fragment(whole, out.head_length + packet.length, room + overhead,
-                                self.box.arena + self.box.arena_used, sizes, MOST_PIECES,
-                                ARENA_ROOM - self.box.arena_used)
-        self._take_pieces(packet, server.address, route, sizes, count)
+                                self.box.arena + self.box.arena_used, ARENA_ROOM - self.box.arena_used,
+                                MOST_PIECES)
+        self._take_pieces(packet, server.address, route, count)
         return FORWARDED if count else DROPPED_TOO_BIG
 
     cdef int _wrap(self, Outgoing *out, ServerSlot *server, Route *route, uint32_t flow_hash) noexcept nogil:

@@ -21,12 +21,14 @@ cdef extern from *:
     """
     int sum_words "lbq_sum_words"(const unsigned char *packet, int length) noexcept nogil
 
-cdef int IP_LENGTH, IP_FRAGMENT, IP_TTL, IP_PROTOCOL, IP_CHECKSUM, IP_SOURCE, IP_DESTINATION
-cdef int PORT_SOURCE, PORT_DESTINATION, UDP_CHECKSUM, TCP_FLAGS, TCP_CHECKSUM
-cdef unsigned int CRC32C[256]
+cdef int IP_TOS, IP_LENGTH, IP_ID, IP_FRAGMENT, IP_TTL, IP_PROTOCOL, IP_CHECKSUM, IP_SOURCE, IP_DESTINATION
+cdef int PORT_SOURCE, PORT_DESTINATION, UDP_LENGTH, UDP_CHECKSUM
+cdef int TCP_SEQUENCE, TCP_ACKNOWLEDGED, TCP_OFFSET, TCP_FLAGS, TCP_CHECKSUM, SCTP_CHECKSUM
+cdef int DONT_FRAGMENT, MORE_FRAGMENTS, OFFSET_MASK, FRAGMENT_MASK
+cdef int TCP, UDP, SCTP
+cdef int CHECKSUM_NOT_READY, SEGMENTED_LATER, CHECKSUM_NOT_VERIFIED
 cdef unsigned int ALL_ONES
-cdef int SCTP_CHECKSUM
-cdef int FRAGMENT_MASK, CHECKSUM_NOT_READY, SEGMENTED_LATER, CHECKSUM_NOT_VERIFIED
+cdef unsigned int CRC32C[256]
 
 cpdef int get16(unsigned char *packet, int at) noexcept nogil
 cpdef void put16(unsigned char *packet, int at, int value) noexcept nogil
@@ -51,8 +53,8 @@ cpdef int pseudo_sum(unsigned char *packet, int header, int end) noexcept nogil
 cpdef void decrement_ttl(unsigned char *packet) noexcept nogil
 
 
-@cython.locals(crc="unsigned int", at=int, byte=int)
-cpdef unsigned int crc32c(unsigned char *packet, int header, int end) noexcept nogil
+@cython.locals(crc="unsigned int", at=int)
+cpdef unsigned int crc32c(unsigned char *packet, int start, int end) noexcept nogil
 
 
 @cython.locals(crc="unsigned int", i=int)

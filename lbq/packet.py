@@ -3,13 +3,15 @@
 ``packet`` is a ``bytearray`` when this file runs interpreted and an ``unsigned char *`` when it is
 compiled; ``packet[i]`` means the same on both.
 
-RFC 791 (IPv4), RFC 793 (TCP), RFC 768 (UDP), RFC 1071 and RFC 1624 (checksums).
+RFC 791 (IPv4), RFC 793 (TCP), RFC 768 (UDP), RFC 9260 (SCTP), RFC 1071 and RFC 1624 (checksums).
 """
 from __future__ import annotations
 
 import cython
 
+IP_TOS = 1
 IP_LENGTH = 2
+IP_ID = 4
 IP_FRAGMENT = 6         # flags and offset
 IP_TTL = 8
 IP_PROTOCOL = 9
@@ -17,17 +19,28 @@ IP_CHECKSUM = 10
 IP_SOURCE = 12
 IP_DESTINATION = 16
 
-# From the start of the TCP or UDP header:
+# From the start of the TCP, UDP or SCTP header:
 PORT_SOURCE = 0
 PORT_DESTINATION = 2
+UDP_LENGTH = 4
 UDP_CHECKSUM = 6
+TCP_SEQUENCE = 4
+TCP_ACKNOWLEDGED = 8
+TCP_OFFSET = 12         # the upper four bits: how many words the header has
 TCP_FLAGS = 13
 TCP_CHECKSUM = 16
+SCTP_CHECKSUM = 8       # 32 bits
 
-SCTP_CHECKSUM = 8
-ALL_ONES = 0xFFFFFFFF    # a name, because as a number it is a Python object to compiled code
-
+DONT_FRAGMENT = 0x4000
+MORE_FRAGMENTS = 0x2000
+OFFSET_MASK = 0x1FFF    # in units of 8 bytes
 FRAGMENT_MASK = 0x3FFF  # more-fragments and the offset: non-zero means a fragment
+
+TCP = 6                 # IP protocol numbers
+UDP = 17
+SCTP = 132
+
+ALL_ONES = 0xFFFFFFFF   # a name, because as a number it is a Python object to compiled code
 
 # NFQA_SKB_INFO, what the kernel says of a queued packet's checksum and shape:
 CHECKSUM_NOT_READY = 1  # the field holds the pseudo-header sum; hardware was to finish it
@@ -36,22 +49,23 @@ CHECKSUM_NOT_VERIFIED = 4
 
 if cython.compiled:     # numbers with a C type are invisible to Python code; these are its copies
     globals().update(
-        IP_LENGTH=IP_LENGTH, IP_FRAGMENT=IP_FRAGMENT, IP_TTL=IP_TTL, IP_PROTOCOL=IP_PROTOCOL,
-        IP_CHECKSUM=IP_CHECKSUM, IP_SOURCE=IP_SOURCE, IP_DESTINATION=IP_DESTINATION,
-        PORT_SOURCE=PORT_SOURCE, PORT_DESTINATION=PORT_DESTINATION, UDP_CHECKSUM=UDP_CHECKSUM,
-        TCP_FLAGS=TCP_FLAGS, TCP_CHECKSUM=TCP_CHECKSUM, FRAGMENT_MASK=FRAGMENT_MASK,
-        CHECKSUM_NOT_READY=CHECKSUM_NOT_READY, SEGMENTED_LATER=SEGMENTED_LATER,
+        IP_TOS=IP_TOS, IP_LENGTH=IP_LENGTH, IP_ID=IP_ID, IP_FRAGMENT=IP_FRAGMENT, IP_TTL=IP_TTL,
+        IP_PROTOCOL=IP_PROTOCOL, IP_CHECKSUM=IP_CHECKSUM, IP_SOURCE=IP_SOURCE, IP_DESTINATION=IP_DESTINATION,
+        PORT_SOURCE=PORT_SOURCE, PORT_DESTINATION=PORT_DESTINATION, UDP_LENGTH=UDP_LENGTH, UDP_CHECKSUM=UDP_CHECKSUM,
+        TCP_SEQUENCE=TCP_SEQUENCE, TCP_ACKNOWLEDGED=TCP_ACKNOWLEDGED, TCP_OFFSET=TCP_OFFSET, TCP_FLAGS=TCP_FLAGS,
+        TCP_CHECKSUM=TCP_CHECKSUM, SCTP_CHECKSUM=SCTP_CHECKSUM, DONT_FRAGMENT=DONT_FRAGMENT,
+        MORE_FRAGMENTS=MORE_FRAGMENTS, OFFSET_MASK=OFFSET_MASK, FRAGMENT_MASK=FRAGMENT_MASK, TCP=TCP, UDP=UDP,
+        SCTP=SCTP, ALL_ONES=ALL_ONES, CHECKSUM_NOT_READY=CHECKSUM_NOT_READY, SEGMENTED_LATER=SEGMENTED_LATER,
         CHECKSUM_NOT_VERIFIED=CHECKSUM_NOT_VERIFIED)
-
-else:
-    CRC32C = [0] * 256      # the compiled module declares it as a C array in packet.pxd
+else:                   # the compiled module declares this as a C array in packet.pxd
+    CRC32C = [0] * 256
 
 
 def _fill() -> None:
     for byte in range(256):
         crc = byte
         for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)     # Castagnoli's polynomial, lowest power first
         CRC32C[byte] = crc
 
 
@@ -128,7 +142,7 @@ def transport_checksum(packet, header: int, end: int, field: int) -> int:
     total = word_sum(packet, IP_SOURCE, IP_SOURCE + 8) + packet[IP_PROTOCOL] + (end - header)
     total += word_sum(packet, header, field) + word_sum(packet, field + 2, end)
     result = ~fold(total) & 0xFFFF
-    if result == 0 and packet[IP_PROTOCOL] == 17:
+    if result == 0 and packet[IP_PROTOCOL] == UDP:
         return 0xFFFF
     return result
 
@@ -145,17 +159,21 @@ def decrement_ttl(packet) -> None:
     put16(packet, IP_CHECKSUM, adjust(get16(packet, IP_CHECKSUM), old, get16(packet, IP_TTL)))
 
 
-def crc32c(packet, header: int, end: int) -> int:
-    """Return SCTP's checksum over [*header*, *end*), its own field counted as zero (RFC 9260, appendix A)."""
+def crc32c(packet, start: int, end: int) -> int:
+    """Return the CRC32c of the bytes in [*start*, *end*).
+
+    >>> hex(crc32c(bytearray(b"123456789"), 0, 9))
+    '0xe3069283'
+    """
     crc = ALL_ONES
-    for at in range(header, end):
-        byte = 0 if 8 <= at - header < 12 else packet[at]
-        crc = CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    for at in range(start, end):
+        crc = CRC32C[(crc ^ packet[at]) & 0xFF] ^ (crc >> 8)
     return crc ^ ALL_ONES
 
 
 def put_crc32c(packet, header: int, end: int) -> None:
-    """Write SCTP's checksum, which travels with its lowest byte first."""
+    """Write the checksum of the SCTP packet in [*header*, *end*): lowest byte first (RFC 9260, appendix A)."""
+    put32(packet, header + SCTP_CHECKSUM, 0)
     crc = crc32c(packet, header, end)
     for i in range(4):
         packet[header + SCTP_CHECKSUM + i] = crc >> 8 * i & 0xFF

@@ -1,1 +1,1 @@
-"""One file per forwarding method: nat now; dr and tun follow."""
+"""One file per forwarding method: nat, dr, tun; and pieces, which cuts what is too large for a tunnel."""

@@ -12,8 +12,11 @@ What happens to the TCP or UDP checksum depends on the packet's *form*, the NFQA
     otherwise                       RFC 1624, so that a wrong checksum stays wrong;
                                     a UDP checksum of 0 ("none") is replaced by a real one, as IPVS does
 
-Kernel: ip_vs_xmit.c, ip_vs_nat_xmit(); ip_vs_proto_tcp.c and ip_vs_proto_udp.c, *_snat_handler() and
-*_dnat_handler(); what survives mangling in a queue: nfnetlink_queue.c, nfqnl_mangle().
+SCTP's checksum covers no address, so only a change of port concerns it; a CRC cannot be adjusted, so it
+is then computed in full, and a wrong one becomes right.  The kernel writes those of the segments (GSO).
+
+Kernel: ip_vs_xmit.c, ip_vs_nat_xmit(); ip_vs_proto_tcp.c, ip_vs_proto_udp.c and ip_vs_proto_sctp.c,
+*_snat_handler() and *_dnat_handler(); what survives mangling in a queue: nfnetlink_queue.c, nfqnl_mangle().
 """
 from __future__ import annotations
 
@@ -34,8 +37,6 @@ def rewrite(packet, end: int, at_address: int, address: int, at_port: int, port:
             form: int, delivered_here: bool) -> None:
     """Write *address* and *port* and bring both checksums into line."""
     header = (packet[0] & 0x0F) * 4
-    tcp = packet[pkt.IP_PROTOCOL] == 6
-    field = header + (pkt.TCP_CHECKSUM if tcp else pkt.UDP_CHECKSUM)
     old_address = pkt.get32(packet, at_address)
     old_port = pkt.get16(packet, header + at_port)
     pkt.put32(packet, at_address, address)
@@ -43,6 +44,12 @@ def rewrite(packet, end: int, at_address: int, address: int, at_port: int, port:
     pkt.put16(packet, pkt.IP_CHECKSUM,
               pkt.adjust32(pkt.get16(packet, pkt.IP_CHECKSUM), old_address, address))
 
+    tcp = packet[pkt.IP_PROTOCOL] == pkt.TCP
+    if not tcp and packet[pkt.IP_PROTOCOL] == pkt.SCTP:
+        if form & pkt.SEGMENTED_LATER == 0 and (port != old_port or form & pkt.CHECKSUM_NOT_READY):
+            pkt.put_crc32c(packet, header, end)
+        return
+    field = header + (pkt.TCP_CHECKSUM if tcp else pkt.UDP_CHECKSUM)
     checksum = pkt.get16(packet, field)
     if form & pkt.SEGMENTED_LATER and tcp and not delivered_here:
         return

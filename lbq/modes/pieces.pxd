@@ -2,24 +2,30 @@
 cimport cython
 from lbq cimport packet as pkt
 
-cdef int MORE_FRAGMENTS, OFFSET_MASK, FIN, PSH, CWR, SEQUENCE, DATA_OFFSET, COPIED, END_OF_OPTIONS, NO_OPERATION
+cdef int COPIED, END, NO_OPERATION, FIN, PSH, CWR
 
 
-@cython.locals(header=int, data=int, word=int, offset=int, count=int, at=int, begin=int, size=int, i=int, last=bint)
-cdef int fragment(unsigned char *packet, int length, int mtu, unsigned char *out, int *sizes, int most,
-                  int room) noexcept nogil
+@cython.locals(header=int, step=int, word=int, first=int, count=int, start=int, to=int, size=int, more=bint)
+cpdef int fragment(unsigned char *packet, int length, int mtu, unsigned char *out, int room,
+                   int most) noexcept nogil
 
 
-@cython.locals(header=int, start=int, sequence="unsigned int", identification=int, flags=int, count=int, at=int,
-               begin=int, size=int, i=int, ours=int)
-cdef int segment(unsigned char *packet, int length, int payload, unsigned char *out, int *sizes, int most,
-                 int room) noexcept nogil
+@cython.locals(header=int, start=int, headers=int, identification=int, sequence="unsigned int", flags=int,
+               count=int, to=int, size=int)
+cpdef int segment(unsigned char *packet, int length, int payload, unsigned char *out, int room,
+                  int most) noexcept nogil
 
 
-@cython.locals(at=int, end=int, kind=int, size=int, i=int)
-cdef void _drop_options(unsigned char *out, int begin, int header) noexcept nogil
-cdef void _finish_header(unsigned char *out, int begin, int header) noexcept nogil
+@cython.locals(i=int)
+cdef void _copy(unsigned char *source, int at, int length, unsigned char *target, int to) noexcept nogil
+cdef int _header(unsigned char *packet, int length) noexcept nogil
+
+
+@cython.locals(size=int, i=int)
+cdef void _drop_options(unsigned char *out, int at, int end) noexcept nogil
+cdef int _flags_of(int flags, bint first, bint last) noexcept nogil
+cdef void _finish_header(unsigned char *out, int to, int header, int size) noexcept nogil
 
 
 @cython.locals(field=int, total="unsigned int")
-cdef void _finish_segment(unsigned char *out, int begin, int header, int size) noexcept nogil
+cdef void _finish_tcp(unsigned char *out, int to, int header, int length) noexcept nogil

@@ -1,120 +1,141 @@
-"""Cutting packets: one that is too long for its way into fragments, one large TCP packet into segments.
+"""Cuts packets that are too large: IPv4 fragments, and TCP segments out of what the kernel merged.
 
-The kernel does both for what goes through its own IP layer; packets of DR and TUN leave lbq ready made.
+The kernel does both for what goes through its own IP layer; packets of DR and TUN leave here ready made.
 
-    fragment   RFC 791, 2.3; options of later fragments as in the kernel's ip_options_fragment()
-    segment    as the kernel's tcp_gso_segment(): PSH and FIN only on the last, CWR only on the first
+Both functions write the pieces into *out* one after the other and return how many there are, or 0 when
+*packet* cannot be cut, or when *room* bytes or *most* pieces are too few.  Each piece is a whole IPv4
+packet, so its own length field says where the next one starts.
 
-Both write the pieces one after the other into *out* (*room* bytes), their lengths into *sizes* (*most* places), and
-return how many there are, 0 when they do not fit.
+Kernel: net/ipv4/ip_output.c, ip_do_fragment(); net/ipv4/ip_options.c, ip_options_fragment();
+net/ipv4/tcp_offload.c, tcp_gso_segment(); net/ipv4/af_inet.c, inet_gso_segment().
+RFC 791, RFC 3168 (what CWR means).
 """
 from __future__ import annotations
 
 from lbq import packet as pkt
 
-MORE_FRAGMENTS = 0x2000
-OFFSET_MASK = 0x1FFF
-FIN, PSH, CWR = 0x01, 0x08, 0x80
-SEQUENCE = 4                # in the TCP header
-DATA_OFFSET = 12
-COPIED = 0x80               # an option that every fragment has
-END_OF_OPTIONS, NO_OPERATION = 0, 1
+COPIED = 0x80           # option types with this bit go into every fragment
+END = 0
+NO_OPERATION = 1
+
+FIN = 0x01
+PSH = 0x08
+CWR = 0x80
 
 
-def fragment(packet, length: int, mtu: int, out, sizes, most: int, room: int) -> int:
-    """Cut *packet* into fragments of at most *mtu* bytes, whatever its DF says."""
-    header = (packet[0] & 15) * 4
-    data = (mtu - header) & ~7
-    if data <= 0:
+def fragment(packet, length: int, mtu: int, out, room: int, most: int) -> int:
+    """Cut *packet* of *length* bytes into fragments of at most *mtu* bytes; one that fits stays one, unchanged."""
+    header = _header(packet, length)
+    if header == 0:
         return 0
+    if length <= mtu:
+        if length > room or most < 1:
+            return 0
+        _copy(packet, 0, length, out, 0)
+        return 1
+    step = (mtu - header) & ~7
     word = pkt.get16(packet, pkt.IP_FRAGMENT)
-    offset = word & OFFSET_MASK
-    count, at, begin = 0, header, 0
-    while at < length:
-        size = min(data, length - at)
-        if count >= most or begin + header + size > room:
-            return 0
-        for i in range(header):
-            out[begin + i] = packet[i]
-        if count and header > 20:
-            _drop_options(out, begin, header)
-        for i in range(size):
-            out[begin + header + i] = packet[at + i]
-        last = at + size == length and word & MORE_FRAGMENTS == 0
-        pkt.put16(out, begin + pkt.IP_LENGTH, header + size)
-        pkt.put16(out, begin + pkt.IP_FRAGMENT, offset + (at - header) // 8 | (0 if last else MORE_FRAGMENTS))
-        _finish_header(out, begin, header)
-        sizes[count] = header + size
-        count += 1
-        begin += header + size
-        at += size
-    return count
-
-
-def segment(packet, length: int, payload: int, out, sizes, most: int, room: int) -> int:
-    """Cut the TCP *packet* into segments with at most *payload* bytes of data."""
-    header = (packet[0] & 15) * 4
-    start = header + (packet[header + DATA_OFFSET] >> 4) * 4
-    if payload <= 0 or start < header + 20 or start > length:
+    first = word & pkt.OFFSET_MASK
+    if step <= 0 or first * 8 + length - header > 0xFFFF:
         return 0
-    sequence = pkt.get32(packet, header + SEQUENCE)
-    identification = pkt.get16(packet, 4)
-    flags = packet[header + pkt.TCP_FLAGS]
-    count, at, begin = 0, start, 0
-    while count == 0 or at < length:
-        size = min(payload, length - at)
-        if count >= most or begin + start + size > room:
+    count = 0
+    start = header
+    to = 0
+    while start < length:
+        # The last piece need not end on a multiple of 8 and so may be a little longer.
+        size = length - start if length - start <= mtu - header else step
+        if to + header + size > room or count >= most:
             return 0
-        for i in range(start):
-            out[begin + i] = packet[i]
-        for i in range(size):
-            out[begin + start + i] = packet[at + i]
-        pkt.put16(out, begin + pkt.IP_LENGTH, start + size)
-        pkt.put16(out, begin + 4, identification + count & 0xFFFF)
-        pkt.put32(out, begin + header + SEQUENCE, sequence + (at - start) & pkt.ALL_ONES)
-        ours = flags
-        if at + size < length:
-            ours &= ~(FIN | PSH)
-        if count:
-            ours &= ~CWR
-        out[begin + header + pkt.TCP_FLAGS] = ours & 0xFF
-        _finish_header(out, begin, header)
-        _finish_segment(out, begin, header, start + size)
-        sizes[count] = start + size
+        _copy(packet, 0, header, out, to)
+        if count > 0 and first == 0:
+            _drop_options(out, to + 20, to + header)
+        _copy(packet, start, size, out, to + header)
+        more = start + size < length or word & pkt.MORE_FRAGMENTS
+        pkt.put16(out, to + pkt.IP_FRAGMENT, first + (start - header) // 8 + (pkt.MORE_FRAGMENTS if more else 0))
+        _finish_header(out, to, header, size)
+        start += size
+        to += header + size
         count += 1
-        begin += start + size
-        at += size
     return count
 
 
-def _drop_options(out, begin: int, header: int) -> None:
-    """Turn those IP options that only a first fragment has into no-operations."""
-    at = begin + 20
-    end = begin + header
-    while at < end:
-        kind = out[at]
-        if kind == END_OF_OPTIONS:
-            return
-        if kind == NO_OPERATION:
+def segment(packet, length: int, payload: int, out, room: int, most: int) -> int:
+    """Cut the TCP packet of *length* bytes into segments with *payload* bytes each, their checksums complete."""
+    header = _header(packet, length)
+    if header == 0 or packet[pkt.IP_PROTOCOL] != pkt.TCP or payload <= 0 or header + 20 > length:
+        return 0
+    start = header + (packet[header + pkt.TCP_OFFSET] >> 4) * 4
+    if start < header + 20 or start > length:
+        return 0
+    headers = start
+    identification = pkt.get16(packet, pkt.IP_ID)
+    sequence = pkt.get32(packet, header + pkt.TCP_SEQUENCE)
+    flags = packet[header + pkt.TCP_FLAGS]
+    count = 0
+    to = 0
+    while start < length or count == 0:
+        size = min(payload, length - start)
+        if to + headers + size > room or count >= most:
+            return 0
+        _copy(packet, 0, headers, out, to)
+        _copy(packet, start, size, out, to + headers)
+        pkt.put16(out, to + pkt.IP_ID, (identification + count) & 0xFFFF)
+        pkt.put32(out, to + header + pkt.TCP_SEQUENCE, sequence + (start - headers))
+        out[to + header + pkt.TCP_FLAGS] = _flags_of(flags, count == 0, start + size == length)
+        _finish_header(out, to, header, headers - header + size)
+        _finish_tcp(out, to, header, headers + size)
+        start += size
+        to += headers + size
+        count += 1
+    return count
+
+
+def _copy(source, at: int, length: int, target, to: int) -> None:
+    for i in range(length):
+        target[to + i] = source[at + i]
+
+
+def _header(packet, length: int) -> int:
+    """Return how long the IPv4 header of *packet* is, or 0 when there is none."""
+    if length < 20 or packet[0] >> 4 != 4 or packet[0] & 0x0F < 5 or (packet[0] & 0x0F) * 4 > length:
+        return 0
+    return (packet[0] & 0x0F) * 4
+
+
+def _drop_options(out, at: int, end: int) -> None:
+    """Make no-operations of the options in [*at*, *end*) that belong into the first fragment only."""
+    while at < end and out[at] != END:
+        if out[at] == NO_OPERATION:
             at += 1
             continue
-        size = out[at + 1] if at + 1 < end else 0
-        if size < 2 or at + size > end:
+        if at + 1 >= end or out[at + 1] < 2 or at + out[at + 1] > end:
             return
-        if kind & COPIED == 0:
+        size = out[at + 1]
+        if out[at] & COPIED == 0:
             for i in range(size):
                 out[at + i] = NO_OPERATION
         at += size
 
 
-def _finish_header(out, begin: int, header: int) -> None:
-    pkt.put16(out, begin + pkt.IP_CHECKSUM, 0)
-    pkt.put16(out, begin + pkt.IP_CHECKSUM, ~pkt.word_sum(out, begin, begin + header) & 0xFFFF)
+def _flags_of(flags: int, first: bool, last: bool) -> int:
+    """Return the TCP flags of a segment: what ends a stretch of data is in the last, CWR in the first only."""
+    if not last:
+        flags &= ~(FIN | PSH)
+    if not first:
+        flags &= ~CWR
+    return flags & 0xFF
 
 
-def _finish_segment(out, begin: int, header: int, size: int) -> None:
-    field = begin + header + pkt.TCP_CHECKSUM
+def _finish_header(out, to: int, header: int, size: int) -> None:
+    """Write length and checksum of the IPv4 header at *to*, behind which *size* bytes follow."""
+    pkt.put16(out, to + pkt.IP_LENGTH, header + size)
+    pkt.put16(out, to + pkt.IP_CHECKSUM, 0)
+    pkt.put16(out, to + pkt.IP_CHECKSUM, ~pkt.word_sum(out, to, to + header) & 0xFFFF)
+
+
+def _finish_tcp(out, to: int, header: int, length: int) -> None:
+    """Write the TCP checksum of the packet of *length* bytes at *to*."""
+    field = to + header + pkt.TCP_CHECKSUM
     pkt.put16(out, field, 0)
-    total = pkt.word_sum(out, begin + pkt.IP_SOURCE, begin + pkt.IP_SOURCE + 8) + 6 + size - header
-    total += pkt.word_sum(out, begin + header, begin + size)
-    pkt.put16(out, field, ~pkt.fold(total) & 0xFFFF)
+    total = pkt.word_sum(out, to + pkt.IP_SOURCE, to + pkt.IP_SOURCE + 8) + pkt.TCP + length - header
+    pkt.put16(out, field, ~pkt.fold(total + pkt.word_sum(out, to + header, to + length)) & 0xFFFF)

@@ -1,13 +1,26 @@
-"""Tunnelling (``tun``, ipvsadm -i): the packet travels inside another one, so a real server may be anywhere.
+"""TUN, tunnelling (``ipip``, ipvsadm -i): the request travels to the real server inside another packet.
 
-    in    [ director -> RIP [ CIP:cport -> VIP:vport ]]    the inner packet is the client's, its TTL one less
-    out   VIP:vport -> CIP:cport                           from the real server straight to the client
+    in     CIP:cport -> VIP:vport   becomes   director -> RIP [ CIP:cport -> VIP:vport ]
+    out    VIP:vport -> CIP:cport   goes from the real server to the client, past the director
 
-    ipip  outer IPv4 header (20 bytes)
-    gue   and UDP (8) and GUE (4): RFC draft-ietf-intarea-gue
-    gre   and GRE (4, or 8 with a checksum): RFC 2784
+The real server unwraps the packet, finds the VIP on one of its own interfaces and answers from it.  As
+in DR the director sees only requests and ports cannot change; unlike in DR the real server may be any
+number of routers away.  What the wrapping costs is room: *overhead* bytes less in every packet.
 
-Kernel: ip_vs_xmit.c, ip_vs_tunnel_xmit(), ipvs_gue_encap(), ipvs_gre_encap(); RFC 2003, RFC 6040.
+    IPIP   outer IPv4 (protocol 4)  | packet
+    GUE    outer IPv4 (17)  | UDP to the tunnel's port | GUE: 0, 4 (IPv4), flags 0 | packet
+    GRE    outer IPv4 (47)  | flags, 0x0800 [, checksum, 0]                        | packet
+
+The outer header takes the inner one's TTL (already one less) and its type of service, except that
+"congestion experienced" becomes "capable" (RFC 6040: the inner header still has the mark).  It forbids
+fragments when the inner one does and *pmtu_disc* is on; then its identification is 0.
+
+CSUM asks for GUE's UDP checksum or GRE's; REMCSUM gives GUE its UDP checksum, too, and nothing else: the
+extra header that the kernel has for it describes checksums that are not complete, and ours are.
+
+Kernel: ip_vs_xmit.c, ip_vs_tunnel_xmit(), ipvs_gue_encap(), ipvs_gre_encap(); ip_vs_core.c,
+ipvs_udp_decap(), ipvs_gre_decap(); include/net/udp.h, udp_flow_src_port().
+RFC 2003 (IPIP), RFC 2784 and 2890 (GRE), draft-ietf-intarea-gue-09.
 """
 from __future__ import annotations
 
@@ -15,109 +28,145 @@ import cython
 
 from lbq import packet as pkt
 
-IPIP, GUE, GRE = range(3)
-NOCSUM, CSUM, REMCSUM = range(3)
-PROTOCOL_IPIP = 4
-PROTOCOL_UDP = 17
-PROTOCOL_GRE = 47
-DONT_FRAGMENT = 0x4000
-ECN_MASK = 3
-ECN_CE = 3
-ECN_ECT0 = 2
-LOWEST_PORT = 32768         # net.ipv4.ip_local_port_range
-HIGHEST_PORT = 60999
+IPIP, GUE, GRE = range(3)       # the kernel's numbers, as in model.py
+CSUM = 1
+REMCSUM = 2
+
+IP_HEADER = 20
+GUE_HEADERS = 12                # UDP and GUE
+GRE_HEADER = 4
 GRE_CHECKSUM = 0x8000
-GRE_IPV4 = 0x0800
+GRE_KEY = 0x2000
+GRE_SEQUENCE = 0x1000
+GRE_UNKNOWN = 0x4FFF            # routing, recursion, versions: nothing that anybody sends us
+ETHER_IPV4 = 0x0800
+IN_IP = 4                       # IP protocol numbers
+IN_UDP = 17
+IN_GRE = 47
+FIRST_PORT = 32768              # ip_local_port_range
+LAST_PORT = 60999
+
+if cython.compiled:             # numbers with a C type are invisible to Python code; these are its copies
+    globals().update(IPIP=IPIP, GUE=GUE, GRE=GRE, CSUM=CSUM, REMCSUM=REMCSUM)
 
 
 def overhead(kind: int, flags: int) -> int:
-    """Return how many bytes a tunnel packet is longer than what it carries."""
+    """Return how many bytes a tunnel of *kind* with *flags* puts in front of a packet."""
     if kind == GUE:
-        return 20 + 8 + 4
+        return IP_HEADER + GUE_HEADERS
     if kind == GRE:
-        return 20 + 8 if flags == CSUM else 20 + 4
-    return 20
+        return IP_HEADER + GRE_HEADER + (4 if flags & CSUM else 0)
+    return IP_HEADER
 
 
 def protocol_of(kind: int) -> int:
-    """Return the IP protocol of the outer header."""
+    """Return the IP protocol number in the outer header of a tunnel of *kind*."""
     if kind == GUE:
-        return PROTOCOL_UDP
+        return IN_UDP
     if kind == GRE:
-        return PROTOCOL_GRE
-    return PROTOCOL_IPIP
+        return IN_GRE
+    return IN_IP
 
 
 def wrap(packet, length: int, out, source: int, destination: int, kind: int, port: int, flags: int,
          pmtu_disc: bool, identification: int, flow_hash: int) -> int:
-    """Write into *out* the headers that go before *packet* of *length* bytes; return how many bytes they are."""
+    """Write into *out* what goes in front of *packet*, whose TTL counts this hop already; return its size.
+
+    *packet* and its checksums must be complete; *identification* is used where fragments are allowed.
+    """
     size = overhead(kind, flags)
-    for i in range(size):
-        out[i] = 0
-    keep = pmtu_disc and packet[pkt.IP_FRAGMENT] & 0x40 != 0
-    ecn = packet[1] & ECN_MASK
+    forbidden = pmtu_disc and pkt.get16(packet, pkt.IP_FRAGMENT) & pkt.DONT_FRAGMENT
     out[0] = 0x45
-    out[1] = (packet[1] & 0xFC) | (ECN_ECT0 if ecn == ECN_CE else ecn)
+    out[pkt.IP_TOS] = packet[pkt.IP_TOS]
+    if packet[pkt.IP_TOS] & 3 == 3:
+        out[pkt.IP_TOS] = packet[pkt.IP_TOS] & 0xFC | 2
     pkt.put16(out, pkt.IP_LENGTH, size + length)
-    if keep:
-        pkt.put16(out, pkt.IP_FRAGMENT, DONT_FRAGMENT)
-    else:
-        pkt.put16(out, 4, identification)
+    pkt.put16(out, pkt.IP_ID, 0 if forbidden else identification)
+    pkt.put16(out, pkt.IP_FRAGMENT, pkt.DONT_FRAGMENT if forbidden else 0)
     out[pkt.IP_TTL] = packet[pkt.IP_TTL]
     out[pkt.IP_PROTOCOL] = protocol_of(kind)
     pkt.put32(out, pkt.IP_SOURCE, source)
     pkt.put32(out, pkt.IP_DESTINATION, destination)
-    pkt.put16(out, pkt.IP_CHECKSUM, pkt.header_checksum(out, 20))
+    pkt.put16(out, pkt.IP_CHECKSUM, pkt.header_checksum(out, IP_HEADER))
     if kind == GUE:
-        _wrap_gue(packet, length, out, port, flags, flow_hash)
+        _write_gue(packet, length, out, port, flags, flow_hash)
     elif kind == GRE:
-        _wrap_gre(packet, length, out, flags)
+        _write_gre(packet, length, out, flags)
     return size
 
 
-def _wrap_gue(packet, length: int, out, port: int, flags: int, flow_hash: int) -> None:
-    pkt.put16(out, 20, gue_port(flow_hash))
-    pkt.put16(out, 22, port)
-    pkt.put16(out, 24, 8 + 4 + length)
-    out[29] = PROTOCOL_IPIP
-    if flags != NOCSUM:
-        total = pkt.word_sum(out, pkt.IP_SOURCE, 20) + PROTOCOL_UDP + 8 + 4 + length
-        total += pkt.word_sum(out, 20, 32) + pkt.word_sum(packet, 0, length)
-        checksum = ~pkt.fold(total) & 0xFFFF
-        pkt.put16(out, 26, checksum if checksum else 0xFFFF)
-
-
-def _wrap_gre(packet, length: int, out, flags: int) -> None:
-    pkt.put16(out, 22, GRE_IPV4)
-    if flags == CSUM:
-        pkt.put16(out, 20, GRE_CHECKSUM)
-        pkt.put16(out, 24, ~pkt.fold(pkt.word_sum(out, 20, 24) + pkt.word_sum(packet, 0, length)) & 0xFFFF)
-
-
 def gue_port(flow_hash: int) -> int:
-    """Return the UDP source port for a flow, out of the host's local range: udp_flow_src_port()."""
-    mixed = (flow_hash ^ (flow_hash << 16)) & pkt.ALL_ONES
-    return ((mixed * (HIGHEST_PORT - LOWEST_PORT)) >> 32) + LOWEST_PORT
+    """Return the UDP source port for the flow with *flow_hash*, so that routers spread flows over paths."""
+    mixed = (flow_hash ^ flow_hash << 16) & pkt.ALL_ONES
+    return (mixed * (LAST_PORT - FIRST_PORT) >> 32) + FIRST_PORT
+
+
+def _write_gue(packet, length: int, out, port: int, flags: int, flow_hash: int) -> None:
+    pkt.put16(out, IP_HEADER + pkt.PORT_SOURCE, gue_port(flow_hash))
+    pkt.put16(out, IP_HEADER + pkt.PORT_DESTINATION, port)
+    pkt.put16(out, IP_HEADER + pkt.UDP_LENGTH, GUE_HEADERS + length)
+    pkt.put16(out, IP_HEADER + pkt.UDP_CHECKSUM, 0)
+    out[IP_HEADER + 8] = 0                              # version 0, data, no optional words
+    out[IP_HEADER + 9] = IN_IP
+    pkt.put16(out, IP_HEADER + 10, 0)
+    if flags & (CSUM | REMCSUM):
+        total = pkt.word_sum(out, pkt.IP_SOURCE, IP_HEADER + GUE_HEADERS) + IN_UDP + GUE_HEADERS + length
+        checksum = ~pkt.fold(total + pkt.word_sum(packet, 0, length)) & 0xFFFF
+        pkt.put16(out, IP_HEADER + pkt.UDP_CHECKSUM, 0xFFFF if checksum == 0 else checksum)
+
+
+def _write_gre(packet, length: int, out, flags: int) -> None:
+    pkt.put16(out, IP_HEADER, GRE_CHECKSUM if flags & CSUM else 0)
+    pkt.put16(out, IP_HEADER + 2, ETHER_IPV4)
+    if flags & CSUM:
+        pkt.put32(out, IP_HEADER + 4, 0)
+        total = pkt.word_sum(out, IP_HEADER, IP_HEADER + 8) + pkt.word_sum(packet, 0, length)
+        pkt.put16(out, IP_HEADER + 4, ~pkt.fold(total) & 0xFFFF)
 
 
 def inner_of(packet, length: int) -> int:
-    """Return where the inner IPv4 packet begins in a tunnel packet of which *length* bytes are here, or 0."""
-    if length < 20 or packet[0] >> 4 != 4:
+    """Return where in *packet*, of which *length* bytes are here, the tunnelled IPv4 packet starts, or 0.
+
+    0 means: no tunnel of ours, a later fragment, or too short to hold the inner header.  That the UDP port
+    is a tunnel's is for the caller to check, and so is how much of the inner packet there must be: an ICMP
+    error quotes only the beginning.
+    """
+    header = _header(packet, 0, length)
+    if header == 0 or pkt.get16(packet, pkt.IP_FRAGMENT) & pkt.OFFSET_MASK:
         return 0
-    at = (packet[0] & 15) * 4
-    if at < 20:
+    between = 0
+    if packet[pkt.IP_PROTOCOL] == IN_UDP:
+        between = _gue_size(packet, header, length)
+    elif packet[pkt.IP_PROTOCOL] == IN_GRE:
+        between = _gre_size(packet, header, length)
+    elif packet[pkt.IP_PROTOCOL] != IN_IP:
         return 0
-    protocol = packet[pkt.IP_PROTOCOL]
-    if protocol == PROTOCOL_UDP:
-        if length < at + 12 or packet[at + 8] >> 5 != 0 or packet[at + 9] != PROTOCOL_IPIP:
-            return 0
-        at += 8 + 4 + (packet[at + 8] & 0x1F) * 4
-    elif protocol == PROTOCOL_GRE:
-        if length < at + 4 or pkt.get16(packet, at) & 0x7FFF or pkt.get16(packet, at + 2) != GRE_IPV4:
-            return 0
-        at += 8 if pkt.get16(packet, at) & GRE_CHECKSUM else 4
-    elif protocol != PROTOCOL_IPIP:
+    if between < 0 or _header(packet, header + between, length) == 0:
         return 0
-    if length < at + 20 or packet[at] >> 4 != 4:
+    return header + between
+
+
+def _header(packet, at: int, length: int) -> int:
+    """Return how long the IPv4 header at *at* is, or 0 when there is none, or not all of it."""
+    if at + IP_HEADER > length or packet[at] >> 4 != 4 or packet[at] & 0x0F < 5:
         return 0
-    return at
+    header = (packet[at] & 0x0F) * 4
+    return header if at + header <= length else 0
+
+
+def _gue_size(packet, at: int, length: int) -> int:
+    """Return the bytes of UDP and GUE headers at *at*, or -1 when it is no data packet with IPv4 in it."""
+    if at + GUE_HEADERS > length or packet[at + 8] >> 5 != 0 or packet[at + 9] != IN_IP:
+        return -1
+    return GUE_HEADERS + (packet[at + 8] & 0x1F) * 4
+
+
+def _gre_size(packet, at: int, length: int) -> int:
+    """Return the bytes of the GRE header at *at*, or -1 when there is no IPv4 in it."""
+    if at + GRE_HEADER > length or pkt.get16(packet, at + 2) != ETHER_IPV4:
+        return -1
+    flags = pkt.get16(packet, at)
+    if flags & GRE_UNKNOWN:
+        return -1
+    return (GRE_HEADER + (4 if flags & GRE_CHECKSUM else 0) + (4 if flags & GRE_KEY else 0)
+            + (4 if flags & GRE_SEQUENCE else 0))

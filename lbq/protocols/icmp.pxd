@@ -2,29 +2,25 @@
 cimport cython
 from lbq cimport packet as pkt
 
-cdef int ICMP, MAX_BYTES, HEADERS, TOS_PRECEDENCE, TOS_KEPT, TTL
+cdef int ICMP, ICMP_HEADER, MAX_BYTES, HEADERS, TOS_PRECEDENCE, TOS_KEPT, TTL
 cdef long long GLOBAL_COST, GLOBAL_BURST, CLIENT_COST, CLIENT_BURST
 cdef int CLIENTS, CLIENT_BITS
-
-
 cdef int UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED
 
 
 @cython.locals(quoted_bytes=int, total=int, i=int)
 cpdef int error(int kind, int code, int mtu, unsigned char *packet, int length, unsigned char *answer) noexcept nogil
-
-
 cpdef int port_unreachable(unsigned char *packet, int length, unsigned char *answer) noexcept nogil
 
 
-@cython.locals(header=int, kind=int)
+@cython.locals(header=int, at=int, kind=int)
 cpdef int quoted(unsigned char *packet, int length) noexcept nogil
 cpdef bint checksum_right(unsigned char *packet, int length) noexcept nogil
 cpdef void to_real_server(unsigned char *packet, int length, unsigned int rip, int rport) noexcept nogil
 cpdef void to_client(unsigned char *packet, int length, unsigned int vip, int vport) noexcept nogil
 
 
-@cython.locals(header=int, at=int, quoted_header=int)
+@cython.locals(header=int, at=int, quoted_header=int, protocol=int)
 cdef void _translate(unsigned char *packet, int length, int outer, int inner, unsigned int address, int at_port,
                      int port) noexcept nogil
 

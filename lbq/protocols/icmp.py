@@ -1,17 +1,25 @@
-"""ICMP port unreachable: what a client hears when no real server can take its connection.
+"""ICMP errors: the director's own, and those of others that must be translated.
 
-IPVS never answers with a TCP reset; TCP and UDP clients alike get this packet, built as the kernel's
-icmp_send() builds it:
+**Its own.**  A client hears of everything that keeps its packet from a real server: no server can take the
+connection (type 3 code 3; IPVS never answers with a TCP reset), no way there (3/1), too large for the way
+(3/4, with the next hop's MTU), too many hops (11/0).  Each is built as the kernel's icmp_send() builds it:
 
     IP     source = the VIP, destination = the client, TTL 64, DF clear, TOS = (theirs & 0x1E) | 0xC0
-    ICMP   type 3, code 3
-    quote  the client's packet as it came, up to 576 bytes in all (RFC 1812, 4.3.2.3)
+    ICMP   type, code, and for 3/4 the MTU
+    quote  the client's packet as it is now, up to 576 bytes in all (RFC 1812, 4.3.2.3)
 
 Answering everybody would make the director a mirror for floods, so two limits apply, the kernel's own:
 1000 answers a second with bursts of 50 for all clients together (icmp_msgs_per_sec, icmp_msgs_burst), and
 one a second with bursts of 6 for each (icmp_ratelimit).
 
-Kernel: net/ipv4/icmp.c, icmp_send(), icmp_global_allow(); net/ipv4/inetpeer.c, inet_peer_xrlim_allow().
+**Of others.**  An error quotes the packet it is about, and under NAT that packet has the wrong addresses
+for whoever gets the error.  IPVS translates types 3, 4 and 11 (not 5 and 12) in both directions:
+
+    in     about VIP:vport -> client    goes to the real server, and speaks of RIP:rport -> client
+    out    about client -> RIP:rport    comes from the VIP, and speaks of client -> VIP:vport
+
+Kernel: net/ipv4/icmp.c, icmp_send(), icmp_global_allow(); net/ipv4/inetpeer.c, inet_peer_xrlim_allow();
+netfilter/ipvs/ip_vs_core.c, ip_vs_in_icmp(), ip_vs_out_icmp(), ip_vs_nat_icmp().
 """
 from __future__ import annotations
 
@@ -21,11 +29,12 @@ from lbq import packet as pkt
 
 ICMP = 1
 MAX_BYTES = 576
+ICMP_HEADER = 8
 HEADERS = 28                # IP and ICMP
 TOS_PRECEDENCE = 0xC0       # internetwork control
 TOS_KEPT = 0x1E
 TTL = 64
-UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED = 3, 4, 11        # the types that are about a packet of ours
+UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED = 3, 4, 11        # the types that are translated
 
 GLOBAL_COST = 1_000_000     # ns of credit for one answer: 1000 a second
 GLOBAL_BURST = 50
@@ -70,18 +79,24 @@ def port_unreachable(packet, length: int, answer) -> int:
 
 
 def quoted(packet, length: int) -> int:
-    """Return where the packet begins that an ICMP error (types 3, 4, 11) is about; 0 when this is none."""
-    header = (packet[0] & 15) * 4
-    if length < header + 8 + 20:
+    """Return where in *packet* the one begins that an ICMP error of type 3, 4 or 11 is about; 0: there is none.
+
+    Its whole header is here and 8 bytes behind it, which every router quotes and which hold the ports.
+    """
+    if length < 20 or packet[0] >> 4 != 4 or packet[0] & 0x0F < 5 or packet[pkt.IP_PROTOCOL] != ICMP:
+        return 0
+    header = (packet[0] & 0x0F) * 4
+    at = header + ICMP_HEADER
+    if at + 20 > length or packet[at] >> 4 != 4 or packet[at] & 0x0F < 5:
         return 0
     kind = packet[header]
     if kind != UNREACHABLE and kind != SOURCE_QUENCH and kind != TIME_EXCEEDED:
         return 0
-    return header + 8
+    return at if at + (packet[at] & 0x0F) * 4 + 8 <= length else 0
 
 
 def checksum_right(packet, length: int) -> bool:
-    """Return True when the ICMP checksum of *packet* is right."""
+    """Return True when the checksum of the ICMP message in *packet* is right."""
     return pkt.word_sum(packet, (packet[0] & 15) * 4, length) == 0xFFFF
 
 
@@ -96,19 +111,22 @@ def to_client(packet, length: int, vip: int, vport: int) -> None:
 
 
 def _translate(packet, length: int, outer: int, inner: int, address: int, at_port: int, port: int) -> None:
-    """Write *address* into both headers and *port* into the quoted one; the quoted TCP or UDP checksum stays stale.
+    """Write *address* into both headers and *port* into the quoted packet.
 
-    Kernel: ip_vs_core.c, ip_vs_nat_icmp().
+    The checksums of both IP headers and of the message become right; the quoted TCP or UDP checksum covers
+    more than is quoted, nobody can check it, and the kernel leaves it alone, too.
     """
     header = (packet[0] & 15) * 4
-    at = header + 8
+    at = header + ICMP_HEADER
     quoted_header = (packet[at] & 15) * 4
     pkt.put32(packet, outer, address)
     pkt.put16(packet, pkt.IP_CHECKSUM, pkt.header_checksum(packet, header))
     pkt.put32(packet, at + inner, address)
     pkt.put16(packet, at + pkt.IP_CHECKSUM, 0)
     pkt.put16(packet, at + pkt.IP_CHECKSUM, ~pkt.word_sum(packet, at, at + quoted_header) & 0xFFFF)
-    pkt.put16(packet, at + quoted_header + at_port, port)
+    protocol = packet[at + pkt.IP_PROTOCOL]
+    if protocol == pkt.TCP or protocol == pkt.UDP or protocol == pkt.SCTP:
+        pkt.put16(packet, at + quoted_header + at_port, port)
     pkt.put16(packet, header + 2, 0)
     pkt.put16(packet, header + 2, ~pkt.word_sum(packet, header, length) & 0xFFFF)
 

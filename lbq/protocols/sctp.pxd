@@ -9,7 +9,7 @@ cdef int EVENT_DATA, EVENT_INIT, EVENT_ABORT
 cdef int HEADER, CHUNK_HEADER, ABORT, COOKIE_ECHO, COOKIE_ACK, KINDS, EVENTS, STATES
 
 
-@cython.locals(kind=int, following=int)
+@cython.locals(kind=int, size=int, following=int)
 cpdef int event(unsigned char *packet, int at, int end) noexcept nogil
 cpdef int next_state(int direction, int happened, int state) noexcept nogil
 cpdef bint is_active(int state) noexcept nogil

@@ -91,15 +91,18 @@ def event(packet, at: int, end: int) -> int:
     if at + CHUNK_HEADER > end:
         return -1
     kind = packet[at]
-    if kind == COOKIE_ECHO or kind == COOKIE_ACK:
-        following = at + ((pkt.get16(packet, at + 2) + 3) & ~3)
-        if following > at and following + CHUNK_HEADER <= end and packet[following] == ABORT:
+    if kind in (COOKIE_ECHO, COOKIE_ACK):
+        size = pkt.get16(packet, at + 2)
+        following = at + ((size + 3) & ~3)
+        if size >= CHUNK_HEADER and following + CHUNK_HEADER <= end and packet[following] == ABORT:
             return EVENT_ABORT
     return EVENT_OF[kind] if kind < KINDS else EVENT_DATA
 
 
 def next_state(direction: int, happened: int, state: int) -> int:
-    """Return the state after a packet with this event went in *direction*."""
+    """Return the state after a packet with this event went in *direction*; one without a chunk (-1) changes nothing."""
+    if happened < 0:
+        return state
     return NEXT[(direction * EVENTS + happened) * STATES + state]
 
 

@@ -5,6 +5,9 @@ FIN, ACK that is set, and the *direction*; the table says the next state.  No fl
 The three directions are IN (client to server), OUT (server to client), and INPUT_ONLY for connections
 whose replies do not pass the director (DR and TUN).
 
+With sysctl secure_tcp on, a second table applies: a SYN flood must not get connections that live for 900 s,
+so ESTABLISHED needs an answer of the server (NAT), or a second packet of the client (DR and TUN).
+
 Kernel: ip_vs_proto_tcp.c, tcp_states[], tcp_timeouts[], tcp_state_active_table[].
 """
 from __future__ import annotations
