@@ -2,10 +2,10 @@
 cimport cython
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.schedulers.base cimport Scheduler
-from lbq.schedulers.hashing cimport MASK, fold
+from lbq.schedulers.hashing cimport fold
 
 cdef int SIZE, SHIFT_BITS, FALLBACK, PORT
-cdef unsigned long long FIRST_KEY, SECOND_KEY, ALL64, INITIAL0, INITIAL1, INITIAL2, INITIAL3, FOUR_BYTES
+cdef unsigned long long FIRST_KEY, SECOND_KEY, ALL32, ALL64, INITIAL0, INITIAL1, INITIAL2, INITIAL3, FOUR_BYTES
 
 
 @cython.locals(v0="unsigned long long", v1="unsigned long long", v2="unsigned long long", v3="unsigned long long",

@@ -19,13 +19,14 @@ from math import gcd
 
 from lbq.model import SCHED1, SCHED2, SCTP, TCP, UDP, Flow, RealServer, VirtualService
 from lbq.schedulers.base import Scheduler
-from lbq.schedulers.hashing import MASK, fold
+from lbq.schedulers.hashing import fold
 
 SIZE = 4093                 # a prime: so every skip visits every slot
 SHIFT_BITS = 6              # weights are scaled down until the largest has so many bits
 FIRST_KEY = 2654435761
 SECOND_KEY = 2654446892
 FALLBACK, PORT = SCHED1, SCHED2
+ALL32 = 0xFFFFFFFF
 ALL64 = 0xFFFFFFFFFFFFFFFF
 INITIAL0, INITIAL1 = 0x736F6D6570736575, 0x646F72616E646F6D
 INITIAL2, INITIAL3 = 0x6C7967656E657261, 0x7465646279746573
@@ -38,7 +39,7 @@ def siphash(value: int, key: int) -> int:
     v1 = INITIAL1 ^ key
     v2 = INITIAL2 ^ key
     v3 = INITIAL3 ^ key
-    word = FOUR_BYTES | value
+    word = FOUR_BYTES | value & ALL32
     v3 ^= word
     for step in range(4):           # one round for the word, three at the end
         if step == 1:
@@ -54,12 +55,12 @@ def siphash(value: int, key: int) -> int:
         v2 = v2 + v1 & ALL64
         v1 = (v1 << 17 & ALL64 | v1 >> 47) ^ v2
         v2 = v2 << 32 & ALL64 | v2 >> 32
-    return (v0 ^ v1 ^ v2 ^ v3) & MASK
+    return (v0 ^ v1 ^ v2 ^ v3) & ALL32
 
 
 def slot_of(address, port: int, key: int, offset: int) -> int:
     """Return the hash of an address and port."""
-    return siphash(offset + port + fold(address) & MASK, key)
+    return siphash(offset + port + fold(address), key)
 
 
 class Maglev(Scheduler):

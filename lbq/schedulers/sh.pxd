@@ -2,7 +2,7 @@
 cimport cython
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.schedulers.base cimport Scheduler
-from lbq.schedulers.hashing cimport MASK, fold, hash32
+from lbq.schedulers.hashing cimport fold, hash32
 
 cdef int BITS, SIZE, FALLBACK, PORT
 

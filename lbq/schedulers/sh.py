@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from lbq.model import SCHED1, SCHED2, SCTP, TCP, UDP, Flow, RealServer, VirtualService
 from lbq.schedulers.base import Scheduler
-from lbq.schedulers.hashing import MASK, fold, hash32
+from lbq.schedulers.hashing import fold, hash32
 
 BITS = 8
 SIZE = 1 << BITS
@@ -53,7 +53,7 @@ class SourceHashing(Scheduler):
         if not self.table:
             return None
         port = flow.cport if service.flags & PORT and flow.protocol in (TCP, UDP, SCTP) else 0
-        hashed = hash32(port + fold(flow.caddr) & MASK, BITS)
+        hashed = hash32(port + fold(flow.caddr), BITS)
         server = self.table[hashed]
         if server.can_schedule():
             return server
