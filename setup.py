@@ -33,6 +33,7 @@ COMPILED = [
     "lbq/schedulers/dh.py",
     "lbq/schedulers/sh.py",
     "lbq/schedulers/mh.py",
+    "lbq/schedulers/locality.py",
     "lbq/schedulers/lblc.py",
     "lbq/schedulers/lblcr.py",
     "lbq/schedulers/twos.py",

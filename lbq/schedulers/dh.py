@@ -25,9 +25,9 @@ class DestinationHashing(Scheduler):
         self.table = []
 
     def bind(self, service: VirtualService) -> None:
-        """Make the table."""
-        count = len(service.servers)
-        self.table = [service.servers[bucket % count] for bucket in range(1 << BITS)] if count else []
+        """Give the buckets to the servers, one each, round and round."""
+        servers = service.servers
+        self.table = [servers[bucket % len(servers)] for bucket in range(1 << BITS)] if servers else []
 
     def server_added(self, service: VirtualService, server: RealServer) -> None:
         """Make the table anew."""

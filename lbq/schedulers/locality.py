@@ -1,10 +1,14 @@
-"""What lblc and lblcr share: a memory of destinations with an end, and the two questions they ask about load.
+"""What lblc and lblcr share: a memory of destinations that forgets, and how both tell that a server is too busy.
 
-The memory is a hash table of 1,024 buckets as in the kernel, because its clean-up goes bucket by bucket:
+The memory has 1,024 buckets, as in the kernel, because it is tidied up bucket by bucket, once a minute:
 
-    every minute        when there are more than 16,384 entries, up to half of the surplus, and a third more, of those
-                        unused for six minutes
-    every half an hour  all that were unused for ``expiration_seconds`` (a day, sysctl lblc_expiration, lblcr_expiration)
+    every 30 minutes    everything that was unused for ``expiration_seconds`` goes
+    in between          only with more than 16,384 entries: of those unused for six minutes, a third more than are
+                        too many, at most 8,192; it goes on where it stopped the minute before
+
+A deleted server is not looked for in here.  It is seen to be gone when it is next wanted; if it has been added
+again by then it is chosen again, as in the kernel, which keeps a deleted server for as long as one of these
+memories refers to it.
 
 Kernel: ip_vs_lblc.c and ip_vs_lblcr.c, *_check_expire(), *_full_check(), is_overloaded().
 """
@@ -12,71 +16,134 @@ from __future__ import annotations
 
 from lbq.model import RealServer, VirtualService
 from lbq.schedulers.hashing import fold, hash32
+from lbq.schedulers.wlc import WeightedLeastConnection
 
+SECOND = 1_000_000_000
 BITS = 10
 BUCKETS = 1 << BITS
-MAX_ENTRIES = 16384
-SECOND = 1_000_000_000
+ENOUGH = 16 * BUCKETS
+MOST = ENOUGH * 3 // 2              # in kernels from 6.1.192 (profile new)
 CHECK_INTERVAL = 60 * SECOND
-ENTRY_TIMEOUT = 360 * SECOND
-FULL_CHECK = 30             # in check intervals
+FULL_CHECK = 30                     # in intervals
+UNUSED = 360 * SECOND
+DAY = 86400
+
+
+class Entry:
+    """What is remembered of one destination; *last_use* is in ns."""
+
+    def __init__(self, address: int, last_use: int):
+        self.address = address
+        self.last_use = last_use
 
 
 class Memory:
-    """Entries by destination address; an entry is anything with ``address`` and ``last_use`` (ns)."""
+    """Entries by destination address, and the clockwork that tidies them up."""
 
     def __init__(self):
         self.buckets = [{} for _ in range(BUCKETS)]
-        self.count = 0
-        self.rover = 0
-        self.counter = 1
-        self.next_check = 0
+        self.count = 0              # as the kernel counts, which in classic kernels is too much: see lblc.py
+        self.rover = 0              # the bucket that was tidied last
+        self.interval = 1           # number of the current one, 1 … FULL_CHECK
+        self.next_check = 0         # 0: the clock has not started
 
-    def find(self, address: int):
-        """Return the entry of *address*, or None."""
-        return self.buckets[hash32(fold(address), BITS)].get(address)
+    def find(self, address: int, now_ns: int) -> Entry | None:
+        """Return the entry of *address*, which is used now, or None."""
+        self._start(now_ns)
+        bucket = self.buckets[hash32(fold(address), BITS)]
+        entry = bucket.get(address)
+        if entry is not None:
+            entry.last_use = now_ns
+        return entry
 
-    def add(self, entry) -> None:
-        """Remember *entry* in place of an older one of its address."""
-        bucket = self.buckets[hash32(fold(entry.address), BITS)]
-        self.count += entry.address not in bucket
-        bucket[entry.address] = entry
+    def add(self, entry: Entry, server: RealServer) -> None:
+        """Remember *entry*, which leads to *server*; in new kernels only while there is room."""
+        if self.count < MOST or is_classic(server):
+            bucket = self.buckets[hash32(fold(entry.address), BITS)]
+            bucket[entry.address] = entry
+            self.count += 1
 
-    def check(self, now_ns: int, expiration_seconds: int) -> None:
-        """Forget what is due at *now_ns*; call it at least once a minute."""
+    def tidy(self, now_ns: int, expiration_seconds: int) -> None:
+        """Forget what is due at *now_ns*; to be called every second or so."""
+        self._start(now_ns)
+        if now_ns < self.next_check:
+            return
+        while self.next_check <= now_ns:
+            self.next_check += CHECK_INTERVAL
+        if self.interval == FULL_CHECK:
+            self.interval = 1
+            self._sweep(now_ns - expiration_seconds * SECOND, self.count + 1)
+        elif self.count <= ENOUGH:
+            self.interval += 1
+        else:
+            self._sweep(now_ns - UNUSED, min((self.count - ENOUGH) * 4 // 3, ENOUGH // 2))
+
+    def _start(self, now_ns: int) -> None:
         if self.next_check == 0:
             self.next_check = now_ns + CHECK_INTERVAL
-        while now_ns >= self.next_check:
-            self._check(self.next_check, expiration_seconds)
-            self.next_check += CHECK_INTERVAL
 
-    def _check(self, now_ns: int, expiration_seconds: int) -> None:
-        if self.counter % FULL_CHECK == 0:
-            for bucket in self.buckets:
-                self._forget(bucket, now_ns - expiration_seconds * SECOND)
-            self.counter = 1
-            return
-        if self.count <= MAX_ENTRIES:
-            self.counter += 1
-            return
-        goal = min((self.count - MAX_ENTRIES) * 4 // 3, MAX_ENTRIES // 2)
+    def _sweep(self, used_ns: int, goal: int) -> None:
+        """Forget entries last used at *used_ns* or earlier, bucket after bucket, until they are *goal* or more."""
         for _ in range(BUCKETS):
             self.rover = (self.rover + 1) % BUCKETS
-            goal -= self._forget(self.buckets[self.rover], now_ns - ENTRY_TIMEOUT)
-            if goal <= 0:
-                return
-
-    def _forget(self, bucket: dict, before_ns: int) -> int:
-        """Forget entries last used at *before_ns* or earlier; return how many."""
-        old = [address for address, entry in bucket.items() if entry.last_use <= before_ns]
-        for address in old:
-            del bucket[address]
-        self.count -= len(old)
-        return len(old)
+            bucket = self.buckets[self.rover]
+            old = unused(bucket, used_ns) if bucket else None
+            if old:
+                for address in old:
+                    del bucket[address]
+                self.count -= len(old)
+                goal -= len(old)
+                if goal <= 0:
+                    return
 
 
-def is_overloaded(server: RealServer, service: VirtualService) -> bool:
-    """Return True when *server* has more active connections than its weight while another is less than half full."""
+def unused(bucket: dict[int, Entry], used_ns: int) -> list[int]:
+    """Return the addresses in *bucket* that were last used at *used_ns* or earlier."""
+    old = []
+    for entry in bucket.values():
+        if entry.last_use <= used_ns:
+            old.append(entry.address)
+    return old
+
+
+def is_classic(server: RealServer) -> bool:
+    """Return True in the classic kernel profile, where an active connection costs 256 and not 257."""
+    return server.active_cost == 256
+
+
+def is_too_busy(server: RealServer, service: VirtualService) -> bool:
+    """Return True when *server* has more active connections than its weight and another less than half its own.
+
+    The other may even be quiesced or overloaded: the kernel does not look.
+    """
     if server.active_conns <= server.weight:
         return False
-    return any(other.active_conns * 2 < other.weight for other in service.servers)
+    for other in service.servers:       # noqa: SIM110  any() would not be a C loop when compiled
+        if other.active_conns * 2 < other.weight:
+            return True
+    return False
+
+
+def present(server: RealServer, service: VirtualService) -> RealServer:
+    """Return *server*, or when it was deleted and added again, the one that is there now."""
+    if not server.available:
+        for other in service.servers:
+            if other.address == server.address and other.port == server.port:
+                return other
+    return server
+
+
+class LocalityBased(WeightedLeastConnection):
+    """Remember destinations; where a new one goes is wlc's choice."""
+
+    def __init__(self):
+        self.memory = Memory()
+        self.expiration_seconds = DAY       # sysctl lblc_expiration or lblcr_expiration
+
+    def bind(self, service: VirtualService) -> None:
+        """Start with nothing remembered."""
+        self.memory = Memory()
+
+    def tick(self, service: VirtualService, now_ns: int) -> None:
+        """Forget destinations that have been unused for long."""
+        self.memory.tidy(now_ns, self.expiration_seconds)

@@ -2,25 +2,34 @@
 cimport cython
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.schedulers.base cimport Scheduler
-from lbq.schedulers.hashing cimport fold
+from lbq.schedulers.hashing cimport client_port, falls_back, fold
 
-cdef int SIZE, SHIFT_BITS, FALLBACK, PORT
-cdef unsigned long long FIRST_KEY, SECOND_KEY, ALL32, ALL64, INITIAL0, INITIAL1, INITIAL2, INITIAL3, FOUR_BYTES
+
+cdef unsigned int SIZE
+cdef int WEIGHT_BITS
+cdef unsigned long long OFFSET_KEY, SKIP_KEY, WORD, LENGTH
+cdef unsigned long long SIPHASH0, SIPHASH1, SIPHASH2, SIPHASH3
 
 
 @cython.locals(v0="unsigned long long", v1="unsigned long long", v2="unsigned long long", v3="unsigned long long",
-               word="unsigned long long", step=int)
-cpdef unsigned int siphash(unsigned int value, unsigned long long key) noexcept
+               message="unsigned long long", turn=int)
+cpdef unsigned long long siphash(unsigned int value, unsigned long long key) noexcept
 
 
-cpdef unsigned int slot_of(address, int port, unsigned long long key, int offset)
+cpdef unsigned int hashed(object address, unsigned int port, unsigned long long key, unsigned int offset)
+
+
+@cython.locals(server=RealServer, turns=list, divisor=int, shift=int, index=Py_ssize_t, weight=int)
+cpdef list turns_of(list servers)
+
+
+@cython.locals(server=RealServer, places=list, skips=list, table=list, free=int, index=Py_ssize_t, place="unsigned int",
+               skip="unsigned int", _=int)
+cdef list fill(list servers, list turns)
 
 
 cdef class Maglev(Scheduler):
     cdef public list table
 
-    @cython.locals(table=list, taken=int, index=Py_ssize_t, place=int, _turn=int)
-    cpdef list _fill(self, list servers, list turns, list places, list skips)
-
-    @cython.locals(server=RealServer, port=int, hashed=int, offset=int)
+    @cython.locals(table=list, server=RealServer, port="unsigned int", slot="unsigned int", step="unsigned int")
     cpdef RealServer schedule(self, VirtualService service, Flow flow)

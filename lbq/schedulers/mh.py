@@ -1,14 +1,18 @@
 """Maglev hashing (``mh``): a client stays with its server, and few clients move when a server comes or goes.
 
-A table of 4,093 slots.  Every server has its own order of preference through all slots (offset, offset + skip,
-offset + 2 skip, … by two hashes of its address and port); in list order the servers take turns, as many in a row as
-their weight deserves, each taking the next slot of its order that is still free, until none is.  A server that goes
-leaves its slots to the others and hardly any other slot changes hands.
+A table of 4,093 slots.  Every server prefers the slots in an order of its own (offset, offset + skip, offset + 2 skip,
+… round the table; both come from hashes of its address and port).  In list order the servers take turns, as many in a
+row as their weight deserves, each taking the next slot of its order that is still free, until none is.  When a server
+goes, the others share its slots and hardly any other slot changes hands.
 
-The weights of the turns are the last ones that were not 0, so quiescing a server moves nobody.
+    mh-port      hash the client's port, too, so that the connections of one client spread
+    mh-fallback  when the slot's server can take nobody, hash again with another offset, until one can
 
-    mh-port      hash the client's port, too
-    mh-fallback  when the slot's server cannot take it, hash again with an offset until one can
+A server that is quiesced keeps its slots (the turns go by the last weight that was not 0), so nobody else's clients
+move.  With more servers than slots the table stays as it is, and mh cannot be chosen for such a service.
+
+Differs from IPVS: when more than 4,093 servers keep the table as it is, a deleted server in it counts as quiesced;
+the kernel goes on sending it new clients, whose packets it then drops.
 
 Kernel: ip_vs_mh.c; lib/siphash.c (hsiphash() of a 64-bit kernel: SipHash-1-3, cut to 32 bits).
 Paper: Eisenbud et al., Maglev: A Fast and Reliable Software Network Load Balancer, NSDI 2016.
@@ -17,54 +21,86 @@ from __future__ import annotations
 
 from math import gcd
 
-from lbq.model import SCHED1, SCHED2, SCTP, TCP, UDP, Flow, RealServer, VirtualService
+from lbq.errors import ServiceError
+from lbq.model import Flow, RealServer, VirtualService
 from lbq.schedulers.base import Scheduler
-from lbq.schedulers.hashing import fold
+from lbq.schedulers.hashing import client_port, falls_back, fold
 
-SIZE = 4093                 # a prime: so every skip visits every slot
-SHIFT_BITS = 6              # weights are scaled down until the largest has so many bits
-FIRST_KEY = 2654435761
-SECOND_KEY = 2654446892
-FALLBACK, PORT = SCHED1, SCHED2
-ALL32 = 0xFFFFFFFF
-ALL64 = 0xFFFFFFFFFFFFFFFF
-INITIAL0, INITIAL1 = 0x736F6D6570736575, 0x646F72616E646F6D
-INITIAL2, INITIAL3 = 0x6C7967656E657261, 0x7465646279746573
-FOUR_BYTES = 4 << 56        # SipHash puts the length of its input into the highest byte of the last word
+SIZE = 4093                         # a prime, so that every skip visits every slot
+WEIGHT_BITS = 6                     # weights are scaled down until the largest has so many
+OFFSET_KEY = 2654435761
+SKIP_KEY = 2654446892
+WORD = 0xFFFFFFFFFFFFFFFF
+SIPHASH0, SIPHASH1 = 0x736F6D6570736575, 0x646F72616E646F6D     # "somepseudorandomlygeneratedbytes"
+SIPHASH2, SIPHASH3 = 0x6C7967656E657261, 0x7465646279746573
+LENGTH = 4 << 56                    # of the hashed bytes, in the highest byte of the last word
 
 
 def siphash(value: int, key: int) -> int:
-    """Return SipHash-1-3 of the 32-bit *value*, little-endian, under a key of twice the same 64 bits, cut to 32 bits."""
-    v0 = INITIAL0 ^ key
-    v1 = INITIAL1 ^ key
-    v2 = INITIAL2 ^ key
-    v3 = INITIAL3 ^ key
-    word = FOUR_BYTES | value & ALL32
-    v3 ^= word
-    for step in range(4):           # one round for the word, three at the end
-        if step == 1:
-            v0 ^= word
+    """Return SipHash-1-3 of the 32-bit *value* in little-endian bytes; both halves of the key are *key*."""
+    v0, v1, v2, v3 = SIPHASH0 ^ key, SIPHASH1 ^ key, SIPHASH2 ^ key, SIPHASH3 ^ key
+    message = LENGTH | value
+    v3 ^= message
+    for turn in range(4):           # one for the message, three to finish
+        v0 = v0 + v1 & WORD
+        v1 = (v1 << 13 & WORD | v1 >> 51) ^ v0
+        v0 = v0 << 32 & WORD | v0 >> 32
+        v2 = v2 + v3 & WORD
+        v3 = (v3 << 16 & WORD | v3 >> 48) ^ v2
+        v0 = v0 + v3 & WORD
+        v3 = (v3 << 21 & WORD | v3 >> 43) ^ v0
+        v2 = v2 + v1 & WORD
+        v1 = (v1 << 17 & WORD | v1 >> 47) ^ v2
+        v2 = v2 << 32 & WORD | v2 >> 32
+        if turn == 0:
+            v0 ^= message
             v2 ^= 0xFF
-        v0 = v0 + v1 & ALL64
-        v1 = (v1 << 13 & ALL64 | v1 >> 51) ^ v0
-        v0 = v0 << 32 & ALL64 | v0 >> 32
-        v2 = v2 + v3 & ALL64
-        v3 = (v3 << 16 & ALL64 | v3 >> 48) ^ v2
-        v0 = v0 + v3 & ALL64
-        v3 = (v3 << 21 & ALL64 | v3 >> 43) ^ v0
-        v2 = v2 + v1 & ALL64
-        v1 = (v1 << 17 & ALL64 | v1 >> 47) ^ v2
-        v2 = v2 << 32 & ALL64 | v2 >> 32
-    return (v0 ^ v1 ^ v2 ^ v3) & ALL32
+    return v0 ^ v1 ^ v2 ^ v3
 
 
-def slot_of(address, port: int, key: int, offset: int) -> int:
-    """Return the hash of an address and port."""
-    return siphash(offset + port + fold(address), key)
+def hashed(address: int, port: int, key: int, offset: int) -> int:
+    """Return 32 bits that *address*, *port* and *offset* decide."""
+    return siphash(fold(address) + port + offset & 0xFFFFFFFF, key) & 0xFFFFFFFF
+
+
+def turns_of(servers: list[RealServer]) -> list[int]:
+    """Return how many slots in a row each server takes: its weight, without the common divisor, scaled down."""
+    turns = []
+    for server in servers:
+        turns.append(server.last_weight)
+    divisor = gcd(*turns) or 1
+    shift = max(0, (max(turns, default=0) // divisor).bit_length() - WEIGHT_BITS)
+    for index, weight in enumerate(turns):
+        if weight > 0:
+            turns[index] = max(weight // divisor >> shift, 1)
+    return turns
+
+
+def fill(servers: list[RealServer], turns: list[int]) -> list[RealServer]:
+    """Return the table after the servers took slots by *turns*, until none was left."""
+    places, skips = [], []
+    for server in servers:
+        places.append(hashed(server.address, server.port, OFFSET_KEY, 0) % SIZE)
+        skips.append(hashed(server.address, server.port, SKIP_KEY, 0) % (SIZE - 1) + 1)
+    table = [None] * SIZE
+    free = SIZE
+    while True:
+        for index in range(len(servers)):
+            place, skip = places[index], skips[index]
+            for _ in range(turns[index]):
+                while table[place] is not None:
+                    place += skip
+                    if place >= SIZE:
+                        place -= SIZE
+                table[place] = servers[index]
+                free -= 1
+                if free == 0:
+                    return table
+            places[index] = place
 
 
 class Maglev(Scheduler):
-    """Choose by the client's address through a Maglev table."""
+    """Choose by the client's address, and by its port if the service says so, through a Maglev table."""
 
     name = "mh"
 
@@ -72,70 +108,42 @@ class Maglev(Scheduler):
         self.table = []
 
     def bind(self, service: VirtualService) -> None:
-        """Make the table; with more servers than slots the old one stays."""
-        servers = service.servers
-        if len(servers) > SIZE:
-            return
-        turns = turns_of([server.last_weight for server in servers])
-        if not any(turns):
-            self.table = []
-            return
-        places = [slot_of(server.address, server.port, FIRST_KEY, 0) % SIZE for server in servers]
-        skips = [slot_of(server.address, server.port, SECOND_KEY, 0) % (SIZE - 1) + 1 for server in servers]
-        self.table = self._fill(servers, turns, places, skips)
-
-    def _fill(self, servers, turns, places, skips):
-        """Let the servers take slots by turns until none is left."""
-        table = [None] * SIZE
-        taken = 0
-        while True:
-            for index in range(len(servers)):
-                for _turn in range(turns[index]):
-                    place = places[index]
-                    while table[place] is not None:
-                        place += skips[index]
-                        if place >= SIZE:
-                            place -= SIZE
-                    places[index] = place
-                    table[place] = servers[index]
-                    taken += 1
-                    if taken == SIZE:
-                        return table
+        """Make the table."""
+        if len(service.servers) > SIZE:
+            raise ServiceError(f"cannot schedule by mh: the service has {len(service.servers)} servers, "
+                               f"and mh's table has room for {SIZE}")
+        self._fill(service)
 
     def server_added(self, service: VirtualService, server: RealServer) -> None:
         """Make the table anew."""
-        self.bind(service)
+        self._fill(service)
 
     def server_removed(self, service: VirtualService, server: RealServer) -> None:
         """Make the table anew."""
-        self.bind(service)
+        self._fill(service)
 
     def server_changed(self, service: VirtualService, server: RealServer) -> None:
-        """Make the table anew."""
-        self.bind(service)
+        """Make the table anew: the weight may be another."""
+        self._fill(service)
+
+    def _fill(self, service: VirtualService) -> None:
+        if len(service.servers) <= SIZE:
+            turns = turns_of(service.servers)
+            self.table = fill(service.servers, turns) if any(turns) else []
 
     def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
         """Return the server for *flow*, or None when no server can take it."""
-        if not self.table:
+        table = self.table
+        if not table:
             return None
-        port = flow.cport if service.flags & PORT and flow.protocol in (TCP, UDP, SCTP) else 0
-        hashed = slot_of(flow.caddr, port, FIRST_KEY, 0) % SIZE
-        server = self.table[hashed]
-        if server.can_schedule():
+        port = client_port(service, flow)
+        slot = hashed(flow.caddr, port, OFFSET_KEY, 0) % SIZE
+        server = table[slot]
+        if server.can_schedule() and server.available:
             return server
-        if not service.flags & FALLBACK:
-            return None
-        for offset in range(SIZE):
-            server = self.table[slot_of(flow.caddr, port, FIRST_KEY, (offset + hashed) % SIZE) % SIZE]
-            if server.can_schedule():
-                return server
+        if falls_back(service):
+            for step in range(SIZE):
+                server = table[hashed(flow.caddr, port, OFFSET_KEY, (slot + step) % SIZE) % SIZE]
+                if server.can_schedule() and server.available:
+                    return server
         return None
-
-
-def turns_of(weights: list[int]) -> list[int]:
-    """Return how many slots in a row each server takes, by *weights* without their common divisor, scaled down."""
-    divisor = gcd(*weights) if weights else 0
-    if divisor == 0:
-        return [0] * len(weights)
-    shift = max(0, (max(weights) // divisor).bit_length() - SHIFT_BITS)
-    return [(weight // divisor >> shift or 1) if weight else 0 for weight in weights]

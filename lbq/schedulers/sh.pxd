@@ -2,12 +2,13 @@
 cimport cython
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.schedulers.base cimport Scheduler
-from lbq.schedulers.hashing cimport fold, hash32
+from lbq.schedulers.hashing cimport client_port, falls_back, fold, hash32
 
-cdef int BITS, SIZE, FALLBACK, PORT
+cdef int BITS
+cdef unsigned int SIZE
 
 cdef class SourceHashing(Scheduler):
     cdef public list table
 
-    @cython.locals(server=RealServer, port=int, hashed=int, offset=int)
+    @cython.locals(table=list, server=RealServer, hashed="unsigned int", step="unsigned int")
     cpdef RealServer schedule(self, VirtualService service, Flow flow)

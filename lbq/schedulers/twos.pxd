@@ -3,11 +3,13 @@ cimport cython
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.schedulers.base cimport Scheduler
 
+
 cdef class PowerOfTwoChoices(Scheduler):
     cdef public object random
 
     @cython.locals(server=RealServer, first=RealServer, second=RealServer, total="long long")
     cpdef RealServer schedule(self, VirtualService service, Flow flow)
 
-    @cython.locals(server=RealServer)
-    cpdef RealServer _drawn(self, VirtualService service, long long draw)
+
+@cython.locals(server=RealServer)
+cdef RealServer drawn(VirtualService service, long long number)

@@ -1,9 +1,13 @@
-"""Power of two choices (``twos``): draw two servers at random by weight, and take the less loaded one.
+"""Power of two choices (``twos``): draw two servers at random by weight, and take the less loaded of them.
 
-Almost as even as looking at all of them, for the price of two.  The draw is out of 0 to the sum of all weights, *both
-included*, as in the kernel; so the first server of the list is favoured a little.
+Almost as even as looking at all of them, and many directors that do so do not all rush to the same idle server.
+Loads are compared as in wlc; when they are equal the first draw stands.
 
-Kernel: ip_vs_twos.c.  Paper: Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001.
+Surprise: the kernel draws from 0 to the sum of the weights, *both included*, so the first server of the list is a
+little favoured; so do we.
+
+Kernel: ip_vs_twos.c.
+Paper: Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001.
 """
 from __future__ import annotations
 
@@ -14,12 +18,12 @@ from lbq.schedulers.base import Scheduler
 
 
 class PowerOfTwoChoices(Scheduler):
-    """Choose the less loaded of two random servers."""
+    """Choose the less loaded of two servers drawn at random."""
 
     name = "twos"
 
     def __init__(self):
-        self.random = Random()
+        self.random = Random()      # the only scheduler with luck; tests bring their own
 
     def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
         """Return the server for *flow*, or None when no server can take it."""
@@ -29,17 +33,18 @@ class PowerOfTwoChoices(Scheduler):
                 total += server.weight
         if total == 0:
             return None
-        first = self._drawn(service, self.random.randint(0, total))
-        second = self._drawn(service, self.random.randint(0, total))
+        first = drawn(service, self.random.randint(0, total))
+        second = drawn(service, self.random.randint(0, total))
         if second.weight * first.overhead() > first.weight * second.overhead():
             return second
         return first
 
-    def _drawn(self, service: VirtualService, draw: int) -> RealServer | None:
-        """Return the server whose share of the weights holds *draw*."""
-        for server in service.servers:
-            if server.can_schedule():
-                draw -= server.weight
-                if draw <= 0:
-                    return server
-        return None
+
+def drawn(service: VirtualService, number: int) -> RealServer:
+    """Return the server whose share of the summed weights *number* is in."""
+    for server in service.servers:
+        if server.can_schedule():
+            number -= server.weight
+            if number <= 0:
+                return server
+    raise ValueError("the number is above the sum of the weights")
