@@ -96,10 +96,10 @@ def _copy(source, at: int, length: int, target, to: int) -> None:
 
 
 def _header(packet, length: int) -> int:
-    """Return how long the IPv4 header of *packet* is, or 0 when there is none."""
+    """Return how long the IPv4 header of *packet* is, or 0 when there is none or it speaks of another length."""
     if length < 20 or packet[0] >> 4 != 4 or packet[0] & 0x0F < 5 or (packet[0] & 0x0F) * 4 > length:
         return 0
-    return (packet[0] & 0x0F) * 4
+    return (packet[0] & 0x0F) * 4 if pkt.get16(packet, pkt.IP_LENGTH) == length else 0
 
 
 def _drop_options(out, at: int, end: int) -> None:

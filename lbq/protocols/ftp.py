@@ -1,13 +1,18 @@
-"""FTP behind NAT: the control connection says in words where the data connection will be, and those words must be right.
+"""FTP behind NAT: the control connection says in words where the data connection will be.
 
     passive   the server says   227 Entering Passive Mode (RIP, port)   or   229 … (|||port|)
               the client must hear the VIP, and the data connection must be known before it comes
     active    the client says   PORT its address and port   (or EPRT)
               the words are right; the server's connection from its port 20 must be known
 
-A reply that changes its length shifts all later sequence numbers of the server; ``SequenceShift`` keeps count.
+The words are read as loosely as the kernel reads them: in any case, with any text before the numbers, and
+PASV and EPSV anywhere in a segment.  Numbers that do not fit into a byte or a port are no announcement.
 
-Kernel: ip_vs_ftp.c; nf_conntrack_seqadj.c.  RFC 959, RFC 2428.
+A reply that changes its length shifts all later sequence numbers of the server; ``SequenceShift`` keeps
+count.  A segment sent again counts once, and keeps the number it had.
+
+Kernel: ip_vs_ftp.c, ip_vs_ftp_in(), ip_vs_ftp_out(), ip_vs_ftp_get_addrport(); nf_conntrack_seqadj.c.
+RFC 959, RFC 2428; RFC 2018 (selective acknowledgements).
 """
 from __future__ import annotations
 
@@ -16,15 +21,19 @@ from typing import NamedTuple
 
 from lbq import packet as pkt
 
-PASV, EPSV = "227 ", "229 "
-_PASSIVE = re.compile(rb"PASV\r\n|EPSV(?:\r| (.)\r)", re.IGNORECASE | re.DOTALL)
-_SIX = rb"(\d+),(\d+),(\d+),(\d+),(\d+),(\d+)"
-_PORT = re.compile(rb"PORT +" + _SIX + rb"\r", re.IGNORECASE)
-_EPRT = re.compile(rb"EPRT +(.)1\1(\d+)\.(\d+)\.(\d+)\.(\d+)\1(\d+)\1\r", re.IGNORECASE | re.DOTALL)
-_REPLY_227 = re.compile(rb"227 [^(\r\n]*\(?" + _SIX + rb"\)?", re.DOTALL)
-_REPLY_229 = re.compile(rb"229 [^(\r\n]*\((.)\1\1(\d+)\1\)", re.DOTALL)
-MASK = 0xFFFFFFFF
-SACK, END, NOP = 5, 0, 1        # TCP options
+PASV, EPSV = "227 ", "229 "     # what a client asked for, named by how the reply begins
+
+_ASKS = re.compile(rb"PASV\r\n|EPSV[\r ].", re.IGNORECASE | re.DOTALL)
+_ONE_FAMILY = b"1\r"            # EPSV may name the network protocol: 1 is IPv4
+_SIX = rb"(\d*),(\d*),(\d*),(\d*),(\d*),(\d*)(?=\D)"
+_PORT = re.compile(rb"PORT[^ \d]* *" + _SIX, re.IGNORECASE)
+_EPRT = re.compile(rb"EPRT[^ ]* +([!-/:-~])1\1(\d+)\.(\d+)\.(\d+)\.(\d+)\1(\d+)\1", re.IGNORECASE)
+_REPLY_227 = re.compile(rb"227 [^(\d]*\(*" + _SIX)
+_REPLY_229 = re.compile(rb"229 [^(]*\(+([!-'*-/:-~)])\1\1(\d+)\1")      # RFC 2428: only the port
+
+SACK, END, NO_OPERATION = 5, 0, 1       # TCP options
+ACK = 0x10
+LARGEST = 0xFFFF
 
 
 class Announced(NamedTuple):
@@ -38,41 +47,46 @@ class Announced(NamedTuple):
 
 def asks_passive(payload: bytes) -> str | None:
     """Return the reply to wait for when the client asks for a passive data connection."""
-    found = _PASSIVE.search(payload)
+    found = _ASKS.search(payload)
     if found is None:
         return None
     if found[0][:1] in b"Pp":
         return PASV
-    return EPSV if found[1] in (None, b"1") else None
+    names_family = found[0][4:5] == b" "
+    return EPSV if not names_family or payload[found.start() + 5:][:2] == _ONE_FAMILY else None
 
 
 def announces_active(payload: bytes) -> Announced | None:
     """Return where the client waits for an active data connection."""
     if found := _PORT.match(payload):
-        return _address_and_port([int(group) for group in found.groups()])
-    if found := _EPRT.match(payload):
-        *octets, port = (int(group) for group in found.groups()[1:])
-        return _address_and_port([*octets, port >> 8, port & 0xFF])
+        return _address_and_port(_numbers(found.groups()))
+    if (found := _EPRT.match(payload)) and found[1] != b".":
+        *octets, port = _numbers(found.groups()[1:])
+        return _address_and_port([*octets, port >> 8, port & 0xFF]) if port else None
     return None
 
 
 def announces_passive(payload: bytes, mode: str, server: int) -> Announced | None:
     """Return where the *server* waits for a passive data connection, and where its reply says so."""
     if mode == PASV and (found := _REPLY_227.match(payload)):
-        where = _address_and_port([int(group) for group in found.groups()])
+        where = _address_and_port(_numbers(found.groups()))
         return where and where._replace(start=found.start(1), end=found.end(6))
     if mode == EPSV and (found := _REPLY_229.match(payload)):
-        port = int(found[2])
-        return Announced(server, port, found.start(2), found.end(2)) if 0 < port <= 0xFFFF else None
+        port, = _numbers([found[2]])
+        return Announced(server, port, found.start(1), found.end()) if 0 < port <= LARGEST else None
     return None
 
 
 def words_for(mode: str, address: int, port: int) -> bytes:
     """Return what the reply is to say instead."""
     if mode == EPSV:
-        return str(port).encode()
-    numbers = [*address.to_bytes(4, "big"), port >> 8, port & 0xFF]
-    return ",".join(map(str, numbers)).encode()
+        return b"|||%d|" % port
+    return ",".join(map(str, [*address.to_bytes(4, "big"), port >> 8, port & 0xFF])).encode()
+
+
+def _numbers(digits) -> list[int]:
+    """Return what strings of digits mean: none is 0, and too many are more than anything allows."""
+    return [int(text or b"0") if len(text) < 10 else LARGEST << 16 for text in digits]
 
 
 def _address_and_port(numbers: list[int]) -> Announced | None:
@@ -82,7 +96,11 @@ def _address_and_port(numbers: list[int]) -> Announced | None:
 
 
 class SequenceShift:
-    """By how much the server's sequence numbers differ from those the client sees: *before* and *after* a position."""
+    """By how much the server's sequence numbers differ from those the client sees: *before* and *after* a position.
+
+    Two numbers are enough as long as what was sent before the last but one change is acknowledged, which
+    it is: an FTP client asks again only when it has the answer.
+    """
 
     def __init__(self):
         self.position = 0
@@ -102,16 +120,16 @@ class SequenceShift:
 
     def for_client(self, sequence: int) -> int:
         """Return the number that the client knows the server's *sequence* by."""
-        return sequence + (self.after if _is_after(sequence, self.position) else self.before) & MASK
+        return sequence + (self.after if _is_after(sequence, self.position) else self.before) & pkt.ALL_ONES
 
     def for_server(self, acknowledged: int) -> int:
         """Return what the server calls what the client has *acknowledged*."""
-        moved = _is_after(acknowledged - self.before & MASK, self.position)
-        return acknowledged - (self.after if moved else self.before) & MASK
+        moved = _is_after(acknowledged - self.before & pkt.ALL_ONES, self.position)
+        return acknowledged - (self.after if moved else self.before) & pkt.ALL_ONES
 
 
 class Control:
-    """One FTP control connection."""
+    """One FTP control connection; the packets it is shown are whole, and their checksums become right."""
 
     def __init__(self):
         self.mode = None            # the reply we wait for
@@ -141,35 +159,45 @@ class Control:
         return announces_passive(bytes(packet[start:]), self.mode, server)
 
     def answer_client(self, packet: bytearray, announced: Announced | None, address: int, port: int) -> None:
-        """Write the data connection's *address* and *port* into the reply, if there is one, and renumber the segment."""
+        """Write the data connection's *address* and *port* into the reply, if it is one, and renumber the segment."""
         header, start = _starts(packet)
-        sequence = pkt.get32(packet, header + 4)
+        sequence = pkt.get32(packet, header + pkt.TCP_SEQUENCE)
         if announced is not None:
             words = words_for(self.mode, address, port)
-            difference = len(words) - (announced.end - announced.start)
-            packet[start + announced.start:start + announced.end] = words
-            pkt.put16(packet, pkt.IP_LENGTH, len(packet))
-            pkt.put16(packet, pkt.IP_CHECKSUM, pkt.header_checksum(packet, header))
-            self.shift.add(sequence, difference)
+            replace_payload(packet, start + announced.start, start + announced.end, words)
+            self.shift.add(sequence, len(words) - (announced.end - announced.start))
             self.mode = None
         if self.shift.is_needed():
-            pkt.put32(packet, header + 4, self.shift.for_client(sequence))
+            pkt.put32(packet, header + pkt.TCP_SEQUENCE, self.shift.for_client(sequence))
         if announced is not None or self.shift.is_needed():
             _write_checksum(packet, header)
+
+
+def replace_payload(packet: bytearray, start: int, end: int, words: bytes) -> None:
+    """Write *words* in place of the bytes in [*start*, *end*) of a TCP packet; length and checksums become right."""
+    if len(packet) + len(words) - (end - start) > LARGEST:
+        raise ValueError(f"a packet of {len(packet)} bytes has no room for {words!r}")
+    header, _ = _starts(packet)
+    packet[start:end] = words
+    pkt.put16(packet, pkt.IP_LENGTH, len(packet))
+    pkt.put16(packet, pkt.IP_CHECKSUM, pkt.header_checksum(packet, header))
+    _write_checksum(packet, header)
 
 
 def _starts(packet: bytearray) -> tuple[int, int]:
     """Return where the TCP header and the payload begin."""
     header = (packet[0] & 15) * 4
-    return header, min(header + max((packet[header + 12] >> 4) * 4, 20), len(packet))
+    return header, min(header + max((packet[header + pkt.TCP_OFFSET] >> 4) * 4, 20), len(packet))
 
 
 def _renumber_acknowledged(packet: bytearray, header: int, start: int, shift: SequenceShift) -> None:
-    if packet[header + 13] & 0x10:
-        pkt.put32(packet, header + 8, shift.for_server(pkt.get32(packet, header + 8)))
+    """Write what the server calls what a client's segment acknowledges, in the header and in SACK options."""
+    if packet[header + pkt.TCP_FLAGS] & ACK:
+        at = header + pkt.TCP_ACKNOWLEDGED
+        pkt.put32(packet, at, shift.for_server(pkt.get32(packet, at)))
     at = header + 20
     while at + 1 < start and packet[at] != END:
-        if packet[at] == NOP:
+        if packet[at] == NO_OPERATION:
             at += 1
             continue
         size = packet[at + 1]
@@ -183,9 +211,10 @@ def _renumber_acknowledged(packet: bytearray, header: int, start: int, shift: Se
 
 
 def _write_checksum(packet: bytearray, header: int) -> None:
-    pkt.put16(packet, header + pkt.TCP_CHECKSUM,
-              pkt.transport_checksum(packet, header, len(packet), header + pkt.TCP_CHECKSUM))
+    field = header + pkt.TCP_CHECKSUM
+    pkt.put16(packet, field, pkt.transport_checksum(packet, header, len(packet), field))
 
 
 def _is_after(one: int, other: int) -> bool:
-    return 0 < (one - other & MASK) < 1 << 31
+    """Return True when sequence number *one* lies after *other*; they go round."""
+    return 0 < (one - other & pkt.ALL_ONES) < 1 << 31

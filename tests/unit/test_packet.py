@@ -4,6 +4,7 @@ from __future__ import annotations
 import doctest
 import random
 
+import dpkt
 import pytest
 
 from lbq import packet as pkt
@@ -111,3 +112,44 @@ def test_a_tcp_checksum_of_zero_stays_zero():
     pkt.put16(packet, 40, 0xFFFF - packets.ones_complement_sum(packet[20:40] + b"\x00\x06\x00\x16"))
 
     assert pkt.transport_checksum(packet, 20, 42, 36) == 0
+
+
+@pytest.mark.parametrize("ttl", [255, 128, 64, 2, 1])
+def test_one_hop_less_and_the_header_checksum_still_right(ttl):
+    stream = random.Random(ttl)
+    for _ in range(300):
+        packet = packets.tcp("192.168.10.9:40000", "192.168.10.1:80", ttl=ttl, tos=stream.randrange(256),
+                             identification=stream.randrange(65536))
+        before = bytes(packet)
+        pkt.decrement_ttl(packet)
+
+        assert packet[8] == ttl - 1
+        assert packets.ones_complement_sum(packet[:20]) == 0xFFFF
+        assert packet[:8] + packet[9:10] + packet[12:] == before[:8] + before[9:10] + before[12:]
+
+
+@pytest.mark.parametrize(("content", "crc"), [      # RFC 3720, B.4
+    (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E),
+    (bytes(range(31, -1, -1)), 0x113FDB5C)])
+def test_crc32c_of_the_published_examples(content, crc):
+    assert pkt.crc32c(bytearray(b"\xee" * 5 + content + b"\xee"), 5, 37) == crc
+
+
+@pytest.mark.parametrize("length", [12, 13, 16, 100, 1480])
+def test_an_sctp_checksum_is_what_dpkt_computes(length):
+    segment = random.Random(length).randbytes(length)
+    packet = packets.ipv4(132, 1, 2, segment, ip_options=b"\x01" * 4)
+    blank = segment[:8] + bytes(4) + segment[12:]
+
+    pkt.put_crc32c(packet, 24, len(packet))
+
+    assert packet[32:36] == dpkt.crc32c.done(dpkt.crc32c.add(0xFFFFFFFF, blank)).to_bytes(4, "big")
+    assert packet[24:32] + packet[36:] == segment[:8] + segment[12:]
+
+
+@pytest.mark.parametrize("build", [packets.tcp, packets.udp])
+def test_a_pseudo_sum_is_what_the_kernel_leaves_for_hardware(build):
+    packet = build("192.168.10.9:40000", "192.168.10.1:80", payload=b"four", checksum="pseudo")
+    field = 36 if packet[9] == 6 else 26
+
+    assert pkt.pseudo_sum(packet, 20, len(packet)) == pkt.get16(packet, field)

@@ -1,6 +1,7 @@
 """lbq.modes.nat: what is rewritten, and what becomes of the checksums."""
 from __future__ import annotations
 
+import dpkt
 import pytest
 
 from lbq import packet as pkt
@@ -157,3 +158,62 @@ def test_the_same_address_and_port_change_nothing():
 
     assert request(bytearray(before)) == before
     assert pkt.get32(before, pkt.IP_DESTINATION) == address("192.168.20.1")
+
+
+# ---- SCTP ----------------------------------------------------------------------------------------------
+
+
+def sctp(checksum: int | None = None) -> bytearray:
+    """Return an INIT from the client to port 80 of the VIP, with the right checksum or with *checksum*."""
+    segment = bytearray.fromhex("9c400050 00000000 00000000 01000014 00000001 0000ffff 00010001 00000001")
+    segment[8:12] = crc_of(bytes(segment)) if checksum is None else checksum.to_bytes(4, "big")
+    return packets.ipv4(132, address("192.168.10.9"), address("192.168.10.1"), segment)
+
+
+def crc_of(segment: bytes) -> bytes:
+    """Return the checksum of *segment*, in which that field is zero, as dpkt would send it."""
+    return dpkt.crc32c.done(dpkt.crc32c.add(0xFFFFFFFF, segment)).to_bytes(4, "big")
+
+
+def crc_is_right(packet: bytes) -> bool:
+    """Return True when the SCTP checksum is what dpkt computes."""
+    return packet[28:32] == crc_of(bytes(packet[20:28]) + bytes(4) + bytes(packet[32:]))
+
+
+@pytest.mark.parametrize("checksum", [None, 0xBAD])
+def test_an_sctp_checksum_does_not_care_for_addresses(checksum):
+    before = sctp(checksum)
+
+    packet = request(bytearray(before), server="192.168.20.1:80")
+
+    assert packet[16:20] == bytes([192, 168, 20, 1])
+    assert packet[20:] == before[20:]
+    assert packets.ones_complement_sum(packet[:20]) == 0xFFFF
+
+
+@pytest.mark.parametrize("checksum", [None, 0xBAD])
+def test_an_sctp_checksum_is_computed_when_the_port_changes(checksum):
+    """And so a wrong one becomes right, as in the kernel."""
+    packet = request(sctp(checksum))
+
+    assert pkt.get16(packet, 22) == 8080
+    assert crc_is_right(packet)
+
+
+def test_an_unfinished_sctp_checksum_is_computed():
+    assert crc_is_right(request(sctp(0), pkt.CHECKSUM_NOT_READY, server="192.168.20.1:80"))
+
+
+def test_a_large_sctp_packet_keeps_its_checksum_field():
+    packet = request(sctp(0xBAD), pkt.SEGMENTED_LATER | pkt.CHECKSUM_NOT_READY)
+
+    assert (pkt.get16(packet, 22), packet[28:32]) == (8080, (0xBAD).to_bytes(4, "big"))
+
+
+def test_an_sctp_reply_comes_from_the_virtual_service():
+    packet = sctp()
+
+    nat.to_client(packet, len(packet), *endpoint("10.9.8.7:65535"), 0, False)
+
+    assert (packet[12:16], pkt.get16(packet, 20)) == (bytes([10, 9, 8, 7]), 65535)
+    assert crc_is_right(packet)

@@ -16,12 +16,12 @@ def bits(letters: str) -> int:
     return sum(BITS[letter] for letter in letters if letter != "-")
 
 
-def walk(story: str, state: int = tcp.NONE) -> list[str]:
+def walk(story: str, state: int = tcp.NONE, secure: bool = False) -> list[str]:
     """Return the states after each segment of ``c:S s:SA c:A``: c client, s server, i client of DR or TUN."""
     states = []
     for segment in story.split():
         direction, _, letters = segment.partition(":")
-        state = tcp.next_state(DIRECTIONS[direction], bits(letters), state)
+        state = tcp.next_state(DIRECTIONS[direction], bits(letters), state, secure)
         states.append(tcp.NAMES[state])
     return states
 
@@ -106,3 +106,35 @@ def test_every_cell_of_the_table(row, cells):
                                                  ("R", False), ("A", False), ("FA", False), ("-", False)])
 def test_what_opens_a_connection(letters, answer):
     assert bool(tcp.opens(bits(letters))) is answer
+
+
+# ---- secure_tcp ----------------------------------------------------------------------------------------
+
+
+# What running kernels 6.1.176 and 6.1.192 did.
+@pytest.mark.parametrize(("story", "states"), [
+    ("c:S s:SA c:A s:A", "SYN_RECV SYNACK SYNACK ESTABLISHED"),
+    ("i:S i:A", "SYNACK ESTABLISHED"),
+])
+def test_kernel_stories_with_secure_tcp(story, states):
+    assert walk(story, secure=True) == states.split()
+
+
+# The rows of tcp_states_dos[] that differ from tcp_states[]; all others are the same.
+SECURE_ROWS = {
+    (tcp.IN, "S"): "SRESESSRSRSRSRSRSRSRSA", (tcp.IN, "F"): "CLCWSSTWTWTWCLCWLALISA",
+    (tcp.IN, "A"): "ESESSSSRFWTWCLCWCLLISA", (tcp.IN, "R"): "CLCLCLSRCLCLCLCLLALICL",
+    (tcp.OUT, "S"): "SSESSSSASSSSSSSSSSLISA", (tcp.INPUT_ONLY, "S"): "SAESESSRSASASASASASASA",
+}
+
+
+@pytest.mark.parametrize(("row", "cells"), {**ROWS, **SECURE_ROWS}.items())
+def test_every_cell_of_the_secure_table(row, cells):
+    direction, letter = row
+    expected = [tcp.SHORT.index(cells[at:at + 2]) for at in range(0, len(cells), 2)]
+
+    assert [tcp.next_state(direction, BITS[letter], state, True) for state in range(tcp.STATES)] == expected
+
+
+def test_no_flags_mean_close_with_secure_tcp_too():
+    assert walk("c:-", tcp.ESTABLISHED, secure=True) == ["CLOSE"]
