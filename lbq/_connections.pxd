@@ -30,6 +30,7 @@ cdef class Connections(Slots):
     cdef uint32_t create(self, int protocol, uint32_t caddr, int cport, uint32_t vaddr, int vport, uint32_t slot,
                          int dport, int flags, uint32_t mark, uint64_t now, bint *made) noexcept nogil
     cdef void end(self, uint32_t number) noexcept nogil
+    cdef void end_one_packet(self, FlowEntry *entry) noexcept nogil
     cdef void expire_now(self, uint32_t number, uint64_t now) noexcept nogil
     cdef void forget(self, uint32_t number) noexcept nogil
     cdef void expire_due(self, uint64_t now, int *budget) noexcept nogil

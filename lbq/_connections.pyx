@@ -174,6 +174,13 @@ cdef class Connections(Slots):
                 governor.flags & FLAG_TEMPLATE and governor.state & ASSURED):
             self.forget(control)        # nobody uses it any more, and this was not a matter of time
 
+    cdef void end_one_packet(self, FlowEntry *entry) noexcept nogil:
+        """Take a one-packet connection, in entry 0, off its server and its template."""
+        self.unbind(entry)
+        if entry.control:
+            self.table.entries[entry.control].controlled -= 1
+        memset(entry, 0, sizeof(FlowEntry))
+
     cdef void expire_now(self, uint32_t number, uint64_t now) noexcept nogil:
         """End connection *number* as if its time were over: one that governs others lives on."""
         if self.table.entries[number].controlled:

@@ -291,7 +291,7 @@ cdef class FastDirector(Forwarding):
                 self._learn_cport(number, packet)
             self._restart_timer(number, now)
         else:                               # one-packet: it ends with its packet
-            self._end_one_packet(entry)
+            self.end_one_packet(entry)
         return outcome
 
     cdef uint32_t _find_waiting(self, Packet *packet) noexcept nogil:
@@ -309,13 +309,6 @@ cdef class FastDirector(Forwarding):
         entry.flags &= ~<int> FLAG_NO_CPORT
         self.waiting_cport -= 1
         link_entry(&self.table, number)
-
-    cdef void _end_one_packet(self, FlowEntry *entry) noexcept nogil:
-        """Take a one-packet connection, in entry 0, off its server and its template."""
-        self.unbind(entry)
-        if entry.control:
-            self.table.entries[entry.control].controlled -= 1
-        memset(entry, 0, sizeof(FlowEntry))
 
     cdef bint _opens(self, Packet *packet) noexcept nogil:
         """Return True for a packet that opens a connection, whatever else it says."""

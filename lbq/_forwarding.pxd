@@ -32,6 +32,7 @@ cdef class Forwarding(Connections):
     cdef int _wrap(self, Outgoing *out, ServerSlot *server, Route *route, uint32_t flow_hash) noexcept nogil
     cdef Outgoing *_next_out(self, Packet *packet, uint32_t next_hop, Route *route) noexcept nogil
     cdef int icmp_request(self, Packet *packet, uint64_t now) noexcept nogil
+    cdef int _icmp_to_server(self, Packet *packet, FlowEntry *entry, uint64_t hashed, uint64_t now) noexcept nogil
     cdef int icmp_reply(self, Packet *packet, uint64_t now) noexcept nogil
     cdef int _tunnel_error(self, Packet *packet, int quoted, uint64_t now) noexcept nogil
     cdef bint is_server(self, Packet *packet) noexcept nogil

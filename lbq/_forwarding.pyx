@@ -230,11 +230,10 @@ cdef class Forwarding(Connections):
     cdef int icmp_request(self, Packet *packet, uint64_t now) noexcept nogil:
         """An ICMP packet towards the VIP: an error about what a server sent to a client goes to the server."""
         cdef unsigned char *data = packet.queued.data
-        cdef int at = icmp.quoted(data, packet.length), outcome, mode
+        cdef int at = icmp.quoted(data, packet.length), outcome
         cdef Packet about
         cdef uint32_t number
         cdef FlowEntry *entry
-        cdef ServerSlot *server
         cdef bint made = False
         if at == 0:
             return PASSED_ICMP
@@ -259,10 +258,18 @@ cdef class Forwarding(Connections):
                 return PASSED_ICMP if outcome < DROPPED_NO_SERVER else outcome
             made = True
         entry = &self.table.entries[number]
-        mode = entry.flags & MODE_MASK
         if made and number:                     # its state is NONE until the client itself is heard
             entry.timeout = 3
             set_deadline(&self.table, number, now + 3 * <uint64_t> SECOND)
+        outcome = self._icmp_to_server(packet, entry, about.hashed, now)
+        if number == 0:
+            self.end_one_packet(entry)
+        return outcome
+
+    cdef int _icmp_to_server(self, Packet *packet, FlowEntry *entry, uint64_t hashed, uint64_t now) noexcept nogil:
+        cdef unsigned char *data = packet.queued.data
+        cdef int mode = entry.flags & MODE_MASK
+        cdef ServerSlot *server
         if (mode == NAT or not self.is_new) and not icmp.checksum_right(data, packet.length):
             return DROPPED_ICMP_CHECKSUM
         if entry.server == NO_SERVER:
@@ -274,7 +281,7 @@ cdef class Forwarding(Connections):
         if mode != NAT:
             entry.packets_in += 1
             packet.related = True
-            packet.hashed = about.hashed
+            packet.hashed = hashed
             return self.forward(packet, entry, now)
         icmp.to_real_server(data, packet.length, entry.daddr, entry.dport)
         return REWRITTEN

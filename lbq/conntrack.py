@@ -5,9 +5,15 @@ A *connection* is one conversation the director remembers.  It is found from bot
     by the client's packet     CIP:cport -> VIP:vport     the client key
     by the server's packet     RIP:rport -> CIP:cport     the reply key
 
-The client key is unique.  The reply key need not be: one client port may talk to two virtual services
+The client key is unique as a rule.  The reply key need not be: one client port may talk to two virtual services
 that share a real server.  Then the *newest* connection gets the replies, as in the kernel, whose hash
-buckets are searched from the newest entry on; when it ends, the older one is found again.
+buckets are searched from the newest entry on; when it ends, the older one is found again.  Of two with one client
+key, which a connection that governs others and cannot end makes possible, the newest is found, too.
+
+    replies of DR and TUN      VIP:vport -> CIP:cport     when they pass here at all, their source is the VIP
+
+A *template* is no connection: it says where a client with persistence goes, under (masked client, port 0, VIP:vport),
+and governs the connections made by it.  While it governs any it cannot expire: its timer starts again with a minute.
 
 Every packet moves its connection's deadline.  Moving an entry inside a heap for each packet would be
 waste, so the heap keeps the deadline it was told first, and looks again when that one comes.  Only a
@@ -26,63 +32,93 @@ from __future__ import annotations
 import heapq
 import struct
 
+from lbq import thresholds
 from lbq.grammar import format_address
-from lbq.model import PROTOCOL_NAMES, TCP, RealServer
-from lbq.protocols import tcp, udp
+from lbq.model import (
+    AF_INET,
+    BYPASS,
+    INACTIVE,
+    MODE_MASK,
+    NAT,
+    NO_CPORT,
+    NO_OUTPUT,
+    ONE_PACKET,
+    PROTOCOL_NAMES,
+    SCTP,
+    TCP,
+    TEMPLATE,
+    UDP,
+    RealServer,
+)
+from lbq.protocols import sctp, tcp, udp
 
-RECORD = struct.Struct("<IIIHHHBBIHBxIQIIIIII")
+RECORD = struct.Struct("<IIIHHHBBIHBBIQIIIIII")
 FIELDS = ("caddr", "vaddr", "daddr", "cport", "vport", "dport", "protocol", "family", "fwmark", "flags",
-          "state", "server", "expires_ns", "wheel_next", "wheel_prev", "timeout_seconds", "packets_in",
+          "state", "helper", "server", "expires_ns", "wheel_next", "wheel_prev", "timeout_seconds", "packets_in",
           "control", "controlled")
 
-INACTIVE = 0x0100           # IP_VS_CONN_F_INACTIVE: counts as inactive on its server
 VALID = 0x8000              # only in a record: this entry is in use.  Not one of the kernel's flags.
+NO_SERVER = 0xFFFFFFFF      # in a record: the connection goes where the client wanted (cache_bypass)
+ASSURED = 1                 # a template's state once it has been used in earnest
+POSTPONED = 60              # seconds that what governs connections lives on at a time
 
 TICK_BITS = 28              # deadlines are served in ticks of 2^28 ns
 SECOND = 1_000_000_000
-STATE_NAMES = {TCP: tcp.NAMES}
+STATE_NAMES = {TCP: tcp.NAMES, UDP: udp.NAMES, SCTP: sctp.NAMES}
+TEMPLATE_STATES = ("NONE", "ASSURED")
 
 
 class Connection:
-    """One connection: the fields of a record, with the real server itself in place of its number."""
+    """One connection or template: the fields of a record, with the real server itself in place of its number."""
 
-    __slots__ = (*FIELDS, "alarm_ns", "number")
+    __slots__ = (*FIELDS, "alarm_ns", "ftp", "number")
 
-    def __init__(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int, server: RealServer,
-                 family: int, fwmark: int = 0):
+    def __init__(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int, server: RealServer | None,
+                 dport: int, flags: int = 0, fwmark: int = 0):
         self.protocol = protocol
-        self.family = family
+        self.family = AF_INET
         self.caddr = caddr
         self.cport = cport
         self.vaddr = vaddr
         self.vport = vport
-        self.daddr = server.address
-        self.dport = server.port or vport       # a server of port 0 keeps the client's choice
+        self.daddr = server.address if server else 0
+        self.dport = dport
         self.server = server
         self.fwmark = fwmark
-        self.flags = server.mode | INACTIVE
+        mode = server.mode if server else BYPASS
+        self.flags = flags | mode | INACTIVE | (NO_OUTPUT if mode != NAT else 0)
         self.state = 0
+        self.helper = 0         # 1: an FTP control connection
         self.packets_in = 0
-        self.timeout_seconds = 0
+        self.timeout_seconds = 3
         self.expires_ns = 0
-        self.control = 0        # number of the template that governs this connection (persistence)
-        self.controlled = 0     # for a template: how many it governs
+        self.control = None     # the template, or FTP control connection, that governs this one
+        self.controlled = 0     # how many this one governs
         self.wheel_next = self.wheel_prev = 0   # the C table's links; a heap needs none
         self.alarm_ns = 0       # the deadline that the heap knows
+        self.ftp = None         # what is going on between FTP client and server
         self.number = 0         # place in the table; 0 is nobody's
 
+    def mode(self) -> int:
+        """Return how its packets are forwarded."""
+        return self.flags & MODE_MASK
+
     def client_key(self) -> tuple:
-        """Return what the client's packets carry."""
-        return self.family, self.protocol, self.caddr, self.cport, self.vaddr, self.vport
+        """Return what the client's packets carry; the last part tells templates and half-known ones from others."""
+        return (self.protocol, self.caddr, self.cport, self.vaddr, self.vport,
+                self.flags & (TEMPLATE | NO_CPORT) if self.cport == 0 else 0)
 
     def reply_key(self) -> tuple:
-        """Return what the real server's packets carry."""
-        return self.family, self.protocol, self.caddr, self.cport, self.daddr, self.dport
+        """Return what packets to the client carry."""
+        if self.mode() == NAT:
+            return self.protocol, self.caddr, self.cport, self.daddr, self.dport
+        return self.protocol, self.caddr, self.cport, self.vaddr, self.vport
 
     def record(self) -> bytes:
         """Return this connection as 64 bytes."""
         values = {name: getattr(self, name) for name in FIELDS}
-        values["server"] = self.server.slot
+        values["server"] = self.server.slot if self.server else NO_SERVER
+        values["control"] = self.control.number if self.control else 0
         values["flags"] |= VALID
         return RECORD.pack(*values.values())
 
@@ -90,7 +126,7 @@ class Connection:
 def decode(record: bytes, now_ns: int) -> dict:
     """Return a 64-byte *record* in words, as the listings show it at *now_ns*."""
     entry = dict(zip(FIELDS, RECORD.unpack(record), strict=True))
-    names = STATE_NAMES.get(entry["protocol"], udp.NAMES)
+    names = TEMPLATE_STATES if entry["flags"] & TEMPLATE else STATE_NAMES[entry["protocol"]]
     return {
         "protocol": PROTOCOL_NAMES[entry["protocol"]],
         "caddr": format_address(entry["caddr"], entry["family"]), "cport": entry["cport"],
@@ -100,67 +136,102 @@ def decode(record: bytes, now_ns: int) -> dict:
         "expires_seconds": max(entry["expires_ns"] - now_ns, 0) // SECOND,
         "packets_in": entry["packets_in"],
         "flags": entry["flags"] & ~VALID,
+        "fwmark": entry["fwmark"],
     }
 
 
 class ConnectionTable:
     """All connections, at most *max_connections*, by client key, by reply key, by number and by deadline."""
 
-    def __init__(self, max_connections: int):
+    def __init__(self, max_connections: int, is_new: bool = True):
         self.max_connections = max_connections
-        self.by_client: dict[tuple, Connection] = {}
+        self.is_new = is_new        # the kernel profile, for thresholds
+        self.by_client: dict[tuple, list[Connection]] = {}     # newest last
         self.by_reply: dict[tuple, list[Connection]] = {}      # newest last
         self.numbered: list[Connection | None] = [None]
         self.free: list[int] = []
         self.alarms: list[tuple[int, int, Connection]] = []     # a heap; the middle only breaks ties
         self.alarms_set = 0
+        self.waiting_cport = 0      # connections whose client's port is not known yet
 
     def __len__(self) -> int:
-        return len(self.by_client)
+        return len(self.numbered) - 1 - len(self.free)
 
-    def find(self, client_key: tuple) -> Connection | None:
-        """Return the connection that a client's packet belongs to, or None."""
-        return self.by_client.get(client_key)
+    def find(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int,
+             kind: int = NO_CPORT) -> Connection | None:
+        """Return the newest connection that a client's packet belongs to, or the TEMPLATE if *kind* says so, or None."""
+        candidates = self.by_client.get((protocol, caddr, cport, vaddr, vport, kind if cport == 0 else 0))
+        return candidates[-1] if candidates else None
 
-    def find_reply(self, reply_key: tuple) -> Connection | None:
-        """Return the newest connection that a real server's packet may belong to, or None."""
-        candidates = self.by_reply.get(reply_key)
+    def find_reply(self, protocol: int, caddr: int, cport: int, address: int, port: int) -> Connection | None:
+        """Return the newest connection that a packet from *address*:*port* to a client may belong to, or None."""
+        candidates = self.by_reply.get((protocol, caddr, cport, address, port))
         return candidates[-1] if candidates else None
 
     def add(self, connection: Connection) -> bool:
-        """Enter a new connection, born inactive; return False, and do nothing, when the table is full."""
-        if len(self) >= self.max_connections:
-            return False
-        if self.free:
-            connection.number = self.free.pop()
-            self.numbered[connection.number] = connection
-        else:
-            connection.number = len(self.numbered)
-            self.numbered.append(connection)
-        self.by_client[connection.client_key()] = connection
-        self.by_reply.setdefault(connection.reply_key(), []).append(connection)
-        connection.server.inactive_conns += 1
+        """Enter a new connection, born inactive; return False, and do nothing, when the table is full.
+
+        A one-packet connection is bound to its server, and never entered.
+        """
+        if not connection.flags & ONE_PACKET:
+            if len(self) >= self.max_connections:
+                return False
+            if self.free:
+                connection.number = self.free.pop()
+                self.numbered[connection.number] = connection
+            else:
+                connection.number = len(self.numbered)
+                self.numbered.append(connection)
+            self.waiting_cport += connection.flags & NO_CPORT != 0
+            self._link(connection)
+        self._bind(connection)
         return True
 
     def remove(self, connection: Connection) -> None:
         """Forget *connection* and give its server the place back."""
-        del self.by_client[connection.client_key()]
-        candidates = self.by_reply[connection.reply_key()]
-        candidates.remove(connection)
-        if not candidates:
-            del self.by_reply[connection.reply_key()]
-        self.numbered[connection.number] = None
-        self.free.append(connection.number)
-        connection.number = 0
-        if connection.flags & INACTIVE:
-            connection.server.inactive_conns -= 1
+        governor = connection.control
+        self._unbind(connection)
+        if connection.number:
+            self.waiting_cport -= connection.flags & NO_CPORT != 0
+            self._unlink(connection)
+            self.numbered[connection.number] = None
+            self.free.append(connection.number)
+            connection.number = 0
+        if governor is not None:
+            governor.controlled -= 1
+            connection.control = None
+            if connection.timeout_seconds == 0 and governor.controlled == 0 and not (
+                    governor.flags & TEMPLATE and governor.state & ASSURED):
+                self.forget(governor)       # nobody uses it any more, and this was not a matter of time
+
+    def expire_now(self, connection: Connection, now_ns: int) -> None:
+        """End *connection* as if its time were over: one that governs others lives on."""
+        if connection.controlled:
+            connection.timeout_seconds = POSTPONED
+            self.restart_timer(connection, now_ns)
         else:
-            connection.server.active_conns -= 1
+            self.remove(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """End *connection* out of its time; a template that nobody else uses goes with it."""
+        connection.timeout_seconds = 0
+        self.remove(connection)
+
+    def rename(self, connection: Connection, **fields) -> None:
+        """Change what *connection* is found by."""
+        self.waiting_cport -= connection.flags & NO_CPORT != 0
+        self._unlink(connection)
+        for name, value in fields.items():
+            setattr(connection, name, value)
+        self.waiting_cport += connection.flags & NO_CPORT != 0
+        self._link(connection)
 
     def set_state(self, connection: Connection, state: int, active: bool) -> None:
         """Put *connection* into *state*, which counts as *active* or not on its server."""
         connection.state = state
         server = connection.server
+        if server is None:
+            return
         if active and connection.flags & INACTIVE:
             connection.flags &= ~INACTIVE
             server.inactive_conns -= 1
@@ -185,9 +256,13 @@ class ConnectionTable:
                 continue                        # it ended, or an earlier alarm took this one's place
             if connection.expires_ns > alarm_ns:
                 self._set_alarm(connection)     # packets moved the deadline on
-                continue
-            self.remove(connection)
-            expired += 1
+            elif connection.controlled:         # in use: from now on it is looked at every minute
+                connection.timeout_seconds = POSTPONED
+                connection.expires_ns = now_ns + POSTPONED * SECOND
+                self._set_alarm(connection)
+            else:
+                self.remove(connection)
+                expired += 1
         return expired
 
     def page(self, cursor: int, limit: int) -> tuple[bytes, int | None]:
@@ -201,7 +276,53 @@ class ConnectionTable:
             number += 1
         return b"".join(records), number if number < len(self.numbered) else None
 
+    def _link(self, connection: Connection) -> None:
+        self.by_client.setdefault(connection.client_key(), []).append(connection)
+        if not connection.flags & TEMPLATE:
+            self.by_reply.setdefault(connection.reply_key(), []).append(connection)
+
+    def _unlink(self, connection: Connection) -> None:
+        _take_out(self.by_client, connection.client_key(), connection)
+        if not connection.flags & TEMPLATE:
+            _take_out(self.by_reply, connection.reply_key(), connection)
+
+    def _bind(self, connection: Connection) -> None:
+        """Count a new connection or template at its server."""
+        server = connection.server
+        if server is None:
+            return
+        template = connection.flags & TEMPLATE != 0
+        if template:
+            server.persistent_conns += 1
+        else:
+            server.inactive_conns += 1
+        server.overloaded = thresholds.after_bind(
+            self.is_new, server.upper, server.lower, server.active_conns + server.inactive_conns, template,
+            server.overloaded)
+
+    def _unbind(self, connection: Connection) -> None:
+        """Give a connection's or template's place back to its server."""
+        server = connection.server
+        if server is None:
+            return
+        template = connection.flags & TEMPLATE != 0
+        if template:
+            server.persistent_conns -= 1
+        elif connection.flags & INACTIVE:
+            server.inactive_conns -= 1
+        else:
+            server.active_conns -= 1
+        server.overloaded = thresholds.after_unbind(
+            self.is_new, server.upper, server.lower, server.active_conns + server.inactive_conns, template,
+            server.overloaded)
+
     def _set_alarm(self, connection: Connection) -> None:
         connection.alarm_ns = connection.expires_ns
         self.alarms_set += 1
         heapq.heappush(self.alarms, (connection.alarm_ns, self.alarms_set, connection))
+
+
+def _take_out(index: dict[tuple, list[Connection]], key: tuple, connection: Connection) -> None:
+    index[key].remove(connection)
+    if not index[key]:
+        del index[key]

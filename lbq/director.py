@@ -5,57 +5,67 @@ A packet that iptables sent to the queue comes to ``Director.handle``, and this 
     parse      what is in it: addresses, ports, TCP flags; or why it cannot belong to a connection
     find       the hook says the direction.  Towards the servers (PREROUTING, LOCAL_OUT) it is found by
                its client and the VIP; back from them (POSTROUTING, LOCAL_IN) by client and real server
-    schedule   only for the first packet of a new connection: which service, which real server?
-    account    count it, let TCP's state table see it, start the connection's timer again
-    forward    rewrite addresses, ports and checksums
+    schedule   only for the first packet of a new connection: which service, which template, which real server?
+    account    count it, let the protocol's state table see it, start the connection's timer again
+    forward    NAT rewrites addresses, ports and checksums; DR and TUN send the packet themselves
 
-and the answer is a ``Verdict``: let it pass (rewritten or untouched) or drop it, and perhaps an ICMP
-packet for the client.  Inside one packet the order is the kernel's: connection, counters, state, rewrite,
-timer.  A scheduler that is asked for the next packet sees exactly the numbers it would see there.
+and the answer is a ``Verdict``: let it pass (rewritten or untouched) or drop it, what leaves in its place, and
+perhaps an ICMP packet for the client.  Inside one packet the order is the kernel's: connection, counters, state,
+forwarding, timer.  A scheduler that is asked for the next packet sees exactly the numbers it would see there.
+
+What is rarer is next door: ``forwarding.py`` has the ways out and their checks, ``related.py`` ICMP errors and FTP.
 
 ``_fastpath.pyx`` tells the same story under the same headings at C speed; the agreement tests feed both
 the same packets and compare every byte.  ``--engine reference`` runs this file on real traffic.
 
-Kernel: ip_vs_core.c, ip_vs_in_hook(), ip_vs_out_hook(), ip_vs_schedule(), ip_vs_leave().
-Differs from IPVS: requests are seen in PREROUTING, not LOCAL_IN, so the TTL of a client's packet is
+Kernel: ip_vs_core.c, ip_vs_in_hook(), ip_vs_out_hook(), ip_vs_schedule(), ip_vs_sched_persist(), ip_vs_leave().
+Differs from IPVS: requests are seen in PREROUTING, not LOCAL_IN, so the TTL of a client's packet that NAT rewrites is
 decremented by the host's own forwarding, and not at all when the client is the director itself.
 """
 from __future__ import annotations
 
+import random
 from collections import Counter
-from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from lbq import packet as pkt
-from lbq.conntrack import Connection, ConnectionTable
+from lbq import sysctls, traffic
+from lbq.conntrack import ASSURED, SECOND, Connection, ConnectionTable
+from lbq.forwarding import Forwarding
 from lbq.model import (
-    AF_INET,
     NAT,
     NEW,
+    NO_CPORT,
+    NO_OUTPUT,
+    ONE_PACKET,
+    OPS,
+    PERSISTENT,
+    SCTP,
     TCP,
+    TEMPLATE,
     UDP,
     Flow,
     RealServer,
     ServiceKey,
+    Tunnel,
     Verdict,
     VirtualService,
 )
 from lbq.modes import nat
-from lbq.protocols import icmp, tcp, udp
-from lbq.services import ServiceTable
+from lbq.outcomes import ACCEPT, COUNTED, DROP, DROPPED, PASSED
+from lbq.protocols import sctp, tcp, udp
+from lbq.related import Related
+from lbq.services import FTP, FTP_DATA, ServiceTable
 
-DROP = 0                # netfilter's verdicts
-ACCEPT = 1
 LOCAL_IN = 1            # netfilter's hooks where replies are seen; requests: PREROUTING 0, LOCAL_OUT 3
+LOCAL_OUT = 3
 POSTROUTING = 4
 LOOPBACK = 1            # the interface number of lo, in every network namespace
-FTP_DATA = 20           # an FTP server's own port: IPVS never schedules what comes from it
+ICMP = 1
+REUSE_FIN_WAIT = 2      # in sysctl conn_reuse_mode
+LEAST_HEADER = {TCP: 20, UDP: 8, SCTP: 12}
 
-PASSED = ("not_ours", "no_service", "not_opening", "no_connection", "ftp_data")
-DROPPED = ("truncated", "malformed", "fragment", "no_server", "server_gone", "table_full")
-COUNTED = ("packets", "bytes", "accepted", "rewritten", "conns", "expired", "icmp_sent", "icmp_limited",
-           "verdict_errors", "scheduler_errors",
-           *(f"passed_{reason}" for reason in PASSED), *(f"dropped_{reason}" for reason in DROPPED))
+__all__ = ["ACCEPT", "DROP", "DROPPED", "PASSED", "Director", "Parsed", "parse"]
 
 
 class Parsed(NamedTuple):
@@ -66,19 +76,12 @@ class Parsed(NamedTuple):
     source_port: int
     destination: int
     destination_port: int
-    flags: int          # of the TCP header; 0 for UDP
+    flags: int          # of the TCP header; SCTP's event; 0 for UDP
     length: int         # of the IP packet
-
-
-@dataclass
-class Traffic:
-    """The counters of one service or one real server; bytes are those of whole IP packets."""
-
-    conns: int = 0
-    packets_in: int = 0
-    packets_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
+    header: int         # of the IP header
+    hook: int = 0
+    mark: int = 0
+    related: bool = False       # not itself here: an ICMP error quotes it
 
 
 def parse(packet: bytearray, truncated: bool = False) -> Parsed | str:
@@ -101,9 +104,11 @@ def parse(packet: bytearray, truncated: bool = False) -> Parsed | str:
     if pkt.get16(packet, pkt.IP_FRAGMENT) & pkt.FRAGMENT_MASK:
         return "fragment"
     protocol = packet[pkt.IP_PROTOCOL]
-    if protocol not in (TCP, UDP):
+    if protocol == ICMP:
+        return "icmp"
+    if protocol not in LEAST_HEADER:
         return "not_ours"
-    if length - header < (20 if protocol == TCP else 8):
+    if length - header < LEAST_HEADER[protocol]:
         return "malformed"
     return Parsed(
         protocol=protocol,
@@ -111,126 +116,320 @@ def parse(packet: bytearray, truncated: bool = False) -> Parsed | str:
         source_port=pkt.get16(packet, header + pkt.PORT_SOURCE),
         destination=pkt.get32(packet, pkt.IP_DESTINATION),
         destination_port=pkt.get16(packet, header + pkt.PORT_DESTINATION),
-        flags=packet[header + pkt.TCP_FLAGS] if protocol == TCP else 0,
+        flags=_flags(packet, protocol, header, length),
         length=length,
+        header=header,
     )
 
 
-class Director:
+def _flags(packet: bytearray, protocol: int, header: int, length: int) -> int:
+    if protocol == TCP:
+        return packet[header + pkt.TCP_FLAGS]
+    return sctp.event(packet, header, length) if protocol == SCTP else 0
+
+
+class Director(Forwarding, Related):
     """Decides about packets.  Addresses are host-order integers, times nanoseconds of CLOCK_MONOTONIC.
 
     It owns no clock and no socket; ``open_queue`` and ``run`` lend it those of ``nfqueue.py``.
     """
 
     def __init__(self, max_connections: int = 1_048_576, profile: str = NEW):
+        super().__init__()
         self.services = ServiceTable(profile)
-        self.connections = ConnectionTable(max_connections)
-        self.timeouts = {TCP: list(tcp.TIMEOUTS), UDP: list(udp.TIMEOUTS)}      # seconds, by state
+        self.connections = ConnectionTable(max_connections, self.services.is_new)
+        self.timeout_table = {TCP: list(tcp.TIMEOUTS), UDP: list(udp.TIMEOUTS), SCTP: list(sctp.TIMEOUTS)}  # by state
         self.local_addresses: set[int] = set()
-        self.limit = icmp.RateLimit()
         self.counted = Counter(dict.fromkeys(COUNTED, 0))
-        self.traffic: dict[VirtualService | RealServer, Traffic] = {}
+        self.traffic: dict[VirtualService | RealServer, traffic.Traffic] = {}
         self.slots: list[RealServer | None] = []        # what a record's server number means
+        self.random = random.Random()
+        self.drop_rate = self.drop_counter = 0          # of sysctl drop_packet
+        self.drop_counts = [0] * 9                      # of drop_entry, by packets
+        self.free_pages = 0
+        self.flush_due = False
+        self.next_round = 0                             # of the estimator
         self.queue = None
 
     # ---- The way of a packet -------------------------------------------------------------------------
 
     def handle(self, packet: bytearray, hook: int, form: int = 0, out_device: int = 0, now_ns: int = 0,
-               truncated: bool = False) -> Verdict:
+               truncated: bool = False, mark: int = 0) -> Verdict:
         """Decide about *packet* at *now_ns*, and rewrite it in place when it is to go another way.
 
         *form* is what the kernel says of its checksum and segmentation (``packet.SEGMENTED_LATER`` …),
-        *out_device* the number of the interface it leaves by, *truncated* that there is more of it.
+        *out_device* the number of the interface it leaves by, *truncated* that there is more of it, *mark* its
+        firewall mark.
         """
         self.counted["packets"] += 1
         self.counted["bytes"] += len(packet)
+        self.answer, self.sent = None, []
         parsed = parse(packet, truncated)
-        if parsed in DROPPED:
-            return self._drop(parsed)
-        if parsed in PASSED:
-            return self._pass(parsed)
-        if hook in (LOCAL_IN, POSTROUTING):
-            return self._reply(packet, parsed, form, hook == LOCAL_IN or out_device == LOOPBACK, now_ns)
-        return self._request(packet, parsed, form, now_ns)
+        reply = hook in (LOCAL_IN, POSTROUTING)
+        if isinstance(parsed, Parsed):
+            parsed = parsed._replace(hook=hook, mark=mark)
+            if reply:
+                outcome = self._reply(packet, parsed, form, hook == LOCAL_IN or out_device == LOOPBACK, now_ns)
+            else:
+                outcome = self._request(packet, parsed, form, now_ns)
+        elif parsed == "icmp":
+            about = self.icmp_reply if reply else self.icmp_request
+            outcome = about(packet, hook, form, mark, now_ns)
+        else:
+            outcome = f"passed_{parsed}" if parsed in PASSED else f"dropped_{parsed}"
+        self.counted[outcome] += 1
+        accepted = not outcome.startswith("dropped") and outcome != "forwarded"
+        self.counted["accepted"] += accepted
+        return Verdict(ACCEPT if accepted else DROP, outcome == "rewritten", self.answer, tuple(self.sent))
 
-    def _request(self, packet: bytearray, parsed: Parsed, form: int, now_ns: int) -> Verdict:
-        """A client's packet: find or make its connection, and address it to the real server."""
-        connection = self.connections.find((AF_INET, parsed.protocol, parsed.source, parsed.source_port,
-                                            parsed.destination, parsed.destination_port))
-        if connection is not None and self._starts_over(connection, parsed):
-            self.connections.remove(connection)
+    def _request(self, packet: bytearray, parsed: Parsed, form: int, now_ns: int) -> str:
+        """A client's packet: find or make its connection, and send it to the real server."""
+        connection = self._find(parsed)
+        if connection is not None and self._opens(parsed) and self._starts_over(connection):
+            if connection.controlled == 0:
+                self.connections.expire_now(connection, now_ns)
+            connection = None
+        elif connection is not None and connection.server is not None and not connection.server.available:
+            if not self.services.sysctls["expire_nodest_conn"]:
+                return "dropped_server_gone"    # the timer is not restarted, so that the connection ages
+            self.connections.expire_now(connection, now_ns)
             connection = None
         if connection is None:
-            scheduled = self._schedule(packet, parsed, now_ns)
-            if isinstance(scheduled, Verdict):
-                return scheduled
-            connection = scheduled
-        server = connection.server
-        if not server.available:        # deleted; the timer is not restarted, so that the connection ages
-            return self._drop("server_gone")
+            connection = self.admit(parsed, now_ns)
+            if isinstance(connection, str):
+                if connection == "dropped_no_server":
+                    self.refuse(packet, parsed, None, 3, 3, 0, now_ns)
+                return connection
 
-        for traffic in (self.traffic[server], self.traffic[server.service]):
-            traffic.packets_in += 1
-            traffic.bytes_in += parsed.length
-        self._see(connection, tcp.IN, parsed.flags)
-        nat.to_real_server(packet, parsed.length, connection.daddr, connection.dport, form,
-                           server.address in self.local_addresses)
+        self.count_in(connection, parsed.length)
+        self._see(connection, tcp.IN, parsed)
+        outcome = self.ftp_client(packet, parsed, connection, form, now_ns) if connection.helper else None
+        if outcome is None:
+            length = pkt.get16(packet, pkt.IP_LENGTH)       # FTP may have changed it
+            outcome = self.forward(packet, parsed._replace(length=length), connection, form, now_ns)
         connection.packets_in = connection.packets_in + 1 & 0xFFFFFFFF
-        self.connections.restart_timer(connection, now_ns)
-        return self._rewritten()
+        if connection.flags & ONE_PACKET:       # it ends with its packet
+            self.connections.remove(connection)
+        else:
+            if connection.flags & NO_CPORT:
+                self.connections.rename(connection, cport=parsed.source_port, flags=connection.flags & ~NO_CPORT)
+            self.connections.restart_timer(connection, now_ns)
+        return outcome
 
-    def _reply(self, packet: bytearray, parsed: Parsed, form: int, delivered_here: bool,
-               now_ns: int) -> Verdict:
-        """A real server's packet: make it come from the virtual service.
+    def _reply(self, packet: bytearray, parsed: Parsed, form: int, delivered_here: bool, now_ns: int) -> str:
+        """A real server's packet: make it come from the virtual service, as with DR and TUN it does already.
 
         Also when the server has been deleted: what the client is still owed, it gets.  But a deleted
         server is no longer counted.
         """
-        connection = self.connections.find_reply((AF_INET, parsed.protocol, parsed.destination,
-                                                  parsed.destination_port, parsed.source, parsed.source_port))
+        connection = self.connections.find_reply(parsed.protocol, parsed.destination, parsed.destination_port,
+                                                 parsed.source, parsed.source_port)
         if connection is None:
-            return self._pass("no_connection")
-        server = connection.server
-        if server.available:
-            for traffic in (self.traffic[server], self.traffic[server.service]):
-                traffic.packets_out += 1
-                traffic.bytes_out += parsed.length
-        self._see(connection, tcp.OUT, parsed.flags)
-        nat.to_client(packet, parsed.length, connection.vaddr, connection.vport, form, delivered_here)
+            return self._unknown_reply(packet, parsed, now_ns)
+        outcome = self.ftp_server(packet, parsed, connection, form, now_ns) if connection.helper else None
+        if outcome is not None:
+            return outcome
+        length = pkt.get16(packet, pkt.IP_LENGTH)
+        if connection.mode() == NAT:
+            nat.to_client(packet, length, connection.vaddr, connection.vport, form, delivered_here)
+        self.count_out(connection, length)
+        self._see(connection, tcp.OUT, parsed)
         self.connections.restart_timer(connection, now_ns)
-        return self._rewritten()
+        return "rewritten" if connection.mode() == NAT else "passed_reply"
 
-    def _starts_over(self, connection: Connection, parsed: Parsed) -> bool:
-        """Return True when a SYN uses the ports of a finished connection again (conn_reuse_mode 1)."""
-        return (parsed.protocol == TCP and parsed.flags & tcp.SYN != 0 and connection.control == 0
-                and connection.state in (tcp.TIME_WAIT, tcp.CLOSE))
+    def _unknown_reply(self, packet: bytearray, parsed: Parsed, now_ns: int) -> str:
+        """A packet of no connection's: pass it, unless the server is to hear that nobody waits for it."""
+        ends = (parsed.protocol == TCP and parsed.flags & tcp.RST) or (
+            parsed.protocol == SCTP and parsed.flags == sctp.EVENT_ABORT)
+        if not self.services.sysctls["nat_icmp_send"] or ends or not self._is_server(parsed):
+            return "passed_no_connection"
+        self.refuse(packet, parsed, None, 3, 3, 0, now_ns)
+        return "dropped_nat_icmp"
 
-    def _schedule(self, packet: bytearray, parsed: Parsed, now_ns: int) -> Connection | Verdict:
-        """Return a new connection for a packet that has none, or the verdict when there will be none."""
-        if parsed.protocol == TCP and not tcp.opens(parsed.flags):
-            return self._pass("not_opening")
-        key = ServiceKey(parsed.protocol, parsed.destination, parsed.destination_port)
-        service = self.services.by_key.get(key)
+    def _is_server(self, parsed: Parsed) -> bool:
+        return any(server.mode == NAT and (server.address, server.port) == (parsed.source, parsed.source_port)
+                   and (key.protocol == parsed.protocol or key.fwmark)
+                   for key, service in self.services.by_key.items() for server in service.servers)
+
+    def _find(self, parsed: Parsed) -> Connection | None:
+        """Return the connection of a client's packet, be it one that waits for the client's port."""
+        found = self.connections.find(parsed.protocol, parsed.source, parsed.source_port, parsed.destination,
+                                      parsed.destination_port)
+        if found is None and self.connections.waiting_cport:
+            found = self.connections.find(parsed.protocol, parsed.source, 0, parsed.destination,
+                                          parsed.destination_port)
+        return found
+
+    def _opens(self, parsed: Parsed) -> bool:
+        """Return True for a packet that opens a connection, whatever else it says."""
+        if parsed.protocol == TCP:
+            return parsed.flags & tcp.SYN != 0
+        return parsed.protocol == SCTP and parsed.flags == sctp.EVENT_INIT
+
+    def _starts_over(self, connection: Connection) -> bool:
+        """Return True when such a packet ends *connection* and is scheduled afresh."""
+        values = self.services.sysctls
+        if values["expire_nodest_conn"] and connection.server is not None and connection.server.weight == 0:
+            return True
+        if values["conn_reuse_mode"] == 0 or connection.control is not None:
+            return False
+        if connection.protocol == SCTP:
+            return connection.state == sctp.CLOSED
+        return connection.state in (tcp.TIME_WAIT, tcp.CLOSE) or (
+            values["conn_reuse_mode"] & REUSE_FIN_WAIT != 0 and connection.state == tcp.FIN_WAIT
+            and connection.flags & NO_OUTPUT != 0)
+
+    def _see(self, connection: Connection, direction: int, parsed: Parsed) -> None:
+        """Let the protocol see the packet: its state, its timeout, active or not."""
+        if connection.protocol == UDP:
+            if direction == tcp.OUT:
+                self._assure(connection)
+            connection.timeout_seconds = self.timeout_table[UDP][udp.NORMAL]
+            return
+        if connection.flags & NO_OUTPUT:
+            if direction == tcp.OUT:
+                connection.flags &= ~NO_OUTPUT
+            else:
+                direction = tcp.INPUT_ONLY
+        if connection.protocol == TCP:
+            secure = self.services.sysctls["secure_tcp"] > 1
+            state = tcp.next_state(direction, parsed.flags, connection.state, secure)
+            active, established = tcp.is_active(state), state == tcp.ESTABLISHED
+        elif parsed.flags < 0:
+            return                      # an SCTP packet without a chunk
+        else:
+            state = sctp.next_state(direction, parsed.flags, connection.state)
+            active, established = sctp.is_active(state), state == sctp.ESTABLISHED
+        connection.timeout_seconds = self.timeout_table[connection.protocol][state]
+        if state != connection.state:
+            if established:
+                self._assure(connection)
+            self.connections.set_state(connection, state, active)
+
+    def _assure(self, connection: Connection) -> None:
+        """Mark the template that governs *connection* as used in earnest."""
+        if connection.control is not None and connection.control.flags & TEMPLATE:
+            connection.control.state |= ASSURED
+
+    # ---- Schedule: the first packet of a connection --------------------------------------------------------
+
+    def admit(self, parsed: Parsed, now_ns: int) -> Connection | str:
+        """Return a new connection for a packet that has none, or what becomes of a packet that gets none."""
+        if not parsed.related and not self._may_open(parsed):
+            return "passed_not_opening"
+        service = self.services.find_service(parsed.protocol, parsed.destination, parsed.destination_port,
+                                             parsed.mark)
         if service is None:
-            return self._pass("no_service")
+            return "passed_no_service"
+        if self._defends():
+            return "dropped_defence"
         if parsed.source_port == FTP_DATA:
-            return self._pass("ftp_data")
-        server = self._choose(service, parsed)
+            return "passed_ftp_data"
+        if parsed.hook == LOCAL_OUT and not parsed.related and self.connections.find(
+                parsed.protocol, parsed.destination, parsed.destination_port, parsed.source, parsed.source_port):
+            return "passed_ftp_data"        # a real server on this host answers a client
+        if service.flags & PERSISTENT:
+            return self._admit_persistent(service, parsed, now_ns)
+        if not service.key.fwmark and parsed.destination_port != service.key.port:
+            return self._without_server(service, parsed)
+        server = self._choose(service, parsed, now_ns)
         if server is None:
-            return self._drop("no_server", self._refusal(packet, parsed, now_ns))
-        connection = Connection(parsed.protocol, parsed.source, parsed.source_port, parsed.destination,
-                                parsed.destination_port, server, AF_INET)
-        if not self.connections.add(connection):
-            return self._drop("table_full")
-        self.counted["conns"] += 1
-        self.traffic[server].conns += 1
-        self.traffic[service].conns += 1
+            return self._without_server(service, parsed)
+        return self._connect(service, server, parsed, server.port or parsed.destination_port)
+
+    def _may_open(self, parsed: Parsed) -> bool:
+        values = self.services.sysctls
+        if parsed.protocol == TCP:
+            return not parsed.flags & tcp.RST and (parsed.flags & tcp.SYN != 0 or values["sloppy_tcp"] != 0)
+        if parsed.protocol == SCTP:
+            return parsed.flags != sctp.EVENT_ABORT and (
+                parsed.flags == sctp.EVENT_INIT or values["sloppy_sctp"] != 0)
+        return True
+
+    def _defends(self) -> bool:
+        """Return True for one new connection in so many (sysctl drop_packet)."""
+        if self.drop_rate == 0:
+            return False
+        self.drop_counter -= 1
+        if self.drop_counter > 0:
+            return False
+        self.drop_counter = self.drop_rate
+        return True
+
+    def _admit_persistent(self, service: VirtualService, parsed: Parsed, now_ns: int) -> Connection | str:
+        """Return a new connection under the client's template, which is made first when there is none.
+
+        Where the template is looked up depends on what the service covers: one port, one port of FTP with its data,
+        any port, or whatever carries a mark.
+        """
+        port = service.key.port
+        protocol, vaddr, vport, dport = parsed.protocol, parsed.destination, 0, 0
+        if parsed.destination_port == port:
+            vport = 0 if port == FTP else port
+        elif service.key.fwmark:
+            protocol, vaddr = 0, service.key.fwmark
+        client = parsed.source & service.netmask
+        template = self.connections.find(protocol, client, 0, vaddr, vport, TEMPLATE)
+        if template is None or not self._is_valid(template):
+            server = self._choose(service, parsed, now_ns)
+            if server is None:
+                return self._without_server(service, parsed)
+            if parsed.destination_port == port and port != FTP:
+                dport = server.port
+            template = Connection(protocol, client, 0, vaddr, vport, server, dport, TEMPLATE, parsed.mark)
+            template.timeout_seconds = service.timeout
+            if not self.connections.add(template):
+                return "dropped_table_full"
+        server = template.server
+        dport = parsed.destination_port
+        if dport == port and server.port:
+            dport = server.port
+        connection = self._connect(service, server, parsed, dport)
+        if isinstance(connection, Connection):
+            connection.control = template
+            template.controlled += 1
+        self.connections.restart_timer(template, now_ns)
         return connection
 
-    def _choose(self, service: VirtualService, parsed: Parsed) -> RealServer | None:
+    def _is_valid(self, template: Connection) -> bool:
+        """Return whether *template* may still be used; if not, put it where nobody finds it until it expires."""
+        quiesced = self.services.sysctls["expire_quiescent_template"] and template.server.weight == 0
+        if template.server.available and not quiesced:
+            return True
+        if template.vport != 0xFFFF:
+            self.connections.rename(template, vport=0xFFFF, dport=0xFFFF)
+        return False
+
+    def _without_server(self, service: VirtualService, parsed: Parsed) -> Connection | str:
+        """Say what becomes of a packet that no server can take."""
+        if (self.services.sysctls["cache_bypass"] and service.key.fwmark and not parsed.related
+                and parsed.destination >> 28 < 0xE and parsed.destination not in self.local_addresses):
+            return self._connect(service, None, parsed, 0)
+        if service.key.port == FTP and parsed.destination_port != FTP:
+            return "passed_ftp_data"        # data of the host's own FTP server, or anything else up there
+        return "dropped_no_server"
+
+    def _connect(self, service: VirtualService, server: RealServer | None, parsed: Parsed,
+                 dport: int) -> Connection | str:
+        """Return a new connection of the packet's to *server*, counted."""
+        one_packet = ONE_PACKET if service.flags & OPS and parsed.protocol == UDP else 0
+        connection = Connection(parsed.protocol, parsed.source, parsed.source_port, parsed.destination,
+                                parsed.destination_port, server, dport, one_packet, parsed.mark)
+        if not self.connections.add(connection):
+            return "dropped_table_full"
+        if server is not None:
+            self.counted["conns"] += 1
+            self.traffic[server].now.conns += 1
+            self.traffic[server.service].now.conns += 1
+            if parsed.protocol == TCP and parsed.destination_port == FTP and server.mode == NAT:
+                connection.helper = 1
+        return connection
+
+    def _choose(self, service: VirtualService, parsed: Parsed, now_ns: int) -> RealServer | None:
         """Ask the service's scheduler; a user's own one may fail, which must not stop others' packets."""
-        flow = Flow(parsed.protocol, parsed.source, parsed.source_port,
-                    parsed.destination, parsed.destination_port)
+        wanted = parsed.source if parsed.related else parsed.destination
+        flow = Flow(parsed.protocol, parsed.source, parsed.source_port, wanted, parsed.destination_port,
+                    now_ns=now_ns)
         try:
             server = service.scheduler.schedule(service, flow)
             if server is None or server.position < 0 or server.service is not service:
@@ -240,73 +439,135 @@ class Director:
             return None
         return server
 
-    def _refusal(self, packet: bytearray, parsed: Parsed, now_ns: int) -> bytes | None:
-        """Return the ICMP port unreachable for a client that nobody can serve, within the rate limits."""
-        if not self.limit.allow(parsed.source, now_ns):
-            self.counted["icmp_limited"] += 1
-            return None
-        self.counted["icmp_sent"] += 1
-        answer = bytearray(icmp.MAX_BYTES)
-        length = icmp.port_unreachable(packet, parsed.length, answer)
-        return bytes(answer[:length])
+    # ---- Account -------------------------------------------------------------------------------------------
 
-    def _see(self, connection: Connection, direction: int, flags: int) -> None:
-        """Let the protocol see the packet: its state, its timeout, active or not."""
-        if connection.protocol == TCP:
-            state = tcp.next_state(direction, flags, connection.state)
-            if state != connection.state:
-                self.connections.set_state(connection, state, tcp.is_active(state))
-        connection.timeout_seconds = self.timeouts[connection.protocol][connection.state]
+    def count_in(self, connection: Connection, length: int) -> None:
+        """Count a packet towards the server, unless that is deleted or there is none."""
+        if connection.server is not None and connection.server.available:
+            self.traffic[connection.server].count_in(length)
+            self.traffic[connection.server.service].count_in(length)
 
-    def _rewritten(self) -> Verdict:
-        self.counted["accepted"] += 1
-        self.counted["rewritten"] += 1
-        return Verdict(ACCEPT, changed=True)
-
-    def _pass(self, reason: str) -> Verdict:
-        self.counted["accepted"] += 1
-        self.counted["passed_" + reason] += 1
-        return Verdict(ACCEPT)
-
-    def _drop(self, reason: str, answer: bytes | None = None) -> Verdict:
-        self.counted["dropped_" + reason] += 1
-        return Verdict(DROP, answer=answer)
+    def count_out(self, connection: Connection, length: int) -> None:
+        """Count a packet towards the client, unless the server is deleted or there is none."""
+        if connection.server is not None and connection.server.available:
+            self.traffic[connection.server].count_out(length)
+            self.traffic[connection.server.service].count_out(length)
 
     def expire(self, now_ns: int) -> None:
         """Forget every connection whose time is over at *now_ns*."""
         self.counted["expired"] += self.connections.expire(now_ns)
 
+    def tick(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
+        """Do what is due about once a second; return the deleted servers that were forgotten."""
+        if now_ns >= self.next_round and self.services.sysctls["run_estimation"]:
+            self.next_round = now_ns + traffic.ROUND_NS
+            for counters in self.traffic.values():
+                counters.estimate()
+        if self.flush_due:
+            self.flush_due = False
+            self._flush_connections()
+        if self.services.sysctls["drop_entry"] > 1:
+            self._drop_entries(now_ns)
+        for service in self.services.by_key.values():
+            service.scheduler.tick(service, now_ns)
+        return self._empty_trash(now_ns)
+
+    def _flush_connections(self) -> None:
+        """End the connections of deleted servers (expire_nodest_conn), and their templates with the last of them."""
+        for connection in list(self.connections.numbered):
+            if (connection is not None and connection.number and connection.server is not None
+                    and connection.controlled == 0 and not connection.server.available):
+                governor = connection.control
+                self.connections.forget(connection)
+                if governor is not None and governor.number and governor.controlled == 0:
+                    self.connections.forget(governor)
+
+    def _drop_entries(self, now_ns: int) -> None:
+        """End some half-open and little used connections: a thirty-second of the table, from a random place on.
+
+        Kernel: ip_vs_conn.c, ip_vs_random_dropentry() and todrop_entry().
+        """
+        numbered = self.connections.numbered[1:]
+        if not numbered:
+            return
+        begin = self.random.randrange(len(numbered))
+        count = max(len(numbered) // 32, 1)
+        for connection in (numbered + numbered)[begin:begin + count]:
+            if connection is not None and connection.number and self._is_droppable(connection, now_ns):
+                self.connections.forget(connection)
+
+    def _is_droppable(self, connection: Connection, now_ns: int) -> bool:
+        if connection.controlled:
+            return False
+        if connection.flags & TEMPLATE:
+            return not connection.state & ASSURED
+        half_open, established = {TCP: ((tcp.SYN_RECV, tcp.SYNACK), tcp.ESTABLISHED),
+                                  SCTP: ((sctp.INIT1, sctp.INIT), sctp.ESTABLISHED)}.get(
+                                      connection.protocol, ((), connection.state))
+        if connection.state in half_open:
+            return True
+        return connection.state == established and self._is_idle(connection, now_ns)
+
+    def _is_idle(self, connection: Connection, now_ns: int) -> bool:
+        """Return True for one in N of those with N packets (1 to 8) that have been idle for a minute."""
+        packets = connection.packets_in
+        if (connection.expires_ns > now_ns + (connection.timeout_seconds - 60) * SECOND or not 1 <= packets <= 8):
+            return False
+        self.drop_counts[packets] -= 1
+        if self.drop_counts[packets] > 0:
+            return False
+        self.drop_counts[packets] = packets
+        return True
+
     # ---- Services and servers: between two packets ---------------------------------------------------
 
-    def add_service(self, key: ServiceKey, scheduler: str) -> None:
+    def add_service(self, key: ServiceKey, scheduler: str, flags: int = 0, timeout: int = 0,
+                    netmask: int = 0xFFFFFFFF) -> None:
         """Add the virtual service *key* with the scheduler called *scheduler*."""
-        self.traffic[self.services.add_service(key, scheduler)] = Traffic()
+        self.traffic[self.services.add_service(key, scheduler, flags, timeout, netmask)] = traffic.Traffic()
+
+    def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int, netmask: int) -> None:
+        """Give a service other settings, all of them."""
+        self.services.set_service(key, scheduler, flags, timeout, netmask)
 
     def delete_service(self, key: ServiceKey) -> None:
         """Delete the virtual service *key*; its servers rest in the trash while connections refer to them."""
         del self.traffic[self.services.delete_service(key)]
+        self._after_delete()
 
-    def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT) -> None:
+    def flush(self) -> None:
+        """Delete every service; connections stay, and their servers in the trash."""
+        for key in list(self.services.by_key):
+            self.delete_service(key)
+
+    def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT,
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> None:
         """Add a real server to the service *key*, or bring it back from the trash."""
         deleted = self.services.trash.get((key, address, port))
         former = deleted.service if deleted is not None else None
-        server = self.services.add_server(key, address, port, weight, mode)
+        server = self.services.add_server(key, address, port, weight, mode, upper, lower, tunnel)
         if server.service is not former:        # new, or back in a service that was deleted itself
-            self.traffic[server] = Traffic()
+            self.traffic[server] = traffic.Traffic()
         if server.slot < 0:
             server.slot = self.slots.index(None) if None in self.slots else len(self.slots)
             self.slots[server.slot:server.slot + 1] = [server]
 
-    def set_server(self, key: ServiceKey, address: int, port: int, weight: int) -> None:
-        """Give a real server another weight; 0 quiesces it."""
-        self.services.set_server(key, address, port, weight)
+    def set_server(self, key: ServiceKey, address: int, port: int, weight: int, mode: int = NAT,
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> None:
+        """Give a real server other settings, all of them; weight 0 quiesces it."""
+        self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel)
 
     def delete_server(self, key: ServiceKey, address: int, port: int) -> None:
         """Delete a real server; its clients' packets are dropped from now on, its replies still pass."""
-        self.services.delete_server(key, address, port)
+        try:
+            self.services.delete_server(key, address, port)
+        finally:
+            self._after_delete()
 
-    def tick(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
-        """Forget deleted servers that have been idle for minutes, and return which they were."""
+    def _after_delete(self) -> None:
+        self.flush_due |= self.services.sysctls["expire_nodest_conn"] != 0
+
+    def _empty_trash(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
         before = dict(self.services.trash)
         gone = self.services.empty_trash(now_ns)
         for place in gone:
@@ -314,21 +575,55 @@ class Director:
             self.slots[before[place].slot] = None
         return gone
 
+    def zero(self, key: ServiceKey | None = None) -> None:
+        """Start the counters of one service and its servers, or of everything, from zero."""
+        for service in list(self.services.by_key.values()) if key is None else [self.services.service(key)]:
+            for thing in (service, *service.servers):
+                self.traffic[thing].start_from_zero()
+
+    def set_sysctl(self, name: str, value: int) -> None:
+        """Set one sysctl, named without ``net.ipv4.vs.``."""
+        self.services.set_sysctl(name, value)
+        self._apply_drop_rate()
+
+    def sysctls(self) -> dict[str, int]:
+        """Return every sysctl by name."""
+        return dict(self.services.sysctls)
+
+    def set_memory(self, pages: int) -> None:
+        """Say how many pages of memory are free, for the automatic defences."""
+        self.free_pages = pages
+        sysctls.defend(self.services.sysctls, pages)
+        self._apply_drop_rate()
+
+    def _apply_drop_rate(self) -> None:
+        values = self.services.sysctls
+        rate = sysctls.drop_rate(values, self.free_pages)
+        if rate != self.drop_rate or values["drop_packet"] == 2:        # a new rate starts to count anew
+            self.drop_rate = rate
+            self.drop_counter = rate if values["drop_packet"] == 2 else 0
+
     def set_local_addresses(self, addresses: list[int]) -> None:
         """Say which IPv4 addresses are the host's own: what goes there is delivered, not forwarded."""
         self.local_addresses = set(addresses)
 
     def set_timeouts(self, tcp_seconds: int, tcp_fin_seconds: int, udp_seconds: int) -> None:
         """Set the timeouts of ESTABLISHED, FIN_WAIT and UDP, for packets from now on; 0 keeps one."""
-        self.timeouts[TCP][tcp.ESTABLISHED] = tcp_seconds or self.timeouts[TCP][tcp.ESTABLISHED]
-        self.timeouts[TCP][tcp.FIN_WAIT] = tcp_fin_seconds or self.timeouts[TCP][tcp.FIN_WAIT]
-        self.timeouts[UDP][udp.NORMAL] = udp_seconds or self.timeouts[UDP][udp.NORMAL]
+        table = self.timeout_table
+        table[TCP][tcp.ESTABLISHED] = tcp_seconds or table[TCP][tcp.ESTABLISHED]
+        table[TCP][tcp.FIN_WAIT] = tcp_fin_seconds or table[TCP][tcp.FIN_WAIT]
+        table[UDP][udp.NORMAL] = udp_seconds or table[UDP][udp.NORMAL]
+
+    def timeouts(self) -> tuple[int, int, int]:
+        """Return the timeouts of ESTABLISHED, FIN_WAIT and UDP in seconds."""
+        table = self.timeout_table
+        return table[TCP][tcp.ESTABLISHED], table[TCP][tcp.FIN_WAIT], table[UDP][udp.NORMAL]
 
     # ---- Listings: short pages -----------------------------------------------------------------------
 
     def list_services(self, cursor: int = 0, limit: int = 16) -> tuple[list[dict], int | None]:
         """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None."""
-        return self.services.page(cursor, limit, lambda thing: {"stats": asdict(self.traffic[thing])})
+        return self.services.page(cursor, limit, lambda thing: self.traffic[thing].row())
 
     def list_connections(self, cursor: int = 0, limit: int = 256) -> tuple[bytes, int | None]:
         """Return up to *limit* records (``conntrack.RECORD``) from *cursor* on, and the next cursor."""

@@ -54,6 +54,7 @@ SYSCTLS = {"conn_reuse_mode": (0, 1, 2), "expire_nodest_conn": (0, 1), "expire_q
            "cache_bypass": (0, 1), "run_estimation": (0, 1), "amemthresh": (1024, 5), "lblc_expiration": (30, 86400),
            "nonsense": (1,), "sync_ports": (1,)}
 MACS = ("", "020000000001")
+GUE_PORT = 6080
 FTP_TALK = [b"PASV\r\n", b"EPSV\r\n", b"PORT 192,168,10,9,156,66\r\n", b"EPRT |1|192.168.10.9|40003|\r\n", b"USER me\r\n",
             b"227 Entering Passive Mode (192,168,20,1,200,10).\r\n", b"229 Extended Passive (|||51210|)\r\n",
             b"227 (1,2,3)\r\n", b"PORT 1,2,3,4,5,256\r\n"]
@@ -230,7 +231,7 @@ def _settings(choose: random.Random) -> tuple:
     """Return a server's mode, thresholds and tunnel."""
     upper = choose.choice((0, 0, 0, 1, 2, 5))
     return (choose.choice((NAT, NAT, DR, TUN)), upper, choose.choice((0, 0, upper // 2, 3)),
-            (choose.choice((0, 0, 1, 2)), 6080, choose.choice((0, 0, 1, 2))))
+            (choose.choice((0, 0, 1, 2)), GUE_PORT, choose.choice((0, 0, 1, 2))))
 
 
 def _routes(choose: random.Random) -> list[tuple]:
@@ -252,6 +253,8 @@ class Teller:
             content, hook, form, out_device, truncated, mark = step.arguments
             packet = bytearray(content)
             verdict = self.engine.handle(packet, hook, form, out_device, self.now_ns, truncated, mark)
+            if verdict.sent:        # nobody sees the packet itself again
+                return verdict._replace(sent=tuple(_without_port(sent) for sent in verdict.sent))
             return verdict, bytes(packet)
         if step.kind == "advance":
             self.now_ns += step.arguments[0]
@@ -267,6 +270,14 @@ class Teller:
         """Return what the listings show."""
         return {"services": services(self.engine, limit=2),
                 "connections": connections(self.engine, self.now_ns, limit=7)}
+
+
+def _without_port(sent):
+    """Return what left without GUE's source port, a hash with a secret, and the checksum that covers it."""
+    packet = bytearray(sent.packet)
+    if packet[9] == 17 and packet[22:24] == GUE_PORT.to_bytes(2, "big"):
+        packet[20:22] = packet[26:28] = bytes(2)
+    return sent._replace(packet=bytes(packet))
 
 
 def digest(seen) -> str:

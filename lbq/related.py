@@ -1,0 +1,246 @@
+"""Packets that are about other connections: ICMP errors, in both directions, and FTP control connections.
+
+    towards the server    an error about what it sent: it must speak of the server's own address and port
+    towards the client    an error about what the client sent: it must come from, and speak of, the VIP
+    towards ourselves     an error about a tunnel packet of ours: the client is told what is left of it
+    FTP                   announces a data connection, which must be known before it comes
+
+ICMP errors never start a timer again.
+
+Kernel: ip_vs_core.c, ip_vs_in_icmp(), ip_vs_out_icmp(); ip_vs_ftp.c.
+Differs from IPVS: the first report of a smaller path MTU behind a tunnel already names the new one, where the kernel
+still has the old one.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lbq import packet as pkt
+from lbq.conntrack import Connection
+from lbq.forwarding import DONT_FRAGMENT, FRAGMENTATION_NEEDED, LEAST_MTU, UNREACHABLE, icmp_error
+from lbq.model import NAT, NO_CPORT, ONE_PACKET, SCTP, TCP, TUN, UDP, RealServer
+from lbq.modes import tun
+from lbq.protocols import ftp, icmp, tcp
+
+if TYPE_CHECKING:
+    from lbq.director import Parsed
+
+LOCAL_IN = 1
+OFFSET_MASK = 0x1FFF
+FTP_GROWTH = 64         # bytes that a rewritten FTP message may be longer
+
+
+class Related:
+    """The part of the director that looks into packets for others."""
+
+    # ---- ICMP errors ---------------------------------------------------------------------------------
+
+    def icmp_request(self, packet: bytearray, hook: int, form: int, mark: int, now_ns: int) -> str:
+        """An ICMP packet towards the VIP: an error about what a server sent to a client goes to the server."""
+        length = pkt.get16(packet, pkt.IP_LENGTH)
+        at = icmp.quoted(packet, length)
+        if at == 0:
+            return "passed_icmp"
+        if pkt.get32(packet, pkt.IP_DESTINATION) in self.local_addresses:
+            outcome = self._tunnel_error(packet, length, at, now_ns)
+            if outcome is not None:
+                return outcome
+        quoted = read_quote(packet, at, length, hook, mark)
+        if quoted is None:
+            return "passed_icmp"
+        # The quote is a server's packet: turned round it is the client's.
+        about = quoted._replace(source=quoted.destination, source_port=quoted.destination_port,
+                                destination=quoted.source, destination_port=quoted.source_port)
+        connection = self.connections.find(about.protocol, about.source, about.source_port, about.destination,
+                                           about.destination_port)
+        made = False
+        if connection is None:
+            if not self.services.sysctls["schedule_icmp"]:
+                return "passed_icmp"
+            connection = self.admit(about, now_ns)
+            if isinstance(connection, str):
+                return connection if connection.startswith("dropped") else "passed_icmp"
+            made = True
+            if not connection.flags & ONE_PACKET:       # its state is NONE until the client itself is heard
+                connection.timeout_seconds = 3
+                self.connections.restart_timer(connection, now_ns)
+        outcome = self._icmp_to_server(packet, length, hook, form, connection, now_ns)
+        if made and connection.flags & ONE_PACKET:
+            self.connections.remove(connection)
+        return outcome
+
+    def _icmp_to_server(self, packet: bytearray, length: int, hook: int, form: int, connection: Connection,
+                        now_ns: int) -> str:
+        mode = connection.mode()
+        if (mode == NAT or not self.services.is_new) and not icmp.checksum_right(packet, length):
+            return "dropped_icmp_checksum"
+        if connection.server is None:
+            return "passed_bypass"
+        self.count_in(connection, length)
+        if mode == NAT:
+            icmp.to_real_server(packet, length, connection.daddr, connection.dport)
+            return "rewritten"
+        connection.packets_in = connection.packets_in + 1 & 0xFFFFFFFF
+        error = read_error(packet, length, hook)
+        return self.forward(packet, error, connection, form, now_ns)
+
+    def icmp_reply(self, packet: bytearray, hook: int, form: int, mark: int, now_ns: int) -> str:
+        """An ICMP packet towards a client: an error about what we sent to a server must speak of the VIP."""
+        length = pkt.get16(packet, pkt.IP_LENGTH)
+        at = icmp.quoted(packet, length)
+        if at == 0:
+            return "passed_icmp"
+        if hook == LOCAL_IN:
+            outcome = self._tunnel_error(packet, length, at, now_ns)
+            if outcome is not None:
+                return outcome
+        about = read_quote(packet, at, length, hook, mark)
+        if about is None:
+            return "passed_icmp"
+        connection = self.connections.find_reply(about.protocol, about.source, about.source_port,
+                                                 about.destination, about.destination_port)
+        if connection is None:
+            return "passed_icmp"
+        if connection.mode() == NAT and not icmp.checksum_right(packet, length):
+            return "dropped_icmp_checksum"
+        self.count_out(connection, length)
+        if connection.mode() != NAT:
+            return "passed_reply"
+        icmp.to_client(packet, length, connection.vaddr, connection.vport)
+        return "rewritten"
+
+    def _tunnel_error(self, packet: bytearray, length: int, at: int, now_ns: int) -> str | None:
+        """An error about a tunnel packet of ours: tell the client; None when it is about something else."""
+        outer = packet[at:length]
+        server = self._tunnel_to(outer)
+        if server is None:
+            return None
+        inner = tun.inner_of(outer, len(outer))
+        about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if inner else None
+        connection = about and self.connections.find(about.protocol, about.source, about.source_port,
+                                                     about.destination, about.destination_port)
+        if not connection:
+            return "passed_icmp"
+        if not icmp.checksum_right(packet, length):
+            return "dropped_icmp_checksum"
+        header = (packet[0] & 15) * 4
+        kind, code, mtu, left = packet[header], packet[header + 1], 0, packet[at + inner:length]
+        if (kind, code) == (UNREACHABLE, FRAGMENTATION_NEEDED):
+            mtu = pkt.get16(packet, header + 6)
+            self.learn_path_mtu(server, mtu, now_ns)
+            mtu -= tun.overhead(server.tunnel.type, server.tunnel.flags) if self.services.is_new else 20
+            if not left[6] & DONT_FRAGMENT or mtu <= LEAST_MTU:
+                return "dropped_icmp_ours"
+        self.count_out(connection, len(left))
+        if not self.limit.allow(about.source, now_ns):
+            self.counted["icmp_limited"] += 1
+            return "dropped_icmp_ours"
+        self.counted["icmp_sent"] += 1
+        self.answer = icmp_error(kind, code, mtu, left, len(left))
+        self.count_out(connection, len(self.answer))
+        return "dropped_icmp_ours"
+
+    def _tunnel_to(self, outer: bytearray) -> RealServer | None:
+        """Return the server that the quoted packet *outer* is a tunnel packet to, if it is one."""
+        if pkt.get16(outer, pkt.IP_FRAGMENT) & OFFSET_MASK:
+            return None
+        address, protocol = pkt.get32(outer, pkt.IP_DESTINATION), outer[pkt.IP_PROTOCOL]
+        for server in self.slots:
+            if (server is not None and server.available and server.mode == TUN and server.address == address
+                    and tun.protocol_of(server.tunnel.type) == protocol):
+                return server
+        return None
+
+    # ---- FTP -----------------------------------------------------------------------------------------
+
+    def ftp_client(self, packet: bytearray, parsed: Parsed, connection: Connection, form: int,
+                   now_ns: int) -> str | None:
+        """A client's segment of an FTP control connection; return why it is dropped, or None."""
+        control = self._ftp_control(connection)
+        content = packet[:parsed.length]
+        if _is_broken(content, parsed, form):
+            return "dropped_ftp"
+        announced = control.from_client(content, connection.state == tcp.ESTABLISHED)
+        _put_back(packet, parsed.length, content)
+        if announced is not None and not self._announce(connection, announced.address, announced.port,
+                                                        connection.vport - 1, connection.dport - 1, 0, now_ns):
+            return "dropped_ftp"
+        return None
+
+    def ftp_server(self, packet: bytearray, parsed: Parsed, connection: Connection, form: int,
+                   now_ns: int) -> str | None:
+        """A server's segment of an FTP control connection; return why it is dropped, or None."""
+        control = self._ftp_control(connection)
+        content = packet[:parsed.length]
+        if _is_broken(content, parsed, form):
+            return "dropped_ftp"
+        announced = control.from_server(content, connection.state == tcp.ESTABLISHED, connection.daddr)
+        if announced is not None and not self._announce(connection, connection.caddr, 0, announced.port,
+                                                        announced.port, NO_CPORT, now_ns):
+            return "dropped_ftp"
+        control.answer_client(content, announced, connection.vaddr, announced.port if announced else 0)
+        if len(content) > parsed.length + FTP_GROWTH:
+            return "dropped_ftp"
+        _put_back(packet, parsed.length, content)
+        return None
+
+    def _ftp_control(self, connection: Connection) -> ftp.Control:
+        connection.ftp = connection.ftp or ftp.Control()
+        return connection.ftp
+
+    def _announce(self, control: Connection, caddr: int, cport: int, vport: int, dport: int, flags: int,
+                  now_ns: int) -> bool:
+        """Make the data connection that *control* speaks of, if it is not there; return False when there is no room."""
+        data = self.connections.find(TCP, caddr, cport, control.vaddr, vport)
+        if data is None:
+            data = Connection(TCP, caddr, cport, control.vaddr, vport, control.server, dport, flags, control.fwmark)
+            if not self.connections.add(data):
+                return False
+            data.control = control
+            control.controlled += 1
+        data.state = tcp.LISTEN
+        data.timeout_seconds = self.timeout_table[TCP][tcp.LISTEN]
+        self.connections.restart_timer(data, now_ns)
+        return True
+
+
+def read_quote(packet: bytearray, at: int, length: int, hook: int, mark: int) -> Parsed | None:
+    """Return the five-tuple of the packet quoted at *at*, or None when it has none that matters."""
+    from lbq.director import Parsed  # which is built on this module
+
+    left = length - at
+    if left < 28 or packet[at] >> 4 != 4:
+        return None
+    header = (packet[at] & 15) * 4
+    quote = packet[at:length]
+    if header < 20 or left < header + 8 or pkt.get16(quote, pkt.IP_FRAGMENT) & OFFSET_MASK:
+        return None
+    if quote[pkt.IP_PROTOCOL] not in (TCP, UDP, SCTP):
+        return None
+    return Parsed(quote[pkt.IP_PROTOCOL], pkt.get32(quote, pkt.IP_SOURCE), pkt.get16(quote, header),
+                  pkt.get32(quote, pkt.IP_DESTINATION), pkt.get16(quote, header + 2), 0, left, header, hook, mark,
+                  related=True)
+
+
+def read_error(packet: bytearray, length: int, hook: int) -> Parsed:
+    """Return an ICMP packet as something that can be forwarded."""
+    from lbq.director import Parsed  # which is built on this module
+
+    return Parsed(packet[pkt.IP_PROTOCOL], pkt.get32(packet, pkt.IP_SOURCE), 0, pkt.get32(packet, pkt.IP_DESTINATION),
+                  0, 0, length, (packet[0] & 15) * 4, hook, related=True)
+
+
+def _is_broken(content: bytearray, parsed: Parsed, form: int) -> bool:
+    """Return True when the checksum is there and wrong: what is to be changed must be right."""
+    if form & (pkt.CHECKSUM_NOT_READY | pkt.SEGMENTED_LATER):
+        return False
+    field = parsed.header + pkt.TCP_CHECKSUM
+    return pkt.transport_checksum(content, parsed.header, parsed.length, field) != pkt.get16(content, field)
+
+
+def _put_back(packet: bytearray, length: int, content: bytearray) -> None:
+    """Write *content* over the packet of *length* bytes; what lies behind stays only when the length does."""
+    if len(content) == length:
+        packet[:length] = content
+    else:
+        packet[:] = content
