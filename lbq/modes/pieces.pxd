@@ -1,5 +1,7 @@
 # C types for pieces.py; the meaning is there.
 cimport cython
+from libc.string cimport memcpy
+
 from lbq cimport packet as pkt
 
 cdef int COPIED, END, NO_OPERATION, FIN, PSH, CWR
@@ -14,9 +16,6 @@ cpdef int fragment(unsigned char *packet, int length, int mtu, unsigned char *ou
                count=int, to=int, size=int)
 cpdef int segment(unsigned char *packet, int length, int payload, unsigned char *out, int room,
                   int most) noexcept nogil
-
-
-@cython.locals(i=int)
 cdef void _copy(unsigned char *source, int at, int length, unsigned char *target, int to) noexcept nogil
 cdef int _header(unsigned char *packet, int length) noexcept nogil
 

@@ -12,6 +12,8 @@ RFC 791, RFC 3168 (what CWR means).
 """
 from __future__ import annotations
 
+import cython
+
 from lbq import packet as pkt
 
 COPIED = 0x80           # option types with this bit go into every fragment
@@ -91,8 +93,10 @@ def segment(packet, length: int, payload: int, out, room: int, most: int) -> int
 
 
 def _copy(source, at: int, length: int, target, to: int) -> None:
-    for i in range(length):
-        target[to + i] = source[at + i]
+    if cython.compiled:
+        memcpy(target + to, source + at, length)    # noqa: F821  cimported in pieces.pxd
+    else:
+        target[to:to + length] = source[at:at + length]
 
 
 def _header(packet, length: int) -> int:

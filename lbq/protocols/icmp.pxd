@@ -10,7 +10,6 @@ cdef int UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED
 
 @cython.locals(quoted_bytes=int, total=int, i=int)
 cpdef int error(int kind, int code, int mtu, unsigned char *packet, int length, unsigned char *answer) noexcept nogil
-cpdef int port_unreachable(unsigned char *packet, int length, unsigned char *answer) noexcept nogil
 
 
 @cython.locals(header=int, at=int, kind=int)

@@ -73,11 +73,6 @@ def error(kind: int, code: int, mtu: int, packet, length: int, answer) -> int:
     return total
 
 
-def port_unreachable(packet, length: int, answer) -> int:
-    """Write into *answer* the refusal of *packet*; return how long it is."""
-    return error(UNREACHABLE, 3, 0, packet, length, answer)
-
-
 def quoted(packet, length: int) -> int:
     """Return where in *packet* the one begins that an ICMP error of type 3, 4 or 11 is about; 0: there is none.
 

@@ -44,14 +44,6 @@ def test_every_error_says_what_happened(kind, code, mtu):
     assert packets.ones_complement_sum(answer[20:]) == 0xFFFF
 
 
-def test_a_refusal_is_port_unreachable():
-    syn, answer = packets.tcp("192.168.10.9:40000", "192.168.10.1:80", "S"), bytearray(icmp.MAX_BYTES)
-
-    length = icmp.port_unreachable(syn, len(syn), answer)
-
-    assert answer[:length] == refusal_of(syn, 3, 3)
-
-
 def test_the_packet_is_quoted_as_it_came():
     datagram = packets.udp("192.168.10.9:40000", "192.168.10.1:53", b"x" * 100, ttl=7, ip_options=b"\x01" * 4)
 
