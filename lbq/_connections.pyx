@@ -207,7 +207,7 @@ cdef class Connections(Slots):
             entry = &self.table.entries[number]
             if entry.controlled:            # in use: from now on it is looked at every minute
                 entry.timeout = POSTPONED
-                entry.expires = now + POSTPONED * <uint64_t> SECOND
+                entry.expires += POSTPONED * <uint64_t> SECOND
                 wheel_add(&self.table, number, entry.expires)
                 continue
             self.end(number)

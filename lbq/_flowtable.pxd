@@ -205,9 +205,14 @@ cdef inline void unlink_node(FlowTable *table, uint32_t node) noexcept nogil:
     table.index[hole] = 0
 
 
+cdef inline uint64_t last_tick(FlowEntry *entry, uint64_t expires) noexcept nogil:
+    """Return the tick in which *entry* may end; a template's is one later, after the last that it governs."""
+    return (expires >> TICK_BITS) + (entry.flags & FLAG_TEMPLATE != 0)
+
+
 cdef inline void wheel_add(FlowTable *table, uint32_t number, uint64_t expires) noexcept nogil:
     """Put entry *number* into the list of the tick in which it may end."""
-    cdef uint64_t tick = expires >> TICK_BITS
+    cdef uint64_t tick = last_tick(&table.entries[number], expires)
     if tick < table.tick:
         tick = table.tick
     if tick > table.tick + WHEEL_SLOTS - 2:
@@ -302,7 +307,7 @@ cdef inline uint32_t next_due(FlowTable *table, uint64_t now, int *budget) noexc
             table.tick += 1
             continue
         wheel_remove(table, number)
-        if table.entries[number].expires >> TICK_BITS <= table.tick:
+        if last_tick(&table.entries[number], table.entries[number].expires) <= table.tick:
             return number
         # A packet moved its deadline on; this tick's list is being emptied, so never back into it.
         table.tick += 1

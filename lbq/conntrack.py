@@ -150,7 +150,7 @@ class ConnectionTable:
         self.by_reply: dict[tuple, list[Connection]] = {}      # newest last
         self.numbered: list[Connection | None] = [None]
         self.free: list[int] = []
-        self.alarms: list[tuple[int, int, Connection]] = []     # a heap; the middle only breaks ties
+        self.alarms: list[tuple[int, int, Connection, int]] = []    # a heap by tick, then by age
         self.alarms_set = 0
         self.waiting_cport = 0      # connections whose client's port is not known yet
 
@@ -250,15 +250,15 @@ class ConnectionTable:
     def expire(self, now_ns: int) -> int:
         """Forget every connection whose deadline's tick is over at *now_ns*; return how many there were."""
         expired = 0
-        while self.alarms and self.alarms[0][0] >> TICK_BITS < now_ns >> TICK_BITS:
-            alarm_ns, _, connection = heapq.heappop(self.alarms)
+        while self.alarms and self.alarms[0][0] < now_ns >> TICK_BITS:
+            tick, _, connection, alarm_ns = heapq.heappop(self.alarms)
             if connection.number == 0 or connection.alarm_ns != alarm_ns:
                 continue                        # it ended, or an earlier alarm took this one's place
-            if connection.expires_ns > alarm_ns:
+            if _last_tick(connection, connection.expires_ns) > tick:
                 self._set_alarm(connection)     # packets moved the deadline on
             elif connection.controlled:         # in use: from now on it is looked at every minute
                 connection.timeout_seconds = POSTPONED
-                connection.expires_ns = now_ns + POSTPONED * SECOND
+                connection.expires_ns += POSTPONED * SECOND
                 self._set_alarm(connection)
             else:
                 self.remove(connection)
@@ -319,7 +319,13 @@ class ConnectionTable:
     def _set_alarm(self, connection: Connection) -> None:
         connection.alarm_ns = connection.expires_ns
         self.alarms_set += 1
-        heapq.heappush(self.alarms, (connection.alarm_ns, self.alarms_set, connection))
+        heapq.heappush(self.alarms, (_last_tick(connection, connection.alarm_ns), self.alarms_set, connection,
+                                     connection.alarm_ns))
+
+
+def _last_tick(connection: Connection, expires_ns: int) -> int:
+    """Return the tick in which *connection* may end; a template's is one later, after the last that it governs."""
+    return (expires_ns >> TICK_BITS) + (connection.flags & TEMPLATE != 0)
 
 
 def _take_out(index: dict[tuple, list[Connection]], key: tuple, connection: Connection) -> None:

@@ -160,7 +160,7 @@ class Front:
             counters.update(queue._asdict())
         for kind, packets, sentence in self.losses.warnings(counters, time.monotonic()):
             logger.warning(sentence, extra={"fields": {"kind": kind, "packets": packets}})
-        await self.operations.empty_trash()
+        await self.operations.tick()
         await self._refresh_local_addresses()
 
     async def _refresh_local_addresses(self) -> None:

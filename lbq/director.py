@@ -559,9 +559,10 @@ class Director(Forwarding, Related):
 
     def delete_server(self, key: ServiceKey, address: int, port: int) -> None:
         """Delete a real server; its clients' packets are dropped from now on, its replies still pass."""
+        self.services.server(key, address, port)        # raises when it is not there
         try:
             self.services.delete_server(key, address, port)
-        finally:
+        finally:                        # a scheduler that fails when told of it does not keep the server
             self._after_delete()
 
     def _after_delete(self) -> None:

@@ -21,9 +21,9 @@ from lbq.errors import HostError, LbqError
 from lbq.model import ServiceKey
 
 QUESTION_BYTES = 65536
-KEYED = ("add_service", "delete_service", "add_server", "set_server", "delete_server")
-COMMANDS = (*KEYED, "set_local_addresses", "set_timeouts", "list_services", "list_connections", "statistics",
-            "empty_trash")
+KEYED = ("add_service", "set_service", "delete_service", "add_server", "set_server", "delete_server", "zero")
+COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses", "set_routes",
+            "set_memory", "tick", "list_services", "list_connections", "statistics")
 
 
 def main() -> None:
@@ -85,7 +85,9 @@ def answer(engine, question: bytes) -> bytes:
         do, args = asked["do"], asked["args"]
         if do not in COMMANDS:
             raise HostError(f"the packet process knows no command {do!r}")
-        if do in KEYED:
+        if do == "tick":
+            args = [time.monotonic_ns()]
+        if do in KEYED and args:
             args[0] = ServiceKey(*args[0])
         value = getattr(engine, do)(*args)
     except Exception as error:      # a user's own scheduler may raise anything; packets must go on

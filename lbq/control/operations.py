@@ -155,10 +155,10 @@ class Operations:
             self.trash.add(membership)
         return self._did(f"deleted server {_name(words)} from {format_service(key)}")
 
-    async def empty_trash(self) -> None:
-        """Take deleted servers off the host whose last connection is gone (once a second)."""
+    async def tick(self) -> None:
+        """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
         async with self._change:
-            for key, address, port in await self.process.call("empty_trash"):
+            for key, address, port in await self.process.call("tick"):
                 membership = ServiceKey(*key), address, port
                 self.trash.discard(membership)
                 await self.host.call("remove_server", membership[0].protocol, address, port)

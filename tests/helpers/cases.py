@@ -204,7 +204,7 @@ def comes_from(vip: str, checksums_right: bool = True) -> Callable[[Result], Non
 
 def _rewritten(ends: Callable, checksums_right: bool) -> Callable[[Result], None]:
     def check(result: Result) -> None:
-        assert result.verdict == (ACCEPT, True, None), f"{result.verdict} {result.counted}"
+        assert result.verdict == (ACCEPT, True, None, ()), f"{result.verdict} {result.counted}"
         sent, came_out = read(result.sent), read(result.came_out)
         assert (came_out.source, came_out.destination) == ends(sent)
         assert (came_out.flags, came_out.ttl) == (sent.flags, sent.ttl)
@@ -217,7 +217,7 @@ def _rewritten(ends: Callable, checksums_right: bool) -> Callable[[Result], None
 def passed(reason: str) -> Callable[[Result], None]:
     """Expect that the packet goes on untouched, counted under *reason*."""
     def check(result: Result) -> None:
-        assert result.verdict == (ACCEPT, False, None), f"{result.verdict} {result.counted}"
+        assert result.verdict == (ACCEPT, False, None, ()), f"{result.verdict} {result.counted}"
         assert result.came_out == result.sent
         assert result.counted == counters(result.sent, "accepted", f"passed_{reason}")
 
@@ -227,7 +227,7 @@ def passed(reason: str) -> Callable[[Result], None]:
 def dropped(reason: str) -> Callable[[Result], None]:
     """Expect that the packet is dropped in silence, counted under *reason*."""
     def check(result: Result) -> None:
-        assert result.verdict == (DROP, False, None), f"{result.verdict} {result.counted}"
+        assert result.verdict == (DROP, False, None, ()), f"{result.verdict} {result.counted}"
         assert result.came_out == result.sent
         assert result.counted == counters(result.sent, f"dropped_{reason}")
 
@@ -248,7 +248,7 @@ def refused(result: Result) -> None:
 
 def refused_silently(result: Result) -> None:
     """Expect that nobody can serve the client, who is not told so: it was told too often."""
-    assert result.verdict == (DROP, False, None), f"{result.verdict} {result.counted}"
+    assert result.verdict == (DROP, False, None, ()), f"{result.verdict} {result.counted}"
     assert result.counted["dropped_no_server"] == result.counted["icmp_limited"] == 1
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lbq.errors import LbqError
 from lbq.model import DR, NAT, OPS, PERSISTENT, SCHED1, SCHED2, TUN, ServiceKey
+from lbq.outcomes import ACCEPT
 from tests.helpers import packets
 from tests.helpers.engines import (
     FORWARD,
@@ -253,9 +254,9 @@ class Teller:
             content, hook, form, out_device, truncated, mark = step.arguments
             packet = bytearray(content)
             verdict = self.engine.handle(packet, hook, form, out_device, self.now_ns, truncated, mark)
-            if verdict.sent:        # nobody sees the packet itself again
-                return verdict._replace(sent=tuple(_without_port(sent) for sent in verdict.sent))
-            return verdict, bytes(packet)
+            if verdict.action == ACCEPT:
+                return verdict, bytes(packet)
+            return verdict._replace(sent=tuple(_without_port(sent) for sent in verdict.sent))
         if step.kind == "advance":
             self.now_ns += step.arguments[0]
             self.engine.expire(self.now_ns)
