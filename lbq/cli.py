@@ -6,16 +6,30 @@ and chooses the exit status: 0 done, 1 the director failed, 2 the user or the ma
 """
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
+from lbq import sysctls
 from lbq.errors import ConfigError, LbqError
-from lbq.grammar import did_you_mean, parse_server, parse_service
+from lbq.grammar import did_you_mean, format_address, parse_number, parse_server, parse_service
 from lbq.log import configure, debugging, one_line
-from lbq.options import Parser, director_parser, mode_of, validate
+from lbq.model import PROTOCOL_NAMES
+from lbq.options import (
+    MAX_SECONDS,
+    Parser,
+    add_service_options,
+    check_service,
+    director_parser,
+    mode_of,
+    parse_sysctl,
+    service_words,
+    validate,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,31 +121,159 @@ def _stats(words: list[str]) -> int:
                  words, lambda client: client.call("stats"), "statistics")
 
 
-def _change(verb: str, method: str, server_form: str, example: str) -> Callable[[list[str]], int]:
-    """Return the command ``lbq VERB server SERVICE SERVER``."""
+def _change(verb: str) -> Callable[[list[str]], int]:
+    """Return the command ``lbq VERB service|server …``."""
 
     def command(words: list[str]) -> int:
-        parser = Parser(f"lbq {verb}", f"example: lbq {verb} server {example}",
-                        usage=f"lbq {verb} server SERVICE {server_form}")
-        parser.add_argument("what", metavar="server", help="what to change; the word server")
-        parser.add_argument("service", metavar="SERVICE", help="[tcp:|udp:]VIP:PORT")
-        parser.add_argument("server", metavar="SERVER", help=server_form)
-        said = parser.parse_args(words)
-        if said.what != "server":
-            raise ConfigError(f"cannot {verb} '{said.what}'{did_you_mean(said.what, ['server'])}; "
-                              f"write lbq {verb} server SERVICE {server_form}")
-        service = parse_service(said.service)
-        weight = parse_server(said.server, service).weight
-        if verb == "set" and weight is None:
-            raise ConfigError(f"'{said.server}' says nothing to set; write {said.server},weight=N")
-        if verb == "del" and weight is not None:
-            raise ConfigError(f"'{said.server}': deleting takes no weight; "
-                              f"write {said.server.partition(',')[0]}")
-        with _client() as client:
-            print(client.call(method, service=said.service, server=said.server))
-        return 0
+        kinds = ("service", "server")
+        if not words or words[0] not in (*kinds, "--help", "-h"):
+            what = words[0] if words else ""
+            raise ConfigError(f"cannot {verb} '{what}'{did_you_mean(what, kinds)}; "
+                              f"write lbq {verb} server SERVICE SERVER, or lbq {verb} service SERVICE")
+        return (_change_service if words[0] == "service" else _change_server)(verb, words)
 
     return command
+
+
+SERVER_FORMS = {"add": "RIP[:PORT][,SETTING=VALUE]...", "set": "RIP[:PORT],SETTING=VALUE...", "del": "RIP[:PORT]"}
+METHODS = {"add": "add", "set": "set", "del": "delete"}
+SERVER_HELP = """\
+SETTINGs: weight (0: finish what you have, take nothing new), mode (nat, dr, tun), upper and lower (connection
+thresholds: nothing new from upper on, until there are fewer than lower), tunnel (ipip, gue, gre), tunnel-port (of gue),
+tunnel-csum (no, yes, remcsum).  `set` changes what is named and nothing else.
+
+A deleted server's clients: lbq --on-delete says what becomes of them; lbq drain lets them finish first.
+examples:
+  lbq add server 192.168.10.1:80 192.168.20.3,weight=2
+  lbq set server 192.168.10.1:80 192.168.20.3,weight=0"""
+
+
+def _change_server(verb: str, words: list[str]) -> int:
+    form = SERVER_FORMS[verb]
+    parser = Parser(f"lbq {verb}", f"lbq {verb} server SERVICE {form}, or lbq {verb} service SERVICE: change what runs, "
+                    "now.", usage=f"lbq {verb} server SERVICE {form}", epilog=SERVER_HELP)
+    parser.add_argument("what", metavar="server", help="what to change; the word server")
+    parser.add_argument("service", metavar="SERVICE", help="[tcp:|udp:|sctp:]VIP:PORT or fwmark:N")
+    parser.add_argument("server", metavar="SERVER", help=form)
+    said = parser.parse_args(words)
+    server = parse_server(said.server, parse_service(said.service))
+    if verb == "set" and not server.says_something():
+        raise ConfigError(f"'{said.server}' says nothing to set; write {said.server},weight=N")
+    if verb == "del" and server.says_something():
+        raise ConfigError(f"'{said.server}': deleting takes no settings; write {said.server.partition(',')[0]}")
+    with _client() as client:
+        print(client.call(f"{METHODS[verb]}_server", service=said.service, server=said.server))
+    return 0
+
+
+def _change_service(verb: str, words: list[str]) -> int:
+    parser = Parser(f"lbq {verb} service", "A virtual service of the running director: what clients connect to.",
+                    usage=f"lbq {verb} service SERVICE" + ("" if verb == "del" else " [OPTION]..."))
+    parser.add_argument("what", metavar="service", help="what to change; the word service")
+    parser.add_argument("service", metavar="SERVICE", help="[tcp:|udp:|sctp:]VIP:PORT or fwmark:N")
+    settings = {}
+    if verb != "del":
+        add_service_options(parser)
+        parser.add_argument("--mode", metavar="MODE",
+                            help="nat, dr or tun: of servers added to it that do not say their own (default nat)")
+    if verb == "set":
+        parser.add_argument("--no-ops", dest="ops", action="store_const", const=False, help="UDP: connections again")
+    said = parser.parse_args(words)
+    key = parse_service(said.service)
+    if verb != "del":
+        settings = {name: value for name, value in vars(service_words(said)).items() if value is not None}
+        if said.mode is not None:
+            settings["mode"] = mode_of(said.mode)
+    if verb == "add":
+        check_service(key, service_words(said))
+    with _client() as client:
+        print(client.call(f"{METHODS[verb]}_service", service=said.service, **settings))
+    return 0
+
+
+def _sysctl(words: list[str]) -> int:
+    lines = "\n".join(f"  {name:<26}{entry.default:>6}  {entry.meaning}" for name, entry in sysctls.TABLE.items())
+    parser = Parser("lbq sysctl", "Show or set what kernel IPVS calls net.ipv4.vs.NAME; without a name, all of them.",
+                    epilog=f"net.ipv4.vs. may be left away.  Names, defaults, meanings:\n{lines}")
+    parser.add_argument("settings", metavar="NAME[=VALUE]", nargs="*")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    said = parser.parse_args(words)
+    for text in said.settings:
+        parse_sysctl(text)
+    with _client() as client:
+        values = client.call("sysctl", settings=said.settings)
+    print(json.dumps(values) if said.json else "\n".join(f"{name} = {value}" for name, value in values.items()))
+    return 0
+
+
+def _timeouts(words: list[str]) -> int:
+    parser = Parser("lbq timeouts", "Show or set the timeouts of established TCP, closing TCP (FIN_WAIT) and UDP "
+                    "connections; a new one holds for a connection from its next packet on.")
+    for name in ("tcp", "tcpfin", "udp"):
+        parser.add_argument(f"--{name}", metavar="SECONDS", default="0")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    said = parser.parse_args(words)
+    values = {name: parse_number(getattr(said, name), f"--{name}", 0, MAX_SECONDS) for name in ("tcp", "tcpfin", "udp")}
+    with _client() as client:
+        values = client.call("timeouts", **values)
+    print(json.dumps(values) if said.json else
+          "\n".join(f"{name} {seconds} s" for name, seconds in values.items()))
+    return 0
+
+
+def _zero(words: list[str]) -> int:
+    parser = Parser("lbq zero", "Start the counters of a service and its servers, or all counters, from zero.")
+    parser.add_argument("service", metavar="SERVICE", nargs="?")
+    said = parser.parse_args(words)
+    if said.service is not None:
+        parse_service(said.service)
+    with _client() as client:
+        print(client.call("zero", service=said.service))
+    return 0
+
+
+def _clear(words: list[str]) -> int:
+    Parser("lbq clear", "Delete all virtual services and their servers; connections get no more packets.").parse_args(words)
+    with _client() as client:
+        print(client.call("clear"))
+    return 0
+
+
+def _drain(words: list[str]) -> int:
+    parser = Parser("lbq drain", "Let a real server finish what it has and take nothing new: weight 0.")
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("server", metavar="RIP[:PORT]")
+    parser.add_argument("--wait", metavar="SECONDS", nargs="?", const="3600",
+                        help="return when its last connection is gone, with status 1 after so long (3600)")
+    said = parser.parse_args(words)
+    key = parse_service(said.service)
+    server = parse_server(said.server, key)
+    if server.says_something():
+        raise ConfigError(f"'{said.server}': draining takes no settings; write {said.server.partition(',')[0]}")
+    limit = None if said.wait is None else parse_number(said.wait, "--wait", 0, MAX_SECONDS)
+    with _client() as client:
+        print(client.call("set_server", service=said.service, server=f"{said.server},weight=0"), flush=True)
+        return 0 if limit is None else _wait_until_idle(client, key, server, limit)
+
+
+def _wait_until_idle(client, key, server, limit: int) -> int:
+    """Return 0 when *server* has no connection any more, 1 when it still has after *limit* seconds."""
+    row_key = (PROTOCOL_NAMES[key.protocol], format_address(key.address), key.port, key.fwmark)
+    until, last = time.monotonic() + limit, -1
+    while True:
+        rows = [found for row in client.call("list")
+                if (row["protocol"], row["address"], row["port"], row["fwmark"]) == row_key
+                for found in row["servers"] if (found["address"], found["port"]) == (
+                    format_address(server.address), server.port)]
+        left = sum(row["active"] + row["inactive"] for row in rows)
+        if left != last:
+            print(f"{left} connections left", flush=True)
+            last = left
+        if left == 0:
+            return 0
+        if time.monotonic() >= until:
+            return 1
+        time.sleep(0.5)
 
 
 def _stop(words: list[str]) -> int:
@@ -160,7 +302,7 @@ def _cleanup(words: list[str]) -> int:
 def _lab(words: list[str]) -> int:
     parser = Parser("lbq lab", "Build the LVS article's network in namespaces, balance ten requests, show it "
                     "and take it down.")
-    parser.add_argument("mode", metavar="MODE", help="nat")
+    parser.add_argument("mode", metavar="MODE", help="nat, dr or tun")
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--keep", action="store_true", help="leave it up, and print commands to play with")
     end.add_argument("--down", action="store_true", help="take down a lab that was kept")
@@ -170,14 +312,33 @@ def _lab(words: list[str]) -> int:
     return lab.main(mode_of(said.mode), keep=said.keep, down=said.down)
 
 
+def _realserver(words: list[str]) -> int:
+    from lbq import realserver  # only a real server needs it
+
+    return realserver.main(words)
+
+
+def _decap(words: list[str]) -> int:
+    from lbq import decap  # only a real server needs it
+
+    return decap.main(words)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "conns": _conns,
     "stats": _stats,
-    "add": _change("add", "add_server", "RIP[:PORT][,weight=N]", "192.168.10.1:80 192.168.20.3,weight=2"),
-    "set": _change("set", "set_server", "RIP[:PORT],weight=N", "192.168.10.1:80 192.168.20.3,weight=0"),
-    "del": _change("del", "delete_server", "RIP[:PORT]", "192.168.10.1:80 192.168.20.3"),
+    "add": _change("add"),
+    "set": _change("set"),
+    "del": _change("del"),
+    "drain": _drain,
+    "zero": _zero,
+    "clear": _clear,
+    "sysctl": _sysctl,
+    "timeouts": _timeouts,
     "stop": _stop,
     "cleanup": _cleanup,
     "lab": _lab,
+    "realserver": _realserver,
+    "decap": _decap,
 }

@@ -23,7 +23,8 @@ from lbq.control.operations import HostThread, Operations
 from lbq.control.server import ControlServer
 from lbq.errors import HostError, LbqError
 from lbq.grammar import format_address, format_service
-from lbq.host.probes import check_permission
+from lbq.host.probes import check_permission, free_pages
+from lbq.host.routes import Routes
 from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
 from lbq.lock import DirectoryLock
@@ -32,6 +33,7 @@ from lbq.options import Options
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK_SECONDS = 1
+ROUTES_SECONDS = 0.05       # routes are read at most this often
 LAST_WORDS_SECONDS = 2      # what counting the connections that end may take
 
 logger = logging.getLogger("lbq")
@@ -70,6 +72,9 @@ class Front:
         self.operations: Operations | None = None
         self.losses = LossWatch()
         self.local: list[int] = []
+        self.routes: Routes | None = None
+        self.known_routes: list[tuple] = []
+        self.route_changed = asyncio.Event()
         self.stopping = asyncio.Event()
 
     async def run(self) -> int:
@@ -81,6 +86,9 @@ class Front:
             with self.lock:
                 return await self._run_locked()
         finally:
+            if self.routes is not None:
+                asyncio.get_running_loop().remove_reader(self.routes)
+                self.routes.close()
             if self.control is not None:
                 await self.control.disconnect()
             _hold_back_signals()        # one Ctrl-C more on the last metres is no failure
@@ -103,11 +111,14 @@ class Front:
         self.process = await PacketProcess.start(options.engine, options.queue, options.max_connections,
                                                  options.profile)
         self.operations = Operations(self.process, self.host, self._facts())
-        await self.operations.begin(options.service, options.scheduler, options.servers)
+        await self.operations.begin(options.service, options.settings, options.servers, options.sysctls)
         await self._refresh_local_addresses()
         for line in await self.host.call("install", *self.operations.members()):
             logger.info(line)
         await self._refresh_local_addresses()       # --add-vip may have made the VIP one of them
+        self.routes = Routes()
+        asyncio.get_running_loop().add_reader(self.routes, self._hear_of_routes)
+        await self._refresh_routes()
         methods = {**self.operations.methods(), "stop": self.stop}
         self.control = ControlServer(self.directory / SOCKET_NAME, methods)
         await self.control.start()
@@ -137,7 +148,8 @@ class Front:
     async def _serve(self) -> None:
         """Tick once a second until told to stop, or until the packet process is gone."""
         tasks = [asyncio.ensure_future(part)
-                 for part in (self.stopping.wait(), self.process.gone.wait(), self._keep_ticking())]
+                 for part in (self.stopping.wait(), self.process.gone.wait(), self._keep_ticking(),
+                              self._follow_routes())]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()       # a tick may be waiting for an answer; what it began is finished without it
@@ -161,7 +173,9 @@ class Front:
         for kind, packets, sentence in self.losses.warnings(counters, time.monotonic()):
             logger.warning(sentence, extra={"fields": {"kind": kind, "packets": packets}})
         await self.operations.tick()
+        await self.process.call("set_memory", free_pages())
         await self._refresh_local_addresses()
+        await self._refresh_routes()
 
     async def _refresh_local_addresses(self) -> None:
         """Tell the engine what is delivered on this host, when that has changed."""
@@ -170,6 +184,26 @@ class Front:
             await self.process.call("set_local_addresses", local)
             self.local = local
             logger.debug("this host's own addresses: %s", ", ".join(map(format_address, local)))
+
+    def _hear_of_routes(self) -> None:
+        self.routes.drain()
+        self.route_changed.set()
+
+    async def _follow_routes(self) -> None:
+        """Tell the engine of changed neighbours and routes at once: the next tick may be a second away."""
+        while True:
+            await self.route_changed.wait()
+            self.route_changed.clear()
+            with contextlib.suppress(LbqError, OSError):        # the next tick says what is wrong
+                await self._refresh_routes()
+            await asyncio.sleep(ROUTES_SECONDS)
+
+    async def _refresh_routes(self) -> None:
+        """Tell the engine what the host knows of the ways to real servers, when that has changed."""
+        routes = await self.host.run(self.routes.read, self.operations.server_addresses())
+        if routes != self.known_routes:
+            await self.process.call("set_routes", routes)
+            self.known_routes = routes
 
     async def stop(self) -> dict:
         """Begin to stop; the asker's connection closes when all is cleaned up."""

@@ -1,7 +1,9 @@
-"""The words people type: SERVICE, RIP[:PORT][,weight=N], and how they are written back.
+"""The words people type: SERVICE, RIP[:PORT][,SETTING=VALUE]..., and how they are written back.
 
-    SERVICE   [tcp:|udp:]VIP:PORT          tcp when nothing is said
-    SERVER    RIP[:PORT][,weight=N]        the service's port when none is said
+    SERVICE   [tcp:|udp:|sctp:]VIP:PORT    tcp when nothing is said; PORT 0 is every port
+              fwmark:N                     all packets with a firewall mark
+    SERVER    RIP[:PORT][,SETTING=VALUE]   the service's port when none is said
+    SETTING   weight, mode (nat dr tun), upper, lower, tunnel (ipip gue gre), tunnel-port, tunnel-csum (no yes remcsum)
 
 Every mistake raises ConfigError with one line that says what was typed and what would be right.
 Addresses are IPv4 dotted quads: a name could mean another machine tomorrow, and looking it up could hang.
@@ -12,35 +14,69 @@ import socket
 from typing import NamedTuple
 
 from lbq.errors import ConfigError
-from lbq.model import AF_INET, PROTOCOL_NAMES, ServiceKey
+from lbq.model import (
+    AF_INET,
+    CSUM,
+    DR,
+    GRE,
+    GUE,
+    IPIP,
+    NAT,
+    NOCSUM,
+    PROTOCOL_NAMES,
+    REMCSUM,
+    SCTP,
+    TCP,
+    TUN,
+    UDP,
+    ServiceKey,
+)
 
-PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()}
+PROTOCOLS = {PROTOCOL_NAMES[number]: number for number in (TCP, UDP, SCTP)}
 DEFAULT_WEIGHT = 1
 MAX_WEIGHT = 2**31 - 1      # the kernel keeps a weight in a C int; so does ipvsadm since Debian's 1.31
+MAX_MARK = 2**32 - 1
+MODES = {"nat": NAT, "dr": DR, "tun": TUN}
+TUNNELS = {"ipip": IPIP, "gue": GUE, "gre": GRE}
+CHECKSUMS = {"no": NOCSUM, "yes": CSUM, "remcsum": REMCSUM}
+SETTINGS = ("weight", "mode", "upper", "lower", "tunnel", "tunnel-port", "tunnel-csum")
 
 
 class ServerWords(NamedTuple):
-    """What ``RIP[:PORT][,weight=N]`` says; the weight is None when it says nothing about it."""
+    """What ``RIP[:PORT][,SETTING=VALUE]...`` says; a setting is None when nothing is said about it."""
 
     address: int
     port: int
-    weight: int | None
+    weight: int | None = None
+    mode: int | None = None
+    upper: int | None = None
+    lower: int | None = None
+    tunnel: int | None = None
+    tunnel_port: int | None = None
+    tunnel_csum: int | None = None
+
+    def says_something(self) -> bool:
+        """Return True when there is a setting."""
+        return any(value is not None for value in self[2:])
 
 
 def parse_service(text: str, protocol: str | None = None) -> ServiceKey:
     """Return the service that *text* names; *protocol* replaces the default, tcp."""
     prefix, colon, rest = text.partition(":")
+    if colon and prefix.lower() == "fwmark":
+        return ServiceKey(TCP, 0, 0, fwmark=parse_number(rest, "firewall mark", 1, MAX_MARK))
     if colon and prefix.lower() in PROTOCOLS:
         if protocol not in (None, prefix.lower()):
             raise ConfigError(f"'{text}' says {prefix.lower()}, the options say {protocol}; say it once")
         protocol, text = prefix.lower(), rest
     elif colon and prefix.isalpha() and ":" in rest:
         raise ConfigError(f"unknown protocol '{prefix}'{did_you_mean(prefix, PROTOCOLS)}; "
-                          f"lbq has {' and '.join(PROTOCOLS)}")
+                          f"lbq has {', '.join(PROTOCOLS)}")
     address, port = _split(text)
     if port is None:
         raise ConfigError(f"'{text}' has no port; write VIP:PORT, such as 192.168.10.1:80")
-    return ServiceKey(PROTOCOLS[protocol or "tcp"], parse_address(address), parse_port(port))
+    number = 0 if port == "0" else parse_port(port)
+    return ServiceKey(PROTOCOLS[protocol or "tcp"], parse_address(address), number)
 
 
 def parse_server(text: str, service: ServiceKey) -> ServerWords:
@@ -48,11 +84,38 @@ def parse_server(text: str, service: ServiceKey) -> ServerWords:
     endpoint, *settings = text.split(",")
     address, port = _split(endpoint)
     server = ServerWords(parse_address(address), service.port if port is None else parse_port(port),
-                         _parse_settings(settings))
+                         **_parse_settings(settings))
     if (server.address, server.port) == (service.address, service.port):
         raise ConfigError(f"'{text}' is the virtual service {format_service(service)} itself; "
                           "a real server needs another address or port")
     return server
+
+
+def check_server(server: ServerWords, service: ServiceKey, mode: int) -> None:
+    """Raise ConfigError for settings that do not go together, *mode* being how the server is reached."""
+    if mode != NAT and not service.fwmark and server.port != service.port:
+        raise ConfigError(f"real server port {server.port} is not the service's port {service.port}, and only nat "
+                          "can change ports; leave the port away, or say mode=nat")
+    if (server.lower or 0) > (server.upper or 0):
+        raise ConfigError(f"lower={server.lower} is above upper={server.upper or 0}; a server that is full at upper "
+                          "connections is free again below lower")
+    if server.tunnel == GUE and not server.tunnel_port:
+        raise ConfigError("tunnel=gue needs tunnel-port=N, the UDP port that the real server listens on")
+
+
+def parse_netmask(text: str) -> int:
+    """Return a netmask as an integer, out of ``255.255.255.0`` or a prefix length such as 24."""
+    if text.isascii() and text.isdigit() and len(text) <= 2:
+        if not 1 <= int(text) <= 32:
+            raise ConfigError(f"netmask '{text}' is not a prefix length from 1 to 32")
+        return 0xFFFFFFFF << 32 - int(text) & 0xFFFFFFFF
+    try:
+        mask = int.from_bytes(socket.inet_pton(AF_INET, text))
+    except (OSError, UnicodeEncodeError, ValueError):
+        raise ConfigError(f"netmask '{text}' is neither like 255.255.255.0 nor a prefix length from 1 to 32") from None
+    if mask == 0 or (~mask & 0xFFFFFFFF) & (~mask + 1 & 0xFFFFFFFF):
+        raise ConfigError(f"netmask '{text}' is not a row of ones followed by zeros, such as 255.255.255.0")
+    return mask
 
 
 def parse_address(text: str) -> int:
@@ -90,18 +153,37 @@ def parse_weight(text: str) -> int:
     return int(text)
 
 
-def _parse_settings(settings: list[str]) -> int | None:
-    """Return the weight among the words after the commas, the only thing there is to set yet."""
-    weight = None
+def parse_number(text: str, what: str, least: int, most: int) -> int:
+    """Return the number that *text* is, or raise for *what* it is not."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
+        raise ConfigError(f"{what} '{text}' is not a number from {least} to {most}")
+    return int(text)
+
+
+def _parse_settings(settings: list[str]) -> dict[str, int]:
+    """Return the settings among the words after the commas."""
+    found: dict[str, int] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if name != "weight" or not equals:
-            raise ConfigError(f"unknown server setting '{setting}'{did_you_mean(name, ['weight'])}; "
-                              "write RIP[:PORT][,weight=N]")
-        if weight is not None:
-            raise ConfigError(f"weight is said twice ('{setting}'); say it once")
-        weight = parse_weight(value)
-    return weight
+        if name not in SETTINGS or not equals:
+            raise ConfigError(f"unknown server setting '{setting}'{did_you_mean(name, SETTINGS)}; "
+                              f"there are {', '.join(SETTINGS)}")
+        field = name.replace("-", "_")
+        if field in found:
+            raise ConfigError(f"{name} is said twice ('{setting}'); say it once")
+        found[field] = _parse_setting(name, value)
+    return found
+
+
+def _parse_setting(name: str, value: str) -> int:
+    words = {"mode": MODES, "tunnel": TUNNELS, "tunnel-csum": CHECKSUMS}.get(name)
+    if words is not None:
+        if value not in words:
+            raise ConfigError(f"unknown {name} '{value}'{did_you_mean(value, words)}; there are {', '.join(words)}")
+        return words[value]
+    if name == "weight":
+        return parse_weight(value)
+    return parse_number(value, name, 0, 65535 if name == "tunnel-port" else MAX_WEIGHT)
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -10,43 +10,63 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lbq import __version__
+from lbq import __version__, sysctls
 from lbq.errors import ConfigError
-from lbq.grammar import ServerWords, did_you_mean, format_endpoint, parse_server, parse_service
-from lbq.model import CLASSIC, NEW, ServiceKey
-from lbq.schedulers import BUILT_IN, DEFAULT, names
+from lbq.grammar import (
+    MODES,
+    ServerWords,
+    check_server,
+    did_you_mean,
+    format_endpoint,
+    format_service,
+    parse_netmask,
+    parse_server,
+    parse_service,
+)
+from lbq.model import CLASSIC, NEW, UDP, ServiceKey
+from lbq.schedulers import BUILT_IN, DEFAULT, create, flag_names, names
 
-MODES = ("nat",)
-MODES_TO_COME = {"dr": "direct routing", "tun": "IPIP tunnelling"}
 ENGINES = ("fast", "reference")
 PROFILES = (CLASSIC, NEW)
+ALL_FLAGS = tuple(flag for scheduler in ("sh", "mh") for flag in flag_names(scheduler))
+MAX_SECONDS = 31 * 24 * 3600    # what ipvsadm takes for -p
 MAX_CONNECTIONS = 1 << 27       # the table's indices have 32 bits, its file 8 GiB
 
 USAGE = """\
-lbq --vip VIP:PORT --mode nat [--real RIP[:PORT][,weight=N]]... [OPTION]...
+lbq --vip VIP:PORT --mode nat|dr|tun [--real RIP[:PORT][,SETTING=VALUE]...]... [OPTION]...
        lbq COMMAND …"""
 DESCRIPTION = """\
-Balance TCP and UDP over real servers, in user space: the Linux Virtual Server over NFQUEUE.
+Balance TCP, UDP and SCTP over real servers, in user space: the Linux Virtual Server over NFQUEUE.
 The options run one virtual service in the foreground, until Ctrl-C or lbq stop."""
 EPILOG = """\
 commands that speak to the running director (each has its own --help):
   lbq list | conns | stats [--json]             what it balances; its connections; its counters
-  lbq add server SERVICE RIP[:PORT][,weight=N]  one more real server, now
-  lbq set server SERVICE RIP[:PORT],weight=N    another weight; 0 lets it finish and take nothing new
+  lbq add|set|del service SERVICE [OPTION]...   one more virtual service; its settings; none
+  lbq add server SERVICE RIP[:PORT][,SETTING=VALUE]...    one more real server, now
+  lbq set server SERVICE RIP[:PORT],SETTING=VALUE...      changes what is named; weight=0 quiesces
   lbq del server SERVICE RIP[:PORT]             no more packets for it
+  lbq drain SERVICE RIP[:PORT] [--wait]         weight 0, and wait until its connections are gone
+  lbq sysctl [NAME[=VALUE]]...                  net.ipv4.vs.* as in kernel IPVS
+  lbq timeouts [--tcp S] [--tcpfin S] [--udp S] of established, closing and UDP connections
+  lbq zero [SERVICE] | clear                    counters from zero; delete all services
   lbq stop                                      rules out, sysctls back, end
 other commands:
   lbq cleanup                                   put the host back after a director was killed
-  lbq lab nat [--keep | --down]                 try all of it in network namespaces, in a minute
+  lbq lab nat|dr|tun [--keep | --down]          try all of it in network namespaces, in a minute
+  lbq realserver dr|tun --vip VIP [--undo]      on a real server: the VIP on lo, and no ARP for it
+  lbq decap --vip VIP                           on a real server without ipip: the tunnel's end
 
 examples:
   lbq --vip 192.168.10.1:80 --mode nat --real 192.168.20.1 --real 192.168.20.2:8080,weight=2
   lbq --vip 192.168.10.1:53 --udp --mode nat --scheduler rr --real 192.168.20.1
   lbq add server 192.168.10.1:80 192.168.20.3
+  lbq --vip 172.16.10.1:80 --mode dr --persistent 300 --real 10.0.0.1 --real 10.0.0.2
   ip netns exec blue lbq list                   the director of another network namespace
 
-SERVICE is [tcp:|udp:]VIP:PORT, tcp when nothing is said.  Addresses are IPv4, never names.
-Real servers must route their replies through this machine (their default gateway, as a rule).
+SERVICE is [tcp:|udp:|sctp:]VIP:PORT, tcp when nothing is said, or fwmark:N.  Addresses are IPv4, never names.
+SETTINGs of a server: weight, mode, upper and lower (thresholds), tunnel (ipip gue gre), tunnel-port, tunnel-csum.
+With nat, real servers must route their replies through this machine (their default gateway, as a rule); with dr
+and tun they have the VIP on lo (lbq realserver) and answer clients directly.
 State: /run/lbq/<inode of the network namespace>/ (control socket, lock, undo.json).
 Log: standard error; the one line on standard output starts with "ready".  LBQ_DEBUG=1 tells more.
 Read next: README.md, then lbq/director.py: the way of one packet.
@@ -59,7 +79,7 @@ class Options:
 
     service: ServiceKey
     mode: str
-    scheduler: str
+    settings: ServiceWords
     servers: list[ServerWords]
     engine: str
     queue: int
@@ -67,6 +87,24 @@ class Options:
     max_connections: int
     accept_forward: bool
     add_vip: str | None
+    sysctls: dict[str, int]
+
+    @property
+    def scheduler(self) -> str:
+        """Return the name of the scheduler."""
+        return self.settings.scheduler
+
+
+@dataclass
+class ServiceWords:
+    """What is said about a service besides its name; None where nothing is said."""
+
+    scheduler: str | None = None
+    persistent: int | None = None       # seconds; 0: not
+    netmask: int | None = None
+    ops: bool | None = None
+    scheduler_flags: list[str] | None = None
+    mode: str | None = None             # of servers that do not say it themselves
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -92,11 +130,10 @@ def director_parser() -> Parser:
     parser = Parser("lbq", DESCRIPTION, epilog=EPILOG, usage=USAGE)
     add = parser.add_argument
     add("--vip", metavar="VIP:PORT", help="the address and port that clients connect to")
-    add("--mode", metavar="MODE", help="how packets reach the real servers: nat")
+    add("--mode", metavar="MODE", help="how packets reach the real servers: nat, dr or tun")
     add("--udp", action="store_true", help="a UDP service (default: TCP)")
-    add("--scheduler", metavar="NAME", default=DEFAULT,
-        help=f"who chooses the real server: {', '.join(BUILT_IN)} (default {DEFAULT})")
-    add("--real", metavar="RIP[:PORT][,weight=N]", action="append", default=[],
+    add_service_options(parser)
+    add("--real", metavar="RIP[:PORT][,SETTING=VALUE]...", action="append", default=[],
         help="a real server; again for each one (no port: the service's; weight 1)")
     add("--engine", metavar="ENGINE", default=ENGINES[0],
         help="fast (default), or reference: the readable one")
@@ -107,6 +144,11 @@ def director_parser() -> Parser:
         help="decide as IPVS of kernels up to 6.1.176 (classic) or of newer ones (new, default)")
     add("--accept-forward", action="store_true",
         help="let the service's packets through a FORWARD DROP policy")
+    add("--on-delete", metavar="WHAT", default="keep",
+        help="connections of a deleted or, at a SYN, quiesced server: keep (default; its clients wait for it to come "
+             "back, as in kernel IPVS) or end (they start over with another; sysctl expire_nodest_conn)")
+    add("--sysctl", metavar="NAME=VALUE", action="append", default=[],
+        help="set one of net.ipv4.vs.* from the start; lbq sysctl lists them")
     add("--add-vip", metavar="DEV", help="put the VIP on this device while the director runs")
     add("--json-log", action="store_true", help="log one JSON object a line")
     add("--version", action="version", version=f"lbq {__version__}")
@@ -119,40 +161,107 @@ def validate(words: argparse.Namespace) -> Options:
         raise ConfigError("no --vip: say which address and port to balance, such as --vip 192.168.10.1:80; "
                           "lbq --help explains")
     service = _about("--vip", parse_service, words.vip, "udp" if words.udp else None)
+    mode = mode_of(words.mode)
+    settings = service_words(words)
+    settings.scheduler = settings.scheduler or DEFAULT
+    settings.mode = mode
+    check_service(service, settings)
     return Options(
         service=service,
-        mode=mode_of(words.mode),
-        scheduler=_scheduler(words.scheduler),
-        servers=_servers(words.real, service),
+        mode=mode,
+        settings=settings,
+        servers=_servers(words.real, service, MODES[mode]),
         engine=_one_of("engine", words.engine, ENGINES),
         queue=_number("--queue", words.queue, 0, 65535),
         profile=_one_of("kernel profile", words.kernel_profile, PROFILES),
         max_connections=_number("--max-connections", words.max_connections, 1, MAX_CONNECTIONS),
         accept_forward=words.accept_forward,
         add_vip=words.add_vip,
+        sysctls=_sysctls(words),
     )
 
 
+def add_service_options(parser: Parser) -> None:
+    """Let *parser* understand what can be said about a service."""
+    add = parser.add_argument
+    add("--scheduler", metavar="NAME",
+        help=f"who chooses the real server: {', '.join(BUILT_IN)}, or path/to/file.py:Class (default {DEFAULT})")
+    add("--scheduler-flags", metavar="FLAG,...", help="sh-port, sh-fallback, mh-port, mh-fallback")
+    add("--persistent", metavar="SECONDS", nargs="?", const="300",
+        help="a client goes where it went before, for so long (300 when no number is said; 0: not)")
+    add("--netmask", metavar="MASK", help="clients of one network count as one: 255.255.255.0 or 24")
+    add("--ops", action="store_const", const=True, help="UDP: schedule every datagram by itself")
+
+
+def service_words(words: argparse.Namespace) -> ServiceWords:
+    """Return what *words* say about a service, or raise for the first that is wrong."""
+    seconds = words.persistent
+    return ServiceWords(
+        scheduler=words.scheduler and _scheduler(words.scheduler),
+        persistent=None if seconds is None else _number("--persistent", seconds, 0, MAX_SECONDS),
+        netmask=words.netmask and _about("--netmask", parse_netmask, words.netmask),
+        ops=words.ops,
+        scheduler_flags=None if words.scheduler_flags is None else [
+            _one_of("scheduler flag", flag, ALL_FLAGS) for flag in words.scheduler_flags.split(",") if flag],
+    )
+
+
+def check_service(service: ServiceKey, settings: ServiceWords) -> None:
+    """Raise ConfigError for settings that do not go together."""
+    if service.port == 0 and not service.fwmark and not settings.persistent:
+        raise ConfigError(f"{format_service(service)}: a service of port 0, every port, needs --persistent; kernel "
+                          "IPVS takes it without, and then never forwards anything")
+    if settings.ops and service.protocol != UDP and not service.fwmark:
+        raise ConfigError(f"{format_service(service)}: --ops is for UDP services")
+    known = flag_names(settings.scheduler or DEFAULT)
+    for flag in settings.scheduler_flags or []:
+        if flag not in known:
+            raise ConfigError(f"scheduler {settings.scheduler or DEFAULT} has no flag {flag}"
+                              + (f"; it has {', '.join(known)}" if known else ""))
+
+
+def _sysctls(words: argparse.Namespace) -> dict[str, int]:
+    values = {"expire_nodest_conn": int(_one_of("--on-delete", words.on_delete, ("keep", "end")) == "end")}
+    for text in words.sysctl:
+        name, value = parse_sysctl(text)
+        if value is None:
+            raise ConfigError(f"--sysctl {text}: say NAME=VALUE")
+        values[name] = value
+    return values
+
+
+def parse_sysctl(text: str) -> tuple[str, int | None]:
+    """Return name, without ``net.ipv4.vs.``, and value of ``NAME[=VALUE]``; the value is None when none is said."""
+    name, equals, value = text.partition("=")
+    name = name.strip().removeprefix(sysctls.PREFIX)
+    number = _number(f"{sysctls.PREFIX}{name}", value.strip(), 0, sysctls.INT_MAX) if equals else None
+    sysctls.check(name, number or 0)
+    return name, number
+
+
 def mode_of(mode: str | None) -> str:
-    """Return *mode* when this version has it."""
+    """Return *mode* when there is such a one."""
     if mode is None:
-        raise ConfigError("no --mode: say how packets reach the real servers; this version has --mode nat")
-    if mode in MODES_TO_COME:
-        raise ConfigError(f"--mode {mode}: {MODES_TO_COME[mode]} is not there yet; "
-                          "this version has --mode nat")
+        raise ConfigError("no --mode: say how packets reach the real servers: --mode nat, dr or tun")
     return _one_of("mode", mode, MODES)
 
 
 def _scheduler(name: str) -> str:
     """Return *name* when there is such a scheduler; plugged-in ones are only looked for when needed."""
+    if ".py:" in name:
+        path, _, attribute = name.rpartition(":")
+        create(name)                    # raises when it cannot be used
+        return f"{os.path.abspath(path)}:{attribute}"
     return name if name in BUILT_IN else _one_of("scheduler", name, names())
 
 
-def _servers(texts: list[str], service: ServiceKey) -> list[ServerWords]:
+def _servers(texts: list[str], service: ServiceKey, mode: int) -> list[ServerWords]:
     """Return the real servers of --real, each once."""
     servers = []
     for text in texts:
         server = _about("--real", parse_server, text, service)
+        _about("--real", lambda _, server=server: check_server(
+            server, service, mode if server.mode is None else server.mode), text)
         if any(server[:2] == other[:2] for other in servers):
             raise ConfigError(f"--real {text}: {format_endpoint(*server[:2])} is there twice; "
                               "say it once, with a weight if it is to get more")

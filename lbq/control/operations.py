@@ -2,7 +2,7 @@
 
     add      the host's set first, then the engine: a connection never starts whose replies nobody rewrites
     delete   the engine first; the set's entry goes when the last connection of the server is gone
-    weight   the engine only
+    settings the engine only, but for a server's mode, on which it depends where its replies are seen
 
 The public coroutines of ``Operations`` are the methods of the control socket; words are parsed here, so that
 every client speaks the language of the command line.
@@ -15,24 +15,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lbq.conntrack import RECORD, decode
 from lbq.control.channel import PacketProcess, to_its_end
-from lbq.errors import ConfigError, NoSuchServer, NoSuchService, ServerExists
+from lbq.errors import ConfigError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
 from lbq.grammar import (
     DEFAULT_WEIGHT,
+    MODES,
     ServerWords,
+    check_server,
     format_endpoint,
     format_service,
+    parse_netmask,
     parse_server,
     parse_service,
 )
 from lbq.losses import queue_counters
-from lbq.model import NAT, ServiceKey
+from lbq.model import IPIP, NAT, NOCSUM, OPS, PERSISTENT, ServiceKey
+from lbq.options import ServiceWords, check_service, parse_sysctl
+from lbq.schedulers import DEFAULT, flag_names
 from lbq.services import join_pages
+from lbq.sysctls import PREFIX
 
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
 LINES_PAGE = 16         # services and servers; likewise
 
 logger = logging.getLogger("lbq.control")
 Membership = tuple[ServiceKey, int, int]
+NEW_SERVER = ServerWords(0, 0, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCSUM)
+SETTING_TYPES = {"scheduler": str, "persistent": int, "netmask": int, "ops": bool, "scheduler_flags": list, "mode": str}
+NEW_SERVICE = ServiceWords(DEFAULT, 0, 0xFFFFFFFF, False, [], "nat")
 
 
 class HostThread:
@@ -62,28 +71,40 @@ class Operations:
         self.process = process
         self.host = host
         self.facts = facts                      # what `status` tells and never changes
-        self.services: set[ServiceKey] = set()
-        self.servers: set[Membership] = set()
-        self.trash: set[Membership] = set()     # deleted, but the host still lets their replies through
+        self.services: dict[ServiceKey, ServiceWords] = {}
+        self.servers: dict[Membership, ServerWords] = {}
+        self.trash: dict[Membership, ServerWords] = {}      # deleted, but the host still lets their replies through
         self._change = asyncio.Lock()           # one change at a time, host and engine together
 
     def methods(self) -> dict:
         """Return the coroutines that the control socket offers, by name."""
-        offered = (self.status, self.list, self.connections, self.stats,
-                   self.add_server, self.set_server, self.delete_server)
+        offered = (self.status, self.list, self.connections, self.stats, self.add_service, self.set_service,
+                   self.delete_service, self.clear, self.add_server, self.set_server, self.delete_server, self.zero,
+                   self.sysctl, self.timeouts)
         return {method.__name__: method for method in offered}
 
-    async def begin(self, key: ServiceKey, scheduler: str, servers: list[ServerWords]) -> None:
+    async def begin(self, key: ServiceKey, settings: ServiceWords, servers: list[ServerWords],
+                    sysctls: dict[str, int]) -> None:
         """Give the engine its first service; the host is set up when all is in place."""
-        await self.process.call("add_service", key, scheduler)
-        self.services.add(key)
+        for name, value in sysctls.items():
+            await self.process.call("set_sysctl", name, value)
+        settings = _merged(NEW_SERVICE, settings)
+        await self.process.call("add_service", key, *_service_arguments(settings))
+        self.services[key] = settings
         for server in servers:
-            await self._engine_add(key, server)
-            self.servers.add((key, server.address, server.port))
+            server = self._complete(key, server)
+            await self.process.call("add_server", key, server.address, server.port, *_server_arguments(server))
+            self.servers[key, server.address, server.port] = server
 
-    def members(self) -> tuple[list[ServiceKey], list[tuple[int, int, int]]]:
-        """Return what the host is to know: services, and real servers by protocol, address and port."""
-        return list(self.services), [(key.protocol, address, port) for key, address, port in self.servers]
+    def members(self) -> tuple[list[ServiceKey], list[tuple[ServiceKey, int, int, int]]]:
+        """Return what the host is to know: services, and their real servers with mode."""
+        return list(self.services), [(*place, server.mode) for place, server in self.servers.items()]
+
+    def server_addresses(self) -> list[int]:
+        """Return the addresses of all real servers, those in the trash too."""
+        return sorted({address for _, address, _ in (*self.servers, *self.trash)})
+
+    # ---- Asking ------------------------------------------------------------------------------------------
 
     async def status(self) -> dict:
         """Return what this director is."""
@@ -113,69 +134,217 @@ class Operations:
                 for at in range(0, len(records), RECORD.size)]
         return {"connections": rows, "next": page["ok"]}
 
+    async def sysctl(self, settings: list[str]) -> dict:
+        """Set those of *settings* that say NAME=VALUE; return the values of all that are named, or of all there are."""
+        words = [parse_sysctl(text) for text in settings]       # all are looked at before one is set
+        for name, value in words:
+            if value is not None:
+                await self.process.call("set_sysctl", name, value)
+                self._did(f"{PREFIX}{name} is {value} now")
+        values = await self.process.call("sysctls")
+        return {f"{PREFIX}{name}": value for name, value in values.items()
+                if not words or name in dict(words)}
+
+    async def timeouts(self, tcp: int = 0, tcpfin: int = 0, udp: int = 0) -> dict:
+        """Set the timeouts that are not 0; return all three, in seconds."""
+        if any((tcp, tcpfin, udp)):
+            await self.process.call("set_timeouts", tcp, tcpfin, udp)
+        return dict(zip(("tcp", "tcpfin", "udp"), await self.process.call("timeouts"), strict=True))
+
+    # ---- Services ----------------------------------------------------------------------------------------
+
+    async def add_service(self, service: str, **settings) -> str:
+        """Add a virtual service without servers; return what was done."""
+        key = parse_service(service)
+        words = _merged(NEW_SERVICE, _service_words(settings))
+        check_service(key, words)
+        async with self._change:
+            if key in self.services:
+                raise ServiceExists(f"cannot add service {format_service(key)}: it is already there; "
+                                    "`lbq set service` changes it")
+            await self.process.call("add_service", key, *_service_arguments(words))
+            try:
+                await self.host.call("add_service", key)
+            except BaseException:
+                await self.process.call("delete_service", key)
+                raise
+            self.services[key] = words
+        return self._did(f"added service {format_service(key)}")
+
+    async def set_service(self, service: str, **settings) -> str:
+        """Give a service other settings, those that are named; return what was done."""
+        said = _service_words(settings)
+        if said == ServiceWords():
+            raise ConfigError("nothing to set; lbq set service --help shows what there is")
+        async with self._change:
+            key = self._known(service)
+            words = _merged(self.services[key], said)
+            if said.scheduler is not None and said.scheduler_flags is None:
+                words.scheduler_flags = [flag for flag in words.scheduler_flags if flag in flag_names(said.scheduler)]
+            check_service(key, words)
+            await self.process.call("set_service", key, *_service_arguments(words))
+            self.services[key] = words
+        return self._did(f"service {format_service(key)} has other settings now")
+
+    async def delete_service(self, service: str) -> str:
+        """Delete a service with its servers; return what was done."""
+        async with self._change:
+            key = self._known(service)
+            await self._delete_service(key)
+        return self._did(f"deleted service {format_service(key)}")
+
+    async def clear(self) -> str:
+        """Delete all services; return what was done."""
+        async with self._change:
+            count = len(self.services)
+            for key in list(self.services):
+                await self._delete_service(key)
+        return self._did(f"deleted all services: {count}")
+
+    async def _delete_service(self, key: ServiceKey) -> None:
+        await self.process.call("delete_service", key)
+        await self.host.call("remove_service", key)
+        del self.services[key]
+        for place in [place for place in self.servers if place[0] == key]:
+            self.trash[place] = self.servers.pop(place)
+
+    async def zero(self, service: str | None = None) -> str:
+        """Start counters from zero; return what was done."""
+        if service is None:
+            await self.process.call("zero")
+            return self._did("all counters start from zero")
+        key = self._known(service)
+        await self.process.call("zero", key)
+        return self._did(f"counters of {format_service(key)} start from zero")
+
+    # ---- Servers -----------------------------------------------------------------------------------------
+
     async def add_server(self, service: str, server: str) -> str:
         """Add a real server at the head of a service's list; return what was done."""
-        key, words = self._parse(service, server)
-        membership = key, words.address, words.port
         async with self._change:
-            if membership in self.servers:
+            key, words = self._parse(service, server)
+            words = self._complete(key, words)
+            place = key, words.address, words.port
+            if place in self.servers:
                 raise ServerExists(f"cannot add {_name(words)} to {format_service(key)}: "
                                    "it is already there; `lbq set server` changes it")
-            if membership not in self.trash:
-                await self.host.call("add_server", key.protocol, words.address, words.port)
+            former = self.trash.get(place)
+            if former is None or former.mode != words.mode:
+                await self.host.call("add_server", *place, words.mode)
             try:
-                await self._engine_add(key, words)
+                await self.process.call("add_server", *place, *_server_arguments(words))
             except BaseException:
-                if membership not in self.trash:
-                    await self.host.call("remove_server", key.protocol, words.address, words.port)
+                if former is None or former.mode != words.mode:
+                    await self.host.call("remove_server", *place, words.mode)
                 raise
-            self.trash.discard(membership)
-            self.servers.add(membership)
+            if former is not None and former.mode != words.mode:
+                await self.host.call("remove_server", *place, former.mode)
+            self.trash.pop(place, None)
+            self.servers[place] = words
         return self._did(f"added server {_name(words)} to {format_service(key)}")
 
     async def set_server(self, service: str, server: str) -> str:
-        """Give a real server another weight; return what was done."""
-        key, words = self._parse(service, server)
-        if words.weight is None:
-            raise ConfigError(f"'{server}' says nothing to set; write {server},weight=N")
+        """Change those settings of a real server that are named; return what was done."""
         async with self._change:
-            await self.process.call("set_server", key, words.address, words.port, words.weight)
-        return self._did(f"server {_name(words)} of {format_service(key)} has weight {words.weight} now")
+            key, said = self._parse(service, server)
+            if not said.says_something():
+                raise ConfigError(f"'{server}' says nothing to set; write {server},weight=N")
+            place = key, said.address, said.port
+            before = self.servers.get(place)
+            if before is None:
+                raise NoSuchServer(f"service {format_service(key)} has no server {_name(said)}; "
+                                   "`lbq list` shows those it has")
+            words = _filled(said, before)
+            check_server(words, key, words.mode)
+            if words.mode != before.mode:
+                await self.host.call("add_server", *place, words.mode)
+            await self.process.call("set_server", *place, *_server_arguments(words))
+            if words.mode != before.mode:
+                await self.host.call("remove_server", *place, before.mode)
+            self.servers[place] = words
+        changed = ", ".join(f"{name.replace('_', '-')} {getattr(words, name)}" for name in words._fields[2:]
+                            if getattr(said, name) is not None)
+        return self._did(f"server {_name(words)} of {format_service(key)} has {changed} now")
 
     async def delete_server(self, service: str, server: str) -> str:
-        """Delete a real server: nothing new for it, its set entry goes with its last connection."""
-        key, words = self._parse(service, server)
-        membership = key, words.address, words.port
+        """Delete a real server: nothing new for it, its set entry goes when the engine forgets it."""
         async with self._change:
-            if membership not in self.servers:
+            key, words = self._parse(service, server)
+            place = key, words.address, words.port
+            if place not in self.servers:
                 raise NoSuchServer(f"cannot delete {_name(words)} from {format_service(key)}: "
                                    "it is not there; `lbq list` shows those that are")
-            await self.process.call("delete_server", *membership)
-            self.servers.discard(membership)
-            self.trash.add(membership)
+            await self.process.call("delete_server", *place)
+            self.trash[place] = self.servers.pop(place)
         return self._did(f"deleted server {_name(words)} from {format_service(key)}")
 
     async def tick(self) -> None:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
         async with self._change:
             for key, address, port in await self.process.call("tick"):
-                membership = ServiceKey(*key), address, port
-                self.trash.discard(membership)
-                await self.host.call("remove_server", membership[0].protocol, address, port)
+                place = ServiceKey(*key), address, port
+                server = self.trash.pop(place, None)
+                if server is not None:
+                    await self.host.call("remove_server", *place, server.mode)
 
-    async def _engine_add(self, key: ServiceKey, server: ServerWords) -> None:
-        weight = DEFAULT_WEIGHT if server.weight is None else server.weight
-        await self.process.call("add_server", key, server.address, server.port, weight, NAT)
-
-    def _parse(self, service: str, server: str) -> tuple[ServiceKey, ServerWords]:
+    def _known(self, service: str) -> ServiceKey:
         key = parse_service(service)
         if key not in self.services:
             raise NoSuchService(f"no service {format_service(key)}; `lbq list` shows those there are")
+        return key
+
+    def _parse(self, service: str, server: str) -> tuple[ServiceKey, ServerWords]:
+        key = self._known(service)
         return key, parse_server(server, key)
+
+    def _complete(self, key: ServiceKey, said: ServerWords) -> ServerWords:
+        """Return what was *said* about a new server with everything that was not."""
+        words = _filled(said, NEW_SERVER._replace(mode=MODES[self.services[key].mode]))
+        check_server(words, key, words.mode)
+        return words
 
     def _did(self, sentence: str) -> str:
         logger.info(sentence)
         return sentence
+
+
+def _filled(said: ServerWords, before: ServerWords) -> ServerWords:
+    """Return the settings of *before* with those that were *said*."""
+    settings = {name: getattr(before, name) for name in ServerWords._fields[2:] if getattr(said, name) is None}
+    return said._replace(**settings)
+
+
+def _merged(before: ServiceWords, said: ServiceWords) -> ServiceWords:
+    """Return the settings of *before* with those that were *said*."""
+    return ServiceWords(**{name: value if value is not None else getattr(before, name)
+                           for name, value in vars(said).items()})
+
+
+def _service_words(settings: dict) -> ServiceWords:
+    """Return what the control socket was told about a service."""
+    unknown = set(settings) - set(vars(ServiceWords()))
+    if unknown:
+        raise ConfigError(f"a service has no setting {', '.join(sorted(unknown))}")
+    if isinstance(settings.get("netmask"), str):
+        settings["netmask"] = parse_netmask(settings["netmask"])
+    for name, value in settings.items():
+        if value is not None and not isinstance(value, SETTING_TYPES[name]):
+            raise ConfigError(f"a service's {name} cannot be {value!r}")
+    return ServiceWords(**settings)
+
+
+def _service_arguments(words: ServiceWords) -> tuple[str, int, int, int]:
+    """Return a service's settings as the engine takes them."""
+    flags = (PERSISTENT if words.persistent else 0) | (OPS if words.ops else 0)
+    for flag in words.scheduler_flags:
+        flags |= flag_names(words.scheduler)[flag]
+    return words.scheduler, flags, words.persistent, words.netmask
+
+
+def _server_arguments(words: ServerWords) -> tuple:
+    """Return a server's settings as the engine takes them."""
+    return (words.weight, words.mode, words.upper, words.lower,
+            (words.tunnel, words.tunnel_port, words.tunnel_csum))
 
 
 def _name(server: ServerWords) -> str:

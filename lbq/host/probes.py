@@ -93,3 +93,14 @@ def _status_field(name: str) -> str:
         if line.startswith(name + ":"):
             return line.split()[1]
     return "0"
+
+
+def free_pages() -> int:
+    """Return how many pages of memory are free or hold buffers: what the automatic defences go by."""
+    wanted = {"MemFree": 0, "Buffers": 0}
+    with open("/proc/meminfo") as lines:
+        for line in lines:
+            name, _, rest = line.partition(":")
+            if name in wanted:
+                wanted[name] = int(rest.split()[0]) * 1024
+    return sum(wanted.values()) // os.sysconf("SC_PAGE_SIZE")

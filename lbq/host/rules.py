@@ -1,7 +1,9 @@
-"""The iptables rules of the director, as text: a constant dozen, whatever the number of services.
+"""The iptables rules of the director, as text: two dozen, whatever the number of services, and two a firewall mark.
 
-Two sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq-rip`` their real servers
-(RIP, protocol:rport).  Rules never change while the director runs; only the sets do.
+Sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq-rip`` what replies come from (RIP,
+protocol:rport with NAT; VIP, protocol:vport with DR and TUN, whose replies are already right and are only counted).
+Where every port matters (services of port 0, FTP, replies to services of a firewall mark) whole addresses are in
+``lbq-vip-any`` and ``lbq-rip-any``.  Rules change only when a service of a firewall mark comes or goes.
 
     client ─► raw PREROUTING ─► mangle PREROUTING ─► route ─► … ─► mangle POSTROUTING ─► client
               LBQ-NOTRACK       LBQ-REQUEST: queue                 LBQ-REPLY: queue
@@ -10,28 +12,40 @@ Two sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq
   kernel routes the rewritten packet.
 - **Replies** are queued in POSTROUTING, or INPUT when the client is the director itself.  Not in PREROUTING:
   there a packet whose new source is an address of this host is dropped as a martian.
+- **ICMP errors** (types 3, 4, 11) are queued on both ways: any router may be their sender.  With --queue-bypass,
+  unlike all else: an error opens no service, and other flows must learn their path MTU when no director runs.
+- **What the director itself sends** through the host's IP layer carries OWN_MARK and is let through: ICMP answers,
+  and packets of DR and TUN while the next hop's MAC is not known.
 - **No conntrack.**  It would see one half of each rewritten conversation and call it INVALID.  Traffic to
   RIP:rport that does not come through the VIP is left untracked in *both* directions: tracking one
-  half only would turn that half INVALID as well.
+  half only would turn that half INVALID as well.  Packets with a service's firewall mark are untracked when they have
+  it in the raw table already.
 - **Fragments.**  A later fragment has no ports and matches no set.  The rule in LBQ-DEFRAG is never reached
   (nothing jumps there), but that it exists makes the kernel reassemble: the ``socket`` match asks for that
   when it is loaded, for all of the namespace.
-- **No --queue-bypass**: when nobody listens, packets of a service are dropped, never let through unbalanced.
+- **No --queue-bypass** for services: when nobody listens, their packets are dropped, never let through unbalanced.
 
 Kernel: xt_set, xt_CT, xt_NFQUEUE, xt_socket (nf_defrag_ipv4_enable()).
 """
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from itertools import pairwise
+
+from lbq.netlink import OWN_MARK
 
 VIP_SET = "lbq-vip"
 RIP_SET = "lbq-rip"
+ANY_VIP_SET = "lbq-vip-any"
+ANY_RIP_SET = "lbq-rip-any"
+SETS = (VIP_SET, RIP_SET, ANY_VIP_SET, ANY_RIP_SET)
+ICMP_ERRORS = (3, 4, 11)        # destination unreachable, source quench, time exceeded
 
 NOTRACK, UNTRACKED, DEFRAG = "LBQ-NOTRACK", "LBQ-UNTRACKED", "LBQ-DEFRAG"
-REQUEST, REPLY = "LBQ-REQUEST", "LBQ-REPLY"
+REQUEST, REPLY, ERRORS = "LBQ-REQUEST", "LBQ-REPLY", "LBQ-ERRORS"
 FORWARD = "LBQ-FORWARD"
-CHAINS = {"raw": (NOTRACK, UNTRACKED, DEFRAG), "mangle": (REQUEST, REPLY), "filter": (FORWARD,)}
+CHAINS = {"raw": (NOTRACK, UNTRACKED, DEFRAG), "mangle": (REQUEST, REPLY, ERRORS), "filter": (FORWARD,)}
 JUMPS = {"raw": (("PREROUTING", NOTRACK), ("OUTPUT", NOTRACK)),
          "mangle": (("PREROUTING", REQUEST), ("OUTPUT", REQUEST), ("POSTROUTING", REPLY), ("INPUT", REPLY)),
          "filter": (("FORWARD", FORWARD),)}
@@ -57,22 +71,40 @@ def tables_for(accept_forward: bool) -> tuple[str, ...]:
     return TABLES if accept_forward else ("raw", "mangle")
 
 
-def install_text(queue: int, accept_forward: bool, present: Saved) -> str:
+def install_text(queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = ()) -> str:
     """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
 
-    Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
+    *marks* are the firewall marks that have a service.  Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
     """
+    marked = [f"-m mark --mark {mark:#x}" for mark in marks]
+    own = f"-m mark --mark {OWN_MARK:#x}"
+    enqueue = f"-j NFQUEUE --queue-num {queue}"
     bodies = {
         # CT lets a packet go on to the next rule; "goto" spares it the look-ups that are left.
-        NOTRACK: [f"-m set --match-set {VIP_SET} dst,dst -g {UNTRACKED}",
+        NOTRACK: [f"{own} -g {UNTRACKED}",
+                  f"-m set --match-set {VIP_SET} dst,dst -g {UNTRACKED}",
                   f"-m set --match-set {RIP_SET} src,src -g {UNTRACKED}",
-                  f"-m set --match-set {RIP_SET} dst,dst -g {UNTRACKED}"],
+                  f"-m set --match-set {RIP_SET} dst,dst -g {UNTRACKED}",
+                  f"-m set --match-set {ANY_VIP_SET} dst -g {UNTRACKED}",
+                  f"-m set --match-set {ANY_RIP_SET} src -g {UNTRACKED}",
+                  f"-m set --match-set {ANY_RIP_SET} dst -g {UNTRACKED}",
+                  *(f"{mark} -g {UNTRACKED}" for mark in marked)],
         UNTRACKED: ["-j CT --notrack"],
         DEFRAG: ["-m socket --nowildcard"],
-        REQUEST: [f"-m set --match-set {VIP_SET} dst,dst -j NFQUEUE --queue-num {queue}"],
-        REPLY: [f"-m set --match-set {RIP_SET} src,src -j NFQUEUE --queue-num {queue}"],
+        REQUEST: [f"{own} -j RETURN",
+                  f"-m set --match-set {VIP_SET} dst,dst {enqueue}",
+                  f"-p icmp -j {ERRORS}",
+                  f"-m set --match-set {ANY_VIP_SET} dst {enqueue}",
+                  *(f"{mark} {enqueue}" for mark in marked)],
+        REPLY: [f"{own} -j RETURN",
+                f"-m set --match-set {RIP_SET} src,src {enqueue}",
+                f"-p icmp -j {ERRORS}",
+                f"-m set --match-set {ANY_RIP_SET} src {enqueue}"],
+        ERRORS: [f"-p icmp -m icmp --icmp-type {kind} {enqueue} --queue-bypass" for kind in ICMP_ERRORS],
         FORWARD: [f"-m set --match-set {RIP_SET} dst,dst -j ACCEPT",
-                  f"-m set --match-set {RIP_SET} src,src -j ACCEPT"],
+                  f"-m set --match-set {RIP_SET} src,src -j ACCEPT",
+                  f"-m set --match-set {ANY_RIP_SET} dst -j ACCEPT",
+                  f"-m set --match-set {ANY_RIP_SET} src -j ACCEPT"],
     }
     lines = []
     for table in tables_for(accept_forward):

@@ -1,6 +1,6 @@
-"""The two IP sets that the rules look into: which addresses and ports are virtual services and real servers.
+"""The IP sets that the rules look into: which addresses and ports are virtual services and real servers.
 
-A member is (protocol, address, port).  Two services may share a real server, so members are counted:
+A member is (protocol, address, port), or an address alone where every port matters.  Two services may share a real server, so members are counted:
 the kernel's set loses one only when nobody needs it any more.  The ``ipset`` program is not needed.
 
 Kernel: include/uapi/linux/netfilter/ipset/ip_set.h
@@ -57,6 +57,8 @@ def type_is_known() -> bool:
 class MemberSet:
     """One kernel set, and how many times each member is wanted in it."""
 
+    set_type, revision = SET_TYPE, REVISION
+
     def __init__(self, name: str):
         self.name = name
         self.wanted: Counter[Member] = Counter()
@@ -100,7 +102,7 @@ class MemberSet:
         found = set()
         for body in bodies:
             for _, entry in walk(dict(walk(body[4:])).get(ADT, b"")):
-                found.add(_member(dict(walk(entry))))
+                found.add(self._read(dict(walk(entry))))
         return found
 
     def destroy(self) -> bool:
@@ -120,16 +122,37 @@ class MemberSet:
         return True
 
     def _create(self) -> None:
-        _ask(CREATE, text(SETNAME, self.name), text(TYPENAME, SET_TYPE),
-             attribute(REVISION_OR_MINIMUM, bytes([REVISION])), attribute(FAMILY, bytes([NFPROTO_IPV4])),
+        _ask(CREATE, text(SETNAME, self.name), text(TYPENAME, self.set_type),
+             attribute(REVISION_OR_MINIMUM, bytes([self.revision])), attribute(FAMILY, bytes([NFPROTO_IPV4])),
              nested(DATA, number(MAXELEM | NLA_F_NET_BYTEORDER, LARGEST)), flags=NLM_F_CREATE | NLM_F_EXCL)
 
     def _ask_member(self, command: int, member: Member) -> None:
+        _ask(command, text(SETNAME, self.name), nested(DATA, *self._entry(member)))
+
+    def _entry(self, member: Member) -> tuple[bytes, ...]:
         protocol, address, port = member
-        entry = nested(DATA, nested(IP, number(IPADDR_IPV4 | NLA_F_NET_BYTEORDER, address)),
-                       attribute(PORT | NLA_F_NET_BYTEORDER, struct.pack(">H", port)),
-                       attribute(PROTO, bytes([protocol])))
-        _ask(command, text(SETNAME, self.name), entry)
+        return (nested(IP, number(IPADDR_IPV4 | NLA_F_NET_BYTEORDER, address)),
+                attribute(PORT | NLA_F_NET_BYTEORDER, struct.pack(">H", port)), attribute(PROTO, bytes([protocol])))
+
+    def _read(self, entry: dict[int, bytes]) -> Member:
+        return entry[PROTO][0], _address(entry), struct.unpack(">H", entry[PORT])[0]
+
+
+class AddressSet(MemberSet):
+    """A kernel set of whole addresses."""
+
+    set_type, revision = "hash:ip", 0
+
+    def _entry(self, member: int) -> tuple[bytes, ...]:
+        return (nested(IP, number(IPADDR_IPV4 | NLA_F_NET_BYTEORDER, member)),)
+
+    def _read(self, entry: dict[int, bytes]) -> int:
+        return _address(entry)
+
+
+def set_named(name: str) -> MemberSet:
+    """Return our set *name*; those that end in -any hold whole addresses."""
+    return AddressSet(name) if name.endswith("-any") else MemberSet(name)
 
 
 def _ask(command: int, *attributes: bytes, flags: int = 0) -> list[bytes]:
@@ -137,9 +160,8 @@ def _ask(command: int, *attributes: bytes, flags: int = 0) -> list[bytes]:
     return ask(NETLINK_NETFILTER, command, body, flags)
 
 
-def _member(entry: dict[int, bytes]) -> Member:
-    address = dict(walk(entry[IP]))[IPADDR_IPV4]
-    return entry[PROTO][0], struct.unpack(">I", address)[0], struct.unpack(">H", entry[PORT])[0]
+def _address(entry: dict[int, bytes]) -> int:
+    return struct.unpack(">I", dict(walk(entry[IP]))[IPADDR_IPV4])[0]
 
 
 @contextmanager

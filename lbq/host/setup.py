@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from lbq.errors import HostError
 from lbq.host import addresses, advice, iptables, nftables, probes, rules, sysctl, teardown, undo
 from lbq.host.addresses import dotted, local_addresses
-from lbq.host.sets import Member, MemberSet
+from lbq.host.sets import Member, MemberSet, set_named
 from lbq.host.teardown import cleanup
-from lbq.model import ServiceKey
+from lbq.model import NAT, ServiceKey
 
 __all__ = ["HostSetup", "cleanup", "local_addresses", "state_directory"]
 
 STATE = Path("/run/lbq")
+EVERY_PORT = (0, 21)        # services that cover more ports than their own: all, and FTP with its data
+
+Server = tuple[ServiceKey, int, int, int]       # service, RIP, rport, mode
 
 
 def state_directory() -> Path:
@@ -45,8 +49,9 @@ class HostSetup:
         self.restore = restore                  # an iptables-restore other than the host's own
         self.logger = logger or logging.getLogger("lbq.host")
         self.record: undo.UndoRecord | None = None
-        self.vips = MemberSet(rules.VIP_SET)
-        self.rips = MemberSet(rules.RIP_SET)
+        self.vips, self.rips, self.any_vips, self.any_rips = map(set_named, rules.SETS)
+        self.marks: Counter[int] = Counter()    # firewall marks that have a service
+        self.tables: iptables.Iptables | None = None
 
     def check(self) -> None:
         """Raise HostError, with the cure, for the first thing this machine lacks; change nothing."""
@@ -55,16 +60,20 @@ class HostSetup:
         if self.add_vip is not None:
             addresses.check_device(self.add_vip)
 
-    def install(self, services: Iterable[ServiceKey], servers: Iterable[Member]) -> list[str]:
-        """Put sets, sysctls and rules in, all or nothing; *servers* are (protocol, RIP, rport).
+    def install(self, services: Iterable[ServiceKey], servers: Iterable[Server]) -> list[str]:
+        """Put sets, sysctls and rules in, all or nothing; *servers* are (service, RIP, rport, mode).
 
         Returns what was changed, one line each.
         """
-        tables = iptables.find(self.restore)
+        tables = self.tables = iptables.find(self.restore)
         lines = self._begin(tables)
         try:
-            self.vips.fill(_member(key) for key in services)
-            self.rips.fill(servers)
+            services = list(services)
+            self.marks = Counter(key.fwmark for key in services if key.fwmark)
+            members = [place for key in services for place in self._places_of_service(key)]
+            members += [place for server in servers for place in self._places_of_server(*server)]
+            for kernel_set in (self.vips, self.rips, self.any_vips, self.any_rips):
+                kernel_set.fill(member for where, member in members if where is kernel_set)
             lines += self._add_missing_vips()
             lines += self._set({sysctl.IP_FORWARD: "1"}, sysctl.forwarding_values())
             lines += self._stop_redirects()
@@ -79,22 +88,50 @@ class HostSetup:
 
     def add_service(self, key: ServiceKey) -> None:
         """Send the packets of one more service to the queue."""
-        self.vips.add(_member(key))
+        for where, member in self._places_of_service(key):
+            where.add(member)
+        if key.fwmark:
+            self.marks[key.fwmark] += 1
+            self._put_rules_in(self.tables)
         self._log(self._add_missing_vips())
         self._log(self._stop_redirects())
 
     def remove_service(self, key: ServiceKey) -> None:
         """Leave the packets of the service *key* alone from now on."""
-        self.vips.remove(_member(key))
+        if key.fwmark:
+            self.marks -= Counter([key.fwmark])
+            self._put_rules_in(self.tables)
+        for where, member in self._places_of_service(key):
+            where.remove(member)
 
-    def add_server(self, protocol: int, address: int, port: int) -> None:
+    def add_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
         """Send the replies of a real server to the queue; several services may add the same one."""
-        self.rips.add((protocol, address, port))
+        for where, member in self._places_of_server(key, address, port, mode):
+            where.add(member)
         self._log(self._stop_redirects())
 
-    def remove_server(self, protocol: int, address: int, port: int) -> None:
+    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
-        self.rips.remove((protocol, address, port))
+        for where, member in self._places_of_server(key, address, port, mode):
+            where.remove(member)
+
+    def _places_of_service(self, key: ServiceKey) -> list[tuple[MemberSet, Member | int]]:
+        """Return which sets get what for a service."""
+        if key.fwmark:
+            return []
+        places = [(self.vips, (key.protocol, key.address, key.port))] if key.port else []
+        return places + ([(self.any_vips, key.address)] if key.port in EVERY_PORT else [])
+
+    def _places_of_server(self, key: ServiceKey, address: int, port: int, mode: int) -> list[tuple]:
+        """Return which sets get what, so that the replies of a server of *key* are seen."""
+        every_port = key.fwmark != 0 or key.port in EVERY_PORT
+        if mode != NAT:                         # they come from the VIP
+            if key.fwmark:
+                return []
+            return [(self.any_rips, key.address) if every_port else (self.rips, (key.protocol, key.address, key.port))]
+        if every_port or port == 0:
+            return [(self.any_rips, address)]
+        return [(self.rips, (key.protocol, address, port))]
 
     def undo(self) -> list[str]:
         """Put everything back; return what was done, one line each."""
@@ -132,7 +169,7 @@ class HostSetup:
     def _put_rules_in(self, tables: iptables.Iptables) -> None:
         present = rules.parse(tables.save())
         stale = {} if self.accept_forward else {"filter": present.get("filter", [])}
-        wanted = rules.install_text(self.queue, self.accept_forward, present)
+        wanted = rules.install_text(self.queue, self.accept_forward, present, sorted(self.marks))
         tables.restore(rules.removal_text(stale) + wanted)
 
     def _set(self, values: sysctl.Values, before: sysctl.Values) -> list[str]:
@@ -150,7 +187,7 @@ class HostSetup:
         With one-armed NAT such a redirect would teach a real server the direct way to the client, and its
         replies would reach the client without the VIP as their source.
         """
-        towards_servers = {addresses.device_towards(address) for _, address, _ in self.rips.wanted}
+        towards_servers = {addresses.device_towards(address) for address in self._server_addresses()}
         shared = sorted(towards_servers & addresses.client_devices(self._vip_addresses()))
         before = sysctl.read_all(sysctl.redirect_keys(shared))
         return self._set(dict.fromkeys(before, "0"), before)
@@ -167,12 +204,12 @@ class HostSetup:
         return [f"{dotted(vip)}/32 added to {self.add_vip}" for vip in missing]
 
     def _vip_addresses(self) -> list[int]:
-        return sorted({address for _, address, _ in self.vips.wanted})
+        return sorted({address for _, address, _ in self.vips.wanted} | set(self.any_vips.wanted))
+
+    def _server_addresses(self) -> set[int]:
+        return {address for _, address, _ in self.rips.wanted} | set(self.any_rips.wanted)
 
     def _log(self, lines: list[str]) -> None:
         for line in lines:
             self.logger.info(line)
 
-
-def _member(key: ServiceKey) -> Member:
-    return key.protocol, key.address, key.port

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lbq.errors import HostError, RulesNotApplied
 from lbq.host import addresses, iptables, nftables, rules, sysctl, undo
-from lbq.host.sets import MemberSet
+from lbq.host.sets import set_named
 
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 
@@ -79,7 +79,7 @@ def bound_queues() -> list[int]:
 
 def _destroy_sets() -> list[str]:
     return [f"set {name} is empty but stays: a rule that is not lbq's uses it"
-            for name in (rules.VIP_SET, rules.RIP_SET) if not MemberSet(name).destroy()]
+            for name in rules.SETS if not set_named(name).destroy()]
 
 
 def _remove_empty_tables(record: undo.UndoRecord, own_queue: int | None) -> list[str]:

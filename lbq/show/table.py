@@ -8,8 +8,10 @@ import json
 from collections.abc import Iterable, Iterator
 
 from lbq.losses import DROPPED, PASSED
+from lbq.model import SERVICE_FLAGS
+from lbq.schedulers import flag_names
 
-FORWARD = {"nat": "Masq", "tun": "Tunnel", "dr": "Route"}
+FORWARD = {"nat": "Masq", "tun": "Tunnel", "dr": "Route", "local": "Local"}
 SCALE = ((10**8, 1, ""), (10**9, 10**3, "K"), (10**11, 10**6, "M"), (10**14, 10**9, "G"),
          (10**99, 10**12, "T"))
 TRAFFIC = ("conns", "packets_in", "packets_out", "bytes_in", "bytes_out")
@@ -20,7 +22,7 @@ def services(rows: Iterable[dict]) -> Iterator[str]:
     yield "Prot LocalAddress:Port Scheduler Flags"
     yield "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn"
     for row in rows:
-        yield f"{row['protocol'].upper():<4} {_endpoint(row)} {row['scheduler']}"
+        yield f"{_service(row)} {row['scheduler']}{_flags(row)}"
         for server in row["servers"]:
             yield (f"  -> {_endpoint(server):<28} {FORWARD[server['mode']]:<7} {server['weight']:<6} "
                    f"{server['active']:<10} {server['inactive']}")
@@ -41,7 +43,7 @@ def statistics(stats: dict) -> Iterator[str]:
     yield "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes"
     yield "  -> RemoteAddress:Port"
     for row in stats["services"]:
-        yield f"{row['protocol'].upper():<4} {_endpoint(row):<28}{_traffic(row['stats'])}"
+        yield f"{_service(row):<33}{_traffic(row['stats'])}"
         for server in row["servers"]:
             yield f"  -> {_endpoint(server):<28}{_traffic(server['stats'])}"
     yield ""
@@ -77,6 +79,25 @@ def _outcomes(counters: dict, queue: dict | None) -> Iterator[str]:
     yield _count(f"connections now (of at most {counters['connections_max']})", counters["connections"])
     if queue is not None:
         yield _count("waiting in the kernel's queue", queue["waiting"])
+
+
+def _service(row: dict) -> str:
+    """Return what names a service, as ipvsadm writes it."""
+    return f"FWM  {row['fwmark']}" if row["fwmark"] else f"{row['protocol'].upper():<4} {_endpoint(row)}"
+
+
+def _flags(row: dict) -> str:
+    """Return a service's flags in the order of ipvsadm."""
+    words = ["ops"] if "ops" in row["flags"] else []
+    if "persistent" in row["flags"]:
+        words.append(f"persistent {row['timeout']}")
+        if row["netmask"] != "255.255.255.255":
+            words.append(f"mask {row['netmask']}")
+    names = [name for name, bit in flag_names(row["scheduler"]).items()
+             if any(SERVICE_FLAGS[flag] == bit for flag in row["flags"])]
+    if names:
+        words.append(f"({','.join(names)})")
+    return "".join(" " + word for word in words)
 
 
 def _count(words: str, number: int, name: str = "") -> str:
