@@ -144,10 +144,10 @@ class ServiceTable:
                    upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> RealServer:
         """Add a server at the head of the service's list, out of the trash where it is still there."""
         service = self.service(key)
+        self._check_thresholds(upper, lower)        # before anything is looked for, as the kernel does
         if self.find_server(key, address, port) is not None:
             raise ServerExists(f"cannot add server {format_endpoint(address, port, key.family)} to "
                                f"{format_service(key)}: it is already there; `lbq set server` changes it")
-        self._check_thresholds(upper, lower)
         server = self.trash.get((key, address, port)) or RealServer(address, port, weight, mode, self.active_cost)
         self._configure(server, weight, mode, upper, lower, tunnel)
         service.add(server)
@@ -159,8 +159,9 @@ class ServiceTable:
     def set_server(self, key: ServiceKey, address: int, port: int, weight: int, mode: int = NAT,
                    upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> RealServer:
         """Give a server other settings, all of them; weight 0 quiesces it.  Its connections keep their mode."""
-        server = self.server(key, address, port)
+        self.service(key)
         self._check_thresholds(upper, lower)
+        server = self.server(key, address, port)
         self._configure(server, weight, mode, upper, lower, tunnel)
         self.service(key).changed(server)
         return server

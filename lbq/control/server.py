@@ -172,9 +172,21 @@ def _check_params(method: Method, params: dict) -> None:
     except TypeError as error:
         raise Refused(INVALID_PARAMS, f"{method.__name__}: {error}") from None
     for name, value in bound.arguments.items():
-        wanted = signature.parameters[name].annotation
-        if type(value).__name__ != wanted:
+        parameter = signature.parameters[name]
+        if parameter.kind == parameter.VAR_KEYWORD:         # the method itself looks at these
+            continue
+        wanted = parameter.annotation
+        if not _is_of(value, wanted):
             raise Refused(INVALID_PARAMS, f"{method.__name__}: '{name}' is of type {wanted}")
+
+
+def _is_of(value: object, wanted: str) -> bool:
+    """Return True when *value* is what the annotation *wanted* says: ``int``, ``str | None``, ``list[str]``."""
+    if value is None:
+        return wanted.endswith(" | None")
+    if wanted == "list[str]":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return type(value).__name__ == wanted.removesuffix(" | None")
 
 
 def _error(identity, code: int, message: str, **data) -> dict:

@@ -1,17 +1,20 @@
 """The lab: the topology of the LVS article in network namespaces, to try lbq in and to test it in.
 
 ``topology.Lab`` builds it, ``namespace.Namespace`` is one machine of it, ``web`` its web server,
-``nat`` the tour that ``lbq lab nat`` gives.
+``routed`` the networks of DR and TUN,
+``tour`` the tour that ``lbq lab`` gives.
 """
 from __future__ import annotations
 
 from lbq.errors import ConfigError
 
+MODES = ("nat", "dr", "tun")
+
 
 def main(mode: str, keep: bool = False, down: bool = False) -> int:
     """Run ``lbq lab MODE [--keep | --down]`` and return its exit status."""
-    if mode != "nat":
-        raise ConfigError(f"no lab for mode '{mode}'; there is one for nat: lbq lab nat")
-    from lbq.lab import nat  # pyroute2 is heavy; nothing else of lbq needs it to start
+    if mode not in MODES:
+        raise ConfigError(f"no lab for mode '{mode}'; there are {', '.join(MODES)}")
+    from lbq.lab import tour  # pyroute2 is heavy; nothing else of lbq needs it to start
 
-    return nat.take_down() if down else nat.main(keep)
+    return tour.take_down(mode) if down else tour.main(mode, keep)

@@ -66,6 +66,8 @@ def _outcomes(counters: dict, queue: dict | None) -> Iterator[str]:
     """Give the counters; of losses and passes only those that happened, with the name a script would use."""
     yield _count("packets seen", counters["packets"])
     yield _count("rewritten and passed on", counters["rewritten"])
+    if counters.get("forwarded"):
+        yield _count("sent on by DR or TUN", counters["forwarded"], "forwarded")
     for name, reason in PASSED.items():
         if counters.get(name):
             yield _count(f"passed untouched: {reason}", counters[name], name)

@@ -191,7 +191,7 @@ def test_down_without_a_lab_says_so(private):
 
 def test_without_root_it_is_one_line():
     # Python itself may lie where only root can read, so the user changes after the imports.
-    program = ("import os, sys, lbq.cli, lbq.lab.nat; "
+    program = ("import os, sys, lbq.cli, lbq.lab.tour; "
                "os.setgroups([]); os.setegid(65534); os.seteuid(65534); "
                "sys.exit(lbq.cli.main(['lab', 'nat']))")
 

@@ -1,4 +1,4 @@
-"""``lbq lab nat``: the article's NAT example, built, tried with ten requests, shown and taken down.
+"""``lbq lab nat|dr|tun``: the article's examples, built, tried with ten requests, shown and taken down.
 
 What a student sees is made here; the network is ``topology.py``, the director the real one.
 """
@@ -13,18 +13,33 @@ from pathlib import Path
 
 from lbq.errors import HostError
 from lbq.lab.namespace import SIGNALS
+from lbq.lab.routed import RoutedLab
 from lbq.lab.topology import Lab, lbq_command, require_root, this_lbq
 
 REQUESTS = 10
 TIMEOUT = 10        # seconds; a request in the lab takes a millisecond
 
-PICTURE = """\
+PICTURES = {"nat": """\
   lbq-client                       lbq-director                        lbq-web01
   192.168.10.100 ──────── VIP 192.168.10.1 │ 192.168.20.254 ────┬───── 192.168.20.1
                                                                 │
                                                                 │      lbq-web02
                                                                 └───── 192.168.20.2
-"""
+""", "dr": """\
+  lbq-client                lbq-router                             lbq-director 172.16.10.10, VIP 172.16.10.1
+  192.168.10.100 ────── 192.168.10.254 │ 172.16.10.254 ────┬────── lbq-web01 172.16.10.11, VIP on lo
+                                                           └────── lbq-web02 172.16.10.12, VIP on lo
+  requests   client → router → director → the MAC of a web server
+  replies    web server → router → client
+""", "tun": """\
+  lbq-client                lbq-router
+  192.168.10.100 ────── 192.168.10.254 │ 172.16.10.254 ─────────── lbq-director 172.16.10.10, VIP 172.16.10.1
+                                       │ 10.20.1.254 ───────────── lbq-web01 10.20.1.1, VIP on lo
+                                       │ 10.20.2.254 ───────────── lbq-web02 10.20.2.1, VIP on lo
+  requests   client → router → director → [IPIP] → router → web server
+  replies    web server → router → client
+"""}
+TITLES = {"nat": "NAT", "dr": "direct routing", "tun": "tunnelling"}
 
 
 _received: list[int] = []       # the signal that asked the lab to end
@@ -38,18 +53,18 @@ class Interrupted(BaseException):
         self.status = 128 + number
 
 
-def main(keep: bool) -> int:
+def main(mode: str, keep: bool) -> int:
     """Give the tour; take everything down at the end, unless *keep*, whatever happened."""
     require_root()
-    lab = Lab(keep=keep, say=lambda line: _say("  " + line))
+    lab = _lab(mode, keep=keep, say=lambda line: _say("  " + line))
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
-                        "if it is from an earlier lab, take that down with: lbq lab nat --down")
+                        "if it is from an earlier lab, take that down with: lbq lab {mode} --down")
     _listen_to_signals()
     status = None
     try:
         try:
-            _tour(lab)
+            _tour(mode, lab)
             status = 0
         finally:
             _ignore_signals()       # from here on nothing interrupts
@@ -58,15 +73,15 @@ def main(keep: bool) -> int:
         status = interrupted.status
     finally:
         if keep and status == 0:
-            _print_what_to_play_with(lab)
+            _print_what_to_play_with(mode, lab)
         else:
             _take_down(lab)
     return status
 
 
-def take_down() -> int:
+def take_down(mode: str) -> int:
     """End a lab that was kept, or that was killed before it could clean up."""
-    lab = Lab()
+    lab = _lab(mode)
     if not lab.existing():
         print("no lab is up: there is no network namespace of its names")
         return 0
@@ -106,29 +121,38 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _tour(lab: Lab) -> None:
-    _say("The NAT example of the LVS article, in network namespaces of this machine.\n")
-    _say(PICTURE)
+def _lab(mode: str, **options) -> Lab:
+    return Lab(**options) if mode == "nat" else RoutedLab(mode, **options)
+
+
+def _tour(mode: str, lab: Lab) -> None:
+    _say(f"The {TITLES[mode]} example of the LVS article, in network namespaces of this machine.\n")
+    _say(PICTURES[mode])
     _say("Building it:")
     lab.up()
     lab.say("web servers   each answers with its own name on port 80")
     lab.start_web_servers()
-    options = _director_options(lab)
+    options = _director_options(mode, lab)
     lab.say("director      in lbq-director:")
     _say("    lbq " + " ".join(options))
     director = lab.start_director(*options)
     _print_log(director)
 
     _say(f"\n{REQUESTS} requests from lbq-client to http://{lab.vip}/, each a new connection:")
+    watch = None if mode == "nat" else lab.watch()
     answers = Counter(_request(lab, number) for number in range(1, REQUESTS + 1))
     _say("  " + ", ".join(f"{name} answered {answers[name]}" for name in sorted(answers)))
 
+    if watch is not None:
+        _say("\nWhich way packets from the VIP to the client went:")
+        for line in watch.report():
+            _say("  " + line)
     _say("\nWhat the director counted (lbq list):")
     _say(_indent(lab.lbq("list").stdout) + "\n")
 
 
-def _director_options(lab: Lab) -> list[str]:
-    options = ["--vip", f"{lab.vip}:80", "--mode", "nat", "--scheduler", "rr"]
+def _director_options(mode: str, lab: Lab) -> list[str]:
+    options = ["--vip", f"{lab.vip}:80", "--mode", mode, "--scheduler", "rr"]
     for server in lab.servers:
         options += ["--real", f"{server.address}:80"]
     return options
@@ -170,7 +194,7 @@ def _take_down(lab: Lab) -> None:
         print(f"Taken down: {', '.join(names)}, and every program in them.", flush=True)
 
 
-def _print_what_to_play_with(lab: Lab) -> None:
+def _print_what_to_play_with(mode: str, lab: Lab) -> None:
     lbq = _own_command()
     service, web02 = f"{lab.vip}:80", f"{lab.servers[1].address}:80"
     suggestions = {
@@ -181,7 +205,7 @@ def _print_what_to_play_with(lab: Lab) -> None:
         "web02 leaves": f"ip netns exec lbq-director {lbq} del server {service} {web02}",
         "the rules behind it": "ip netns exec lbq-director iptables -t mangle -S",
         "why replies come back": "ip netns exec lbq-web01 ip route",
-        "take it all down": f"{lbq} lab nat --down",
+        "take it all down": f"{lbq} lab {mode} --down",
     }
     print("The lab stays up.  Play with it:")
     for purpose, command in suggestions.items():

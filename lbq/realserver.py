@@ -1,0 +1,129 @@
+"""``lbq realserver dr|tun``: make this machine a real server of DR or TUN, and take it back.
+
+Such a server has the VIP, so that it accepts what the director sends on, and must not answer ARP for it, or clients on
+its link would come past the director:
+
+    the VIP/32 on lo               accepted, and on no link
+    arp_ignore=1, arp_announce=2   no ARP answer for addresses of other devices, none announced as a source
+    tun: the tunnel's end          an ipip device where the kernel has one, else ``lbq decap``
+
+What was before is kept in /run/lbq/<inode of the network namespace>/realserver.json, written first.
+
+Kernel: Documentation/networking/ip-sysctl.rst (arp_ignore, arp_announce, rp_filter); ip_vs's own how-to says the same.
+"""
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from lbq.errors import ConfigError, HostError
+from lbq.grammar import format_address, parse_address
+from lbq.host import addresses, sysctl
+from lbq.host.probes import check_permission
+from lbq.host.setup import state_directory
+from lbq.options import Parser
+
+FILE = "realserver.json"
+TUNNEL = "tunl0"
+ARP = {"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2",
+       "net/ipv4/conf/lo/arp_ignore": "1", "net/ipv4/conf/lo/arp_announce": "2"}
+REVERSE_PATH = {"net/ipv4/conf/all/rp_filter": "0", f"net/ipv4/conf/{TUNNEL}/rp_filter": "0"}
+
+
+def main(words: list[str]) -> int:
+    """Do what ``lbq realserver WORDS`` says; return the exit status."""
+    parser = Parser("lbq realserver", "On a real server of DR or TUN: the VIP on lo without ARP for it (and, for tun, "
+                    "the tunnel's end), or all of it undone.",
+                    usage="lbq realserver dr|tun --vip VIP [--vip VIP]... | --undo")
+    parser.add_argument("mode", metavar="MODE", help="dr or tun")
+    parser.add_argument("--vip", metavar="VIP", action="append", default=[], help="a virtual address; again for more")
+    parser.add_argument("--undo", action="store_true", help="put everything back as it was before")
+    said = parser.parse_args(words)
+    if said.mode not in ("dr", "tun"):
+        raise ConfigError(f"unknown mode '{said.mode}': a real server is prepared for dr or tun; with nat it needs only "
+                          "a route back through the director")
+    if not said.undo and not said.vip:
+        raise ConfigError("no --vip: say which virtual address this real server is to accept")
+    vips = [parse_address(vip) for vip in said.vip]
+    check_permission()
+    for line in undo() if said.undo else prepare(said.mode, vips):
+        print(line)
+    return 0
+
+
+def prepare(mode: str, vips: list[int]) -> list[str]:
+    """Give this machine the *vips*; return what was changed, one line each.  Once more changes nothing."""
+    record = _load() or {"sysctls": {}, "addresses": [], "device": False}
+    lines = []
+    if mode == "tun":
+        lines += _bring_up_tunnel(record)
+    wanted = {**ARP, **(REVERSE_PATH if mode == "tun" else {})}
+    wanted = {key: value for key, value in wanted.items() if sysctl.read(key) not in (None, value)}
+    for key in wanted:
+        record["sysctls"].setdefault(key, sysctl.read(key))
+    _save(record)
+    lines += sysctl.write_all(wanted)           # before the VIP is there: nobody must answer ARP for it
+    for vip in vips:
+        if addresses.is_local(vip):
+            lines.append(f"{format_address(vip)} is an address of this host already")
+            continue
+        record["addresses"].append(vip)
+        _save(record)
+        addresses.add(vip, "lo")
+        lines.append(f"{format_address(vip)}/32 added to lo")
+    return lines
+
+
+def undo() -> list[str]:
+    """Put back what ``prepare`` changed; return what was done, one line each."""
+    record = _load()
+    if record is None:
+        return ["nothing to undo in this network namespace"]
+    lines = [f"{format_address(vip)}/32 removed from lo" for vip in record["addresses"] if addresses.remove(vip, "lo")]
+    if record["device"]:
+        _ip("link", "set", TUNNEL, "down")
+        lines.append(f"{TUNNEL} is down")
+    lines += sysctl.restore(record["sysctls"])
+    _file().unlink()
+    return lines
+
+
+def _bring_up_tunnel(record: dict) -> list[str]:
+    """Bring the kernel's own tunnel device up, or say what ends the tunnel instead."""
+    shown = _ip("link", "show", TUNNEL)
+    if shown.returncode:
+        subprocess.run(["modprobe", "-q", "ipip"], check=False, capture_output=True)
+        shown = _ip("link", "show", TUNNEL)
+    if shown.returncode:
+        return ["this kernel has no ipip: run `lbq decap --vip VIP` beside the service, it ends the tunnel"]
+    if "UP" in shown.stdout.split(">")[0]:
+        return []
+    record["device"] = True
+    _save(record)
+    done = _ip("link", "set", TUNNEL, "up")
+    if done.returncode:
+        raise HostError(f"cannot bring {TUNNEL} up: {done.stderr.strip()}")
+    return [f"{TUNNEL} is up: it ends IPIP tunnels"]
+
+
+def _ip(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+
+
+def _file() -> Path:
+    return state_directory() / FILE
+
+
+def _load() -> dict | None:
+    try:
+        return json.loads(_file().read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise HostError(f"cannot read {_file()}: {error}; remove it, and put the sysctls back by hand") from error
+
+
+def _save(record: dict) -> None:
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    _file().write_text(json.dumps(record))
