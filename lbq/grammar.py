@@ -75,8 +75,8 @@ def parse_service(text: str, protocol: str | None = None) -> ServiceKey:
     address, port = _split(text)
     if port is None:
         raise ConfigError(f"'{text}' has no port; write VIP:PORT, such as 192.168.10.1:80")
-    number = 0 if port == "0" else parse_port(port)
-    return ServiceKey(PROTOCOLS[protocol or "tcp"], parse_address(address), number)
+    vip = parse_address(address)
+    return ServiceKey(PROTOCOLS[protocol or "tcp"], vip, 0 if port == "0" else parse_port(port))
 
 
 def parse_server(text: str, service: ServiceKey) -> ServerWords:

@@ -281,6 +281,7 @@ def wait(seconds: float) -> Callable[[World], None]:
     def step(world: World) -> None:
         world.now_ns += int(seconds * NS)
         world.engine.expire(world.now_ns)
+        world.engine.tick(world.now_ns)
 
     return step
 

@@ -58,6 +58,11 @@ def services(engine, limit: int = 16) -> list[dict]:
     return found
 
 
+def forget_deleted(engine, start_ns: int = 10**15) -> list:
+    """Let the minutes pass that deleted servers stay in the trash; return which were forgotten."""
+    return [place for minute in range(6) for place in engine.tick(start_ns + minute * 60 * NS)]
+
+
 def servers(engine, service: str) -> dict[str, dict]:
     """Return the rows of one service's servers by ``RIP:rport``."""
     protocol, _, where = service.partition(":")

@@ -9,6 +9,7 @@ import pytest
 from lbq.conntrack import FIELDS, RECORD
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
 from lbq.model import RealServer
+from lbq.outcomes import DROPPED, PASSED
 from tests.helpers import engines
 from tests.helpers.cases import (
     DNS,
@@ -28,15 +29,13 @@ from tests.helpers.engines import add_service, key
 from tests.helpers.packets import address, endpoint
 
 RIP = endpoint("192.168.20.1:80")
-REASONS = {"dropped_truncated", "dropped_malformed", "dropped_fragment", "dropped_no_server",
-           "dropped_server_gone", "dropped_table_full", "passed_not_ours", "passed_no_service",
-           "passed_not_opening", "passed_no_connection", "passed_ftp_data"}
+REASONS = {*(f"dropped_{reason}" for reason in DROPPED), *(f"passed_{reason}" for reason in PASSED)}
 
 
 def test_the_counters_have_the_names_that_are_documented(engine):
     assert set(engine.statistics()) == REASONS | {
-        "packets", "bytes", "accepted", "rewritten", "connections", "connections_max", "conns", "expired",
-        "icmp_sent", "icmp_limited", "verdict_errors", "scheduler_errors"}
+        "packets", "bytes", "accepted", "rewritten", "forwarded", "connections", "connections_max", "conns", "expired",
+        "icmp_sent", "icmp_limited", "verdict_errors", "send_errors", "scheduler_errors"}
     assert engine.statistics()["connections_max"] == 100
     assert sum(engine.statistics().values()) == 100
 
@@ -44,13 +43,15 @@ def test_the_counters_have_the_names_that_are_documented(engine):
 def test_a_row_of_the_listing(engine):
     add_service(engine, WEB, "192.168.20.1:80", "192.168.20.2:8080,3", scheduler="wlc")
     nothing = {"conns": 0, "packets_in": 0, "packets_out": 0, "bytes_in": 0, "bytes_out": 0}
+    traffic = {"stats": nothing, "shown": nothing, "rates": nothing}
+    plain = {"mode": "nat", "upper": 0, "lower": 0, "tunnel": "ipip", "tunnel_port": 0, "tunnel_flags": "nocsum",
+             "active": 0, "inactive": 0, "persistent": 0, **traffic}
 
     assert engine.list_services() == ([{
-        "protocol": "tcp", "address": "192.168.10.1", "port": 80, "scheduler": "wlc", "stats": nothing,
-        "servers": [{"address": "192.168.20.2", "port": 8080, "mode": "nat", "weight": 3, "active": 0,
-                     "inactive": 0, "stats": nothing},
-                    {"address": "192.168.20.1", "port": 80, "mode": "nat", "weight": 1, "active": 0,
-                     "inactive": 0, "stats": nothing}]}], None)
+        "protocol": "tcp", "address": "192.168.10.1", "port": 80, "fwmark": 0, "scheduler": "wlc", "flags": [],
+        "timeout": 0, "netmask": "255.255.255.255", **traffic,
+        "servers": [{"address": "192.168.20.2", "port": 8080, "weight": 3, **plain},
+                    {"address": "192.168.20.1", "port": 80, "weight": 1, **plain}]}], None)
 
 
 def test_the_counters_of_a_service_are_those_of_its_servers_together(engine):
@@ -107,7 +108,7 @@ def test_connections_come_in_pages_each_once(engine, limit):
 def test_an_empty_director_lists_nothing(engine):
     assert engine.list_services() == ([], None)
     assert engine.list_connections() == (b"", None)
-    assert engine.empty_trash() == []
+    assert engine.tick(0) == []
 
 
 @pytest.mark.parametrize(("mistake", "error"), [
@@ -136,8 +137,8 @@ def test_the_trash_is_emptied_of_servers_without_connections(engine):
     engine.delete_server(key(WEB), *endpoint("192.168.20.1:80"))
     engine.delete_server(key(WEB), *endpoint("192.168.20.2:80"))
 
-    assert engine.empty_trash() == [(key(WEB), address("192.168.20.1"), 80)]
-    assert engine.empty_trash() == []
+    assert engines.forget_deleted(engine) == [(key(WEB), address("192.168.20.1"), 80)]
+    assert engines.forget_deleted(engine, 10**16) == []
 
 
 def test_many_servers_come_and_go(engine):
@@ -153,7 +154,7 @@ def test_many_servers_come_and_go(engine):
         assert RECORD.unpack(engine.list_connections()[0])[FIELDS.index("server")] == 0
         engine.delete_server(key(WEB), *where)
         engine.expire(10**15)
-        assert len(engine.empty_trash()) == 1
+        assert len(engines.forget_deleted(engine)) == 1
     assert engine.statistics()["connections"] == 0
 
 
@@ -253,7 +254,7 @@ def test_a_server_whose_scheduler_fails_to_take_it_is_not_added(engine):
     assert engine.list_services() == before
     with pytest.raises(NoSuchServer):
         engine.delete_server(key(WEB), *other)
-    assert engine.empty_trash() == []
+    assert engines.forget_deleted(engine) == []
     del scheduler.server_added
     engine.add_server(key(WEB), *other)
     Case("", client().syn() >> to("192.168.20.2:80")).play(engine)
@@ -270,7 +271,7 @@ def test_a_deleted_server_whose_scheduler_fails_to_take_it_back_stays_deleted(en
 
     Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
     engine.expire(10**15)
-    assert engine.empty_trash() == [(key(WEB), *RIP)]
+    assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
 
 
 @pytest.mark.parametrize("delete", [("delete_server", key(WEB), *RIP), ("delete_service", key(WEB))],
@@ -284,4 +285,4 @@ def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete)
 
     Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
     engine.expire(10**15)
-    assert engine.empty_trash() == [(key(WEB), *RIP)]
+    assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]

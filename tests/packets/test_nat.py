@@ -22,6 +22,7 @@ from tests.helpers.cases import (
     shows,
     to,
 )
+from tests.helpers.engines import LOCAL_OUT
 
 GSO = SEGMENTED_LATER | CHECKSUM_NOT_READY
 LARGE = bytes(range(250)) * 80
@@ -61,9 +62,9 @@ CASES = [
          service(WEB, "192.168.20.1:8080"),
          client(ip_options=b"\x01" * 8, options=b"\x01" * 12).syn() >> to("192.168.20.1:8080"),
          server("192.168.20.1:8080", ip_options=b"\x01" * 40).synack() >> comes_from("192.168.10.1:80")),
-    Case("a packet about to die of its TTL is rewritten like any other",
+    Case("a packet about to die of its TTL is rewritten when nobody will decrement it: for a client on the director",
          service(WEB, "192.168.20.1:80"),
-         client(ttl=1).syn() >> to("192.168.20.1:80")),
+         client(ttl=1).syn().at(LOCAL_OUT) >> to("192.168.20.1:80")),
     Case("a UDP datagram without a checksum gets one, both ways",
          service(DNS, "192.168.20.1:53"),
          client(vip="192.168.10.1:53", checksum="none").udp() >> to("192.168.20.1:53"),

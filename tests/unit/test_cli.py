@@ -10,7 +10,7 @@ from lbq.errors import NoSuchServer
 from tests.helpers.control import serving
 
 ROW = {"protocol": "tcp", "address": "192.168.10.1", "port": 80, "scheduler": "wlc", "servers": [],
-       "stats": dict.fromkeys(("conns", "packets_in", "packets_out", "bytes_in", "bytes_out"), 0)}
+       "fwmark": 0, "flags": [], "timeout": 0, "netmask": "255.255.255.255", "stats": dict.fromkeys(("conns", "packets_in", "packets_out", "bytes_in", "bytes_out"), 0)}
 CONNECTION = {"protocol": "tcp", "caddr": "192.168.10.100", "cport": 40000,
               "vaddr": "192.168.10.1", "vport": 80,
               "daddr": "192.168.20.1", "dport": 80, "state": "ESTABLISHED", "expires_seconds": 900}
@@ -90,11 +90,21 @@ def test_what_the_director_refuses_is_one_line_and_status_2(director, capsys):
     (["add", "server", "192.168.10.1", "10.0.0.1"], "has no port"),
     (["add", "server", "192.168.10.1:80", "web01"], "names"),
     (["set", "server", "192.168.10.1:80", "10.0.0.1"], "nothing to set; write 10.0.0.1,weight=N"),
-    (["del", "server", "192.168.10.1:80", "10.0.0.1,weight=1"], "deleting takes no weight; write 10.0.0.1"),
+    (["del", "server", "192.168.10.1:80", "10.0.0.1,weight=1"], "deleting takes no settings; write 10.0.0.1"),
     (["list", "--jason"], "unrecognized arguments: --jason; lbq list --help explains"),
     (["list", "all"], "unrecognized arguments: all"),
     (["stop", "now"], "unrecognized arguments: now"),
-    (["lab", "dr"], "direct routing is not there yet"),
+    (["lab", "drr"], "unknown mode 'drr'; did you mean 'dr'?"),
+    (["add", "service", "192.168.10.1:0"], "needs --persistent"),
+    (["set", "service", "192.168.10.1:80", "--scheduler", "wcl"], "did you mean 'wlc'?"),
+    (["sysctl", "pmtu_dics=1"], "no sysctl net.ipv4.vs.pmtu_dics"),
+    (["timeouts", "--tcp", "x"], "--tcp 'x' is not a number"),
+    (["drain", "192.168.10.1:80", "10.0.0.1,weight=1"], "draining takes no settings"),
+    (["zero", "nonsense"], "nonsense"),
+    (["realserver", "nat"], "unknown mode 'nat'"),
+    (["realserver", "dr"], "no --vip"),
+    (["decap"], "no --vip"),
+    (["decap", "--vip", "10.0.0.1", "--type", "vxlan"], "unknown --type 'vxlan'"),
     (["lab", "nat", "--keep", "--down"], "not allowed with"),
     (["x\n\x1b[31m"], r"unknown command 'x\n\x1b[31m'"),
 ])

@@ -4,8 +4,8 @@ from __future__ import annotations
 import pytest
 
 from lbq import conntrack
-from lbq.conntrack import INACTIVE, RECORD, VALID, Connection, ConnectionTable
-from lbq.model import AF_INET, TCP, UDP, RealServer
+from lbq.conntrack import RECORD, VALID, Connection, ConnectionTable
+from lbq.model import DR, INACTIVE, ONE_PACKET, TCP, TEMPLATE, TUN, UDP, RealServer
 from lbq.protocols import tcp
 from tests.helpers.packets import address
 
@@ -31,7 +31,7 @@ def table() -> ConnectionTable:
 def connect(table: ConnectionTable, server: RealServer, cport: int = 40000, vport: int = 80,
             protocol: int = TCP) -> Connection:
     """Enter and return a connection."""
-    connection = Connection(protocol, CIP, cport, VIP, vport, server, AF_INET)
+    connection = Connection(protocol, CIP, cport, VIP, vport, server, server.port)
     assert table.add(connection)
     return connection
 
@@ -39,29 +39,28 @@ def connect(table: ConnectionTable, server: RealServer, cport: int = 40000, vpor
 def test_a_connection_is_found_from_both_sides(table, server):
     connection = connect(table, server)
 
-    assert table.find((AF_INET, TCP, CIP, 40000, VIP, 80)) is connection
-    assert table.find_reply((AF_INET, TCP, CIP, 40000, RIP, 8080)) is connection
+    assert table.find(TCP, CIP, 40000, VIP, 80) is connection
+    assert table.find_reply(TCP, CIP, 40000, RIP, 8080) is connection
 
 
-@pytest.mark.parametrize("key", [(AF_INET, UDP, CIP, 40000, VIP, 80), (AF_INET, TCP, CIP, 40001, VIP, 80),
-                                 (AF_INET, TCP, CIP, 40000, VIP, 81), (10, TCP, CIP, 40000, VIP, 80),
-                                 (AF_INET, TCP, CIP, 40000, RIP, 8080)])
+@pytest.mark.parametrize("key", [(UDP, CIP, 40000, VIP, 80), (TCP, CIP, 40001, VIP, 80), (TCP, CIP, 40000, VIP, 81),
+                                 (TCP, VIP, 40000, VIP, 80), (TCP, CIP, 40000, RIP, 8080)])
 def test_every_part_of_the_key_counts(table, server, key):
     connect(table, server)
 
-    assert table.find(key) is None
+    assert table.find(*key) is None
 
 
 def test_the_newest_of_two_equal_reply_keys_gets_the_replies(table, server):
     """One client port talks to two services that share a server; the kernel finds the entry made last."""
     older, newer = connect(table, server, vport=80), connect(table, server, vport=443)
-    reply = (AF_INET, TCP, CIP, 40000, RIP, 8080)
+    reply = (TCP, CIP, 40000, RIP, 8080)
 
-    assert table.find_reply(reply) is newer
+    assert table.find_reply(*reply) is newer
     table.remove(newer)
-    assert table.find_reply(reply) is older
+    assert table.find_reply(*reply) is older
     table.remove(older)
-    assert table.find_reply(reply) is None
+    assert table.find_reply(*reply) is None
 
 
 def test_the_older_of_two_equal_reply_keys_may_end_first(table, server):
@@ -69,20 +68,57 @@ def test_the_older_of_two_equal_reply_keys_may_end_first(table, server):
 
     table.remove(older)
 
-    assert table.find_reply(newer.reply_key()) is newer
+    assert table.find_reply(*newer.reply_key()) is newer
 
 
-def test_a_server_of_port_zero_keeps_the_clients_port(table):
-    connection = connect(table, RealServer(RIP, 0), vport=443)
+@pytest.mark.parametrize("mode", [DR, TUN])
+def test_replies_of_dr_and_tun_come_from_the_vip(table, server, mode):
+    server.mode = mode
+    connection = connect(table, server)
 
-    assert connection.dport == 443
+    assert table.find_reply(TCP, CIP, 40000, VIP, 80) is connection
+    assert table.find_reply(TCP, CIP, 40000, RIP, 8080) is None
+
+
+def test_a_template_is_found_as_one_and_as_nothing_else(table, server):
+    template = Connection(TCP, CIP, 0, VIP, 80, server, 8080, TEMPLATE)
+    assert table.add(template)
+
+    assert table.find(TCP, CIP, 0, VIP, 80, TEMPLATE) is template
+    assert table.find(TCP, CIP, 0, VIP, 80) is None
+    assert (server.persistent_conns, server.inactive_conns) == (1, 0)
+
+
+def test_what_governs_connections_lives_a_minute_longer_at_a_time(table, server):
+    template = Connection(TCP, CIP, 0, VIP, 80, server, 8080, TEMPLATE)
+    template.timeout_seconds = 30
+    table.add(template)
+    connection = timed(table, server, 100)
+    connection.control = template
+    template.controlled = 1
+    table.restart_timer(template, 0)
+
+    assert table.expire(32 * SECOND) == 0
+    assert template.timeout_seconds == 60
+    assert table.expire(102 * SECOND) == 1, "the connection, not its template"
+    assert table.expire(152 * SECOND) == 1
+    assert server.persistent_conns == 0
+
+
+def test_a_one_packet_connection_is_bound_and_never_entered(table, server):
+    connection = Connection(UDP, CIP, 1, VIP, 80, server, 8080, ONE_PACKET)
+    assert table.add(connection)
+
+    assert (len(table), server.inactive_conns) == (0, 1)
+    table.remove(connection)
+    assert server.inactive_conns == 0
 
 
 def test_the_table_is_bounded(table, server):
     for cport in range(3):
         connect(table, server, cport)
 
-    assert not table.add(Connection(TCP, CIP, 3, VIP, 80, server, AF_INET))
+    assert not table.add(Connection(TCP, CIP, 3, VIP, 80, server, 8080))
     assert len(table) == 3
     assert server.inactive_conns == 3
 
@@ -222,7 +258,7 @@ def test_a_record_in_words(table, server):
     assert conntrack.decode(page, 20 * SECOND + 1) == {
         "protocol": "tcp", "caddr": "192.168.10.9", "cport": 40000, "vaddr": "192.168.10.1", "vport": 80,
         "daddr": "192.168.20.1", "dport": 8080, "state": "SYN_RECV", "expires_seconds": 39, "packets_in": 7,
-        "flags": 0}
+        "flags": 0, "fwmark": 0}
 
 
 def test_a_record_shows_valid_but_words_do_not(table, server):

@@ -15,10 +15,11 @@ from lbq.grammar import (
     format_endpoint,
     format_service,
     parse_address,
+    parse_netmask,
     parse_server,
     parse_service,
 )
-from lbq.model import AF_INET6, TCP, UDP, ServiceKey
+from lbq.model import AF_INET6, DR, GUE, SCTP, TCP, TUN, UDP, ServiceKey
 
 VIP = 0xC0A80A01
 SERVICE = ServiceKey(TCP, VIP, 80)
@@ -33,6 +34,9 @@ ports = st.integers(1, 65535)
     ("udp:192.168.10.1:53", ServiceKey(UDP, VIP, 53)),
     ("UDP:192.168.10.1:65535", ServiceKey(UDP, VIP, 65535)),
     ("192.168.10.1:1", ServiceKey(TCP, VIP, 1)),
+    ("sctp:192.168.10.1:80", ServiceKey(SCTP, VIP, 80)),
+    ("192.168.10.1:0", ServiceKey(TCP, VIP, 0)),
+    ("fwmark:7", ServiceKey(TCP, 0, 0, fwmark=7)),
 ])
 def test_a_service_is_protocol_address_and_port(text, key):
     assert parse_service(text) == key
@@ -53,7 +57,6 @@ def test_what_is_written_is_read_back(protocol, address, port):
 @pytest.mark.parametrize(("text", "complaint"), [
     ("192.168.10.1", "has no port"),
     ("192.168.10.1:", "port '' is not a number from 1 to 65535"),
-    ("192.168.10.1:0", "port '0' is not"),
     ("192.168.10.1:65536", "port '65536' is not"),
     ("192.168.10.1:-1", "port '-1' is not"),
     ("192.168.10.1:+80", r"port '\+80' is not"),
@@ -75,7 +78,8 @@ def test_what_is_written_is_read_back(protocol, address, port):
     ("[2001:db8::1]:80", "IPv6, which lbq does not balance yet"),
     ("2001:db8::1", "IPv6, which lbq does not balance yet"),
     ("tpc:192.168.10.1:80", "unknown protocol 'tpc'; did you mean 'tcp'?"),
-    ("sctp:192.168.10.1:80", "unknown protocol 'sctp'"),
+    ("fwmark:0", "firewall mark '0' is not a number from 1"),
+    ("fwmark:x", "firewall mark 'x' is not a number"),
     ("", "the address is missing|has no port"),
 ])
 def test_a_wrong_service_says_what_is_wrong(text, complaint):
@@ -97,9 +101,29 @@ def test_two_protocols_are_one_too_many():
     ("192.168.10.1:8080", ("192.168.10.1", 8080, None)),
 ])
 def test_a_server_takes_the_services_port_and_may_say_a_weight(text, server):
-    address, port, weight = parse_server(text, SERVICE)
+    address, port, weight, *others = parse_server(text, SERVICE)
 
     assert (format_address(address), port, weight) == server
+    assert set(others) == {None}
+
+
+def test_every_setting_of_a_server_arrives():
+    server = parse_server("192.168.20.1,weight=2,mode=tun,upper=9,lower=3,tunnel=gue,tunnel-port=6080,tunnel-csum=yes",
+                          SERVICE)
+
+    assert server[2:] == (2, TUN, 9, 3, GUE, 6080, 1)
+    assert parse_server("192.168.20.1,mode=dr", SERVICE).mode == DR
+
+
+@pytest.mark.parametrize(("text", "mask"), [("24", 0xFFFFFF00), ("32", 0xFFFFFFFF), ("255.255.0.0", 0xFFFF0000)])
+def test_a_netmask_is_dotted_or_a_prefix_length(text, mask):
+    assert parse_netmask(text) == mask
+
+
+@pytest.mark.parametrize("text", ["0", "33", "255.0.255.0", "0.0.0.0", "x", ""])
+def test_a_wrong_netmask_says_what_is_wrong(text):
+    with pytest.raises(ConfigError, match="netmask"):
+        parse_netmask(text)
 
 
 @pytest.mark.parametrize(("text", "complaint"), [
@@ -109,6 +133,9 @@ def test_a_server_takes_the_services_port_and_may_say_a_weight(text, server):
     ("192.168.20.1,weight=", "weight '' is not a number"),
     ("192.168.20.1,weight=1.5", "weight '1.5' is not a number"),
     ("192.168.20.1,weight=1,weight=2", "weight is said twice"),
+    ("192.168.20.1,mode=natt", "unknown mode 'natt'; did you mean 'nat'?"),
+    ("192.168.20.1,upper=-1", "upper '-1' is not a number"),
+    ("192.168.20.1,tunnel-port=70000", "tunnel-port '70000' is not"),
     ("192.168.20.1,wieght=2", "unknown server setting 'wieght=2'; did you mean 'weight'?"),
     ("192.168.20.1,weight", "unknown server setting 'weight'"),
     ("192.168.20.1,", "unknown server setting ''"),
@@ -129,7 +156,7 @@ def test_any_text_is_a_service_or_one_explained_mistake(text):
     except ConfigError as error:
         assert str(error)
     else:
-        assert re.fullmatch(r"(tcp|udp):[\d.]+:\d+", format_service(key))
+        assert re.fullmatch(r"(tcp|udp|sctp):[\d.]+:\d+|fwmark:\d+", format_service(key))
 
 
 @given(st.text(alphabet="0123456789.:,=weight-[]", max_size=40))

@@ -1,8 +1,8 @@
 """Lost packets become words: at once when it begins, then seldom, and never twice the same ones."""
 from __future__ import annotations
 
-from lbq.director import COUNTED
 from lbq.losses import DROPPED, PASSED, QUIET_SECONDS, LossWatch, queue_counters
+from lbq.outcomes import COUNTED
 
 
 def kinds(found):

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.errors import ConfigError
+from lbq.errors import ConfigError, LbqError
 from lbq.grammar import parse_server, parse_service
-from lbq.options import Options, director_parser, validate
+from lbq.options import Options, ServiceWords, director_parser, validate
 
 WORDS = ["--vip", "192.168.10.1:80", "--mode", "nat"]
 
@@ -23,8 +23,9 @@ def test_address_and_mode_are_enough():
     service = parse_service("192.168.10.1:80")
 
     assert options() == Options(
-        service=service, mode="nat", scheduler="wlc", servers=[], engine="fast", queue=0, profile="new",
-        max_connections=1048576, accept_forward=False, add_vip=None)
+        service=service, mode="nat", settings=ServiceWords(scheduler="wlc", mode="nat"), servers=[], engine="fast",
+        queue=0, profile="new", max_connections=1048576, accept_forward=False, add_vip=None,
+        sysctls={"expire_nodest_conn": 0})
 
 
 def test_every_option_arrives():
@@ -32,11 +33,18 @@ def test_every_option_arrives():
 
     assert options("--udp", "--scheduler", "wrr", "--real", "10.0.0.1", "--real", "10.0.0.2:8080,weight=3",
                    "--engine", "reference", "--queue", "65535", "--kernel-profile", "classic",
-                   "--max-connections", "99", "--accept-forward", "--add-vip", "eth0") == Options(
-        service=service, mode="nat", scheduler="wrr",
+                   "--max-connections", "99", "--accept-forward", "--add-vip", "eth0", "--persistent", "60", "--netmask", "24",
+                   "--ops", "--on-delete", "end", "--sysctl", "net.ipv4.vs.pmtu_disc=0") == Options(
+        service=service, mode="nat",
+        settings=ServiceWords(scheduler="wrr", persistent=60, netmask=0xFFFFFF00, ops=True, mode="nat"),
         servers=[parse_server("10.0.0.1", service), parse_server("10.0.0.2:8080,weight=3", service)],
         engine="reference", queue=65535, profile="classic", max_connections=99, accept_forward=True,
-        add_vip="eth0")
+        add_vip="eth0", sysctls={"expire_nodest_conn": 1, "pmtu_disc": 0})
+
+
+@pytest.mark.parametrize("mode", ["dr", "tun"])
+def test_there_are_three_modes(mode):
+    assert options("--mode", mode, "--real", "10.0.0.1").mode == mode
 
 
 def test_the_environment_chooses_the_profile_and_the_option_wins(monkeypatch):
@@ -54,10 +62,18 @@ def test_a_wrong_profile_in_the_environment_is_a_mistake_too(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "complaint"), [
-    (["--scheduler", "wcl"], "unknown scheduler 'wcl'; did you mean 'wlc'?; lbq has rr, wlc, wrr"),
+    (["--scheduler", "wcl"], "unknown scheduler 'wcl'; did you mean 'wlc'?; lbq has dh, fo"),
     (["--mode", "natt"], "unknown mode 'natt'; did you mean 'nat'?"),
-    (["--mode", "dr"], "--mode dr: direct routing is not there yet; this version has --mode nat"),
-    (["--mode", "tun"], "--mode tun: IPIP tunnelling is not there yet"),
+    (["--mode", "dr", "--real", "10.0.0.1:8080"], "8080 is not the service's port 80"),
+    (["--vip", "192.168.10.1:0"], "a service of port 0, every port, needs --persistent"),
+    (["--ops"], "--ops is for UDP services"),
+    (["--scheduler-flags", "sh-port"], "scheduler wlc has no flag sh-port"),
+    (["--scheduler", "sh", "--scheduler-flags", "sh-prot"], "unknown scheduler flag 'sh-prot'"),
+    (["--scheduler", "none.py:Mine"], "there is no file"),
+    (["--persistent", "x"], "--persistent x: not a number"),
+    (["--sysctl", "pmtu_disc"], "say NAME=VALUE"),
+    (["--sysctl", "sync_ports=1"], "means nothing here"),
+    (["--on-delete", "restart"], "unknown --on-delete 'restart'"),
     (["--engine", "fats"], "unknown engine 'fats'; did you mean 'fast'?"),
     (["--queue", "65536"], "--queue 65536: not a number from 0 to 65535"),
     (["--queue", "-1"], "queue"),
@@ -74,7 +90,7 @@ def test_a_wrong_profile_in_the_environment_is_a_mistake_too(monkeypatch):
     (["--real"], "--real: expected one argument"),
 ])
 def test_a_wrong_option_says_what_is_wrong(words, complaint):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(LbqError) as caught:
         options(*words)
 
     assert complaint in str(caught.value)
@@ -93,5 +109,6 @@ def test_the_help_names_every_option_and_command_it_has():
 
     for action in parser._actions:
         assert action.option_strings[-1] in text
-    for command in ("list | conns | stats", "add server", "set server", "del server", "stop", "cleanup"):
+    for command in ("list | conns | stats", "add|set|del service", "add server", "set server",
+                    "del server", "drain", "sysctl", "timeouts", "zero", "realserver", "decap", "stop", "cleanup"):
         assert f"lbq {command}" in text

@@ -5,7 +5,7 @@ import pytest
 
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
 from lbq.model import TCP, UDP, ServiceKey
-from lbq.services import ServiceTable
+from lbq.services import SECOND, ServiceTable
 from tests.helpers.packets import address
 
 WEB = ServiceKey(TCP, address("192.168.10.1"), 80)
@@ -122,10 +122,12 @@ def test_a_trashed_server_of_another_service_is_another_server(table):
 def test_the_trash_keeps_servers_that_still_have_connections(table):
     server = table.delete_server(WEB, RIP, 80)
     server.inactive_conns = 1
-    assert table.empty_trash() == []
+    assert table.empty_trash(0) == table.empty_trash(1000 * SECOND) == []
 
     server.inactive_conns = 0
 
-    assert table.empty_trash() == [(WEB, RIP, 80)]
+    assert table.empty_trash(1060 * SECOND) == [], "seen idle"
+    assert table.empty_trash(1120 * SECOND) == []
+    assert table.empty_trash(1180 * SECOND) == [(WEB, RIP, 80)]
     assert table.trash == {}
     assert table.add_server(WEB, RIP, 80) is not server

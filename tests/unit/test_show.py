@@ -9,16 +9,27 @@ from lbq.show import table
 
 STATS = {"conns": 8, "packets_in": 38, "packets_out": 35, "bytes_in": 2144, "bytes_out": 6993}
 ZERO = dict.fromkeys(STATS, 0)
+PLAIN = {"fwmark": 0, "flags": [], "timeout": 0, "netmask": "255.255.255.255"}
 SERVICES = [
-    {"protocol": "tcp", "address": "192.168.0.100", "port": 80, "scheduler": "rr", "stats": STATS,
+    {"protocol": "tcp", "address": "192.168.0.100", "port": 80, "scheduler": "rr", "stats": STATS, **PLAIN,
      "servers": [
         {"address": "10.0.0.11", "port": 80, "mode": "nat", "weight": 1, "active": 0, "inactive": 12,
          "stats": STATS},
         {"address": "10.0.0.12", "port": 8080, "mode": "nat", "weight": 65535, "active": 4, "inactive": 0,
          "stats": ZERO}]},
-    {"protocol": "udp", "address": "192.168.0.100", "port": 53, "scheduler": "wlc", "stats": ZERO,
+    {"protocol": "udp", "address": "192.168.0.100", "port": 53, "scheduler": "wlc", "stats": ZERO, **PLAIN,
      "servers": []},
 ]
+MARKED = {"protocol": "tcp", "address": "0.0.0.0", "port": 0, "fwmark": 7, "scheduler": "sh", "stats": ZERO,
+          "flags": ["persistent", "sched2"], "timeout": 300, "netmask": "255.255.255.0", "servers": [
+              {"address": "10.0.0.11", "port": 0, "mode": "dr", "weight": 1, "active": 0, "inactive": 0,
+               "stats": ZERO}]}
+
+
+def test_a_mark_persistence_and_flags_are_shown():
+    assert list(table.services([MARKED]))[2:] == [
+        "FWM  7 sh persistent 300 mask 255.255.255.0 (sh-port)",
+        "  -> 10.0.0.11:0                  Route   1      0          0"]
 
 
 def test_services_are_listed_as_ipvsadm_does():

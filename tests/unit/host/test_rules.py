@@ -8,9 +8,13 @@ GOLDEN = """\
 :LBQ-NOTRACK - [0:0]
 :LBQ-UNTRACKED - [0:0]
 :LBQ-DEFRAG - [0:0]
+-A LBQ-NOTRACK -m mark --mark 0x2000000 -g LBQ-UNTRACKED
 -A LBQ-NOTRACK -m set --match-set lbq-vip dst,dst -g LBQ-UNTRACKED
 -A LBQ-NOTRACK -m set --match-set lbq-rip src,src -g LBQ-UNTRACKED
 -A LBQ-NOTRACK -m set --match-set lbq-rip dst,dst -g LBQ-UNTRACKED
+-A LBQ-NOTRACK -m set --match-set lbq-vip-any dst -g LBQ-UNTRACKED
+-A LBQ-NOTRACK -m set --match-set lbq-rip-any src -g LBQ-UNTRACKED
+-A LBQ-NOTRACK -m set --match-set lbq-rip-any dst -g LBQ-UNTRACKED
 -A LBQ-UNTRACKED -j CT --notrack
 -A LBQ-DEFRAG -m socket --nowildcard
 -A PREROUTING -j LBQ-NOTRACK
@@ -19,8 +23,18 @@ COMMIT
 *mangle
 :LBQ-REQUEST - [0:0]
 :LBQ-REPLY - [0:0]
+:LBQ-ERRORS - [0:0]
+-A LBQ-REQUEST -m mark --mark 0x2000000 -j RETURN
 -A LBQ-REQUEST -m set --match-set lbq-vip dst,dst -j NFQUEUE --queue-num 3
+-A LBQ-REQUEST -p icmp -j LBQ-ERRORS
+-A LBQ-REQUEST -m set --match-set lbq-vip-any dst -j NFQUEUE --queue-num 3
+-A LBQ-REPLY -m mark --mark 0x2000000 -j RETURN
 -A LBQ-REPLY -m set --match-set lbq-rip src,src -j NFQUEUE --queue-num 3
+-A LBQ-REPLY -p icmp -j LBQ-ERRORS
+-A LBQ-REPLY -m set --match-set lbq-rip-any src -j NFQUEUE --queue-num 3
+-A LBQ-ERRORS -p icmp -m icmp --icmp-type 3 -j NFQUEUE --queue-num 3 --queue-bypass
+-A LBQ-ERRORS -p icmp -m icmp --icmp-type 4 -j NFQUEUE --queue-num 3 --queue-bypass
+-A LBQ-ERRORS -p icmp -m icmp --icmp-type 11 -j NFQUEUE --queue-num 3 --queue-bypass
 -A PREROUTING -j LBQ-REQUEST
 -A OUTPUT -j LBQ-REQUEST
 -A POSTROUTING -j LBQ-REPLY
@@ -32,6 +46,8 @@ GOLDEN_FORWARD = """\
 :LBQ-FORWARD - [0:0]
 -A LBQ-FORWARD -m set --match-set lbq-rip dst,dst -j ACCEPT
 -A LBQ-FORWARD -m set --match-set lbq-rip src,src -j ACCEPT
+-A LBQ-FORWARD -m set --match-set lbq-rip-any dst -j ACCEPT
+-A LBQ-FORWARD -m set --match-set lbq-rip-any src -j ACCEPT
 -I FORWARD -j LBQ-FORWARD
 COMMIT
 """
@@ -54,9 +70,17 @@ COMMIT
 """
 
 
-def test_the_rules_are_a_constant_dozen():
+def test_the_rules_are_two_dozen_whatever_the_number_of_services():
     assert rules.install_text(3, False, {}) == GOLDEN
-    assert sum(line.startswith("-") for line in GOLDEN.splitlines()) == 13
+    assert sum(line.startswith("-") for line in GOLDEN.splitlines()) == 26
+
+
+def test_each_firewall_mark_has_two_rules():
+    text = rules.install_text(3, False, {}, [7])
+
+    assert set(text.splitlines()) - set(GOLDEN.splitlines()) == {
+        "-A LBQ-NOTRACK -m mark --mark 0x7 -g LBQ-UNTRACKED",
+        "-A LBQ-REQUEST -m mark --mark 0x7 -j NFQUEUE --queue-num 3"}
 
 
 def test_accept_forward_adds_one_chain_on_top_of_forward():
@@ -70,8 +94,10 @@ def test_a_jump_that_is_there_is_not_added_again():
     assert "-A POSTROUTING -j LBQ-REPLY" in text
 
 
-def test_no_rule_lets_packets_bypass_a_missing_listener():
-    assert "bypass" not in rules.install_text(0, True, {})
+def test_only_icmp_errors_bypass_a_missing_listener():
+    lines = [line for line in rules.install_text(0, True, {}).splitlines() if "bypass" in line]
+
+    assert len(lines) == 3 and all("--icmp-type" in line for line in lines)
 
 
 def test_parse_keeps_each_tables_lines_and_no_comments():
