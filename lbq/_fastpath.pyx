@@ -30,7 +30,8 @@ from lbq._forwarding cimport Forwarding, count_in, count_out
 from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
                            mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_with_packet)
 from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED, ICMP,
-                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_ICMP, PASSED_NO_CONNECTION, PASSED_REPLY, POSTROUTING,
+                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_ICMP, PASSED_NO_CONNECTION, PASSED_NO_SERVICE,
+                          PASSED_REPLY, POSTROUTING,
                           PREROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, parse)
 from lbq._slots cimport INET, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot
 from lbq._transmit cimport Outgoing, send_all
@@ -192,7 +193,9 @@ cdef class FastDirector(Forwarding):
             self.table.tick = now >> TICK_BITS
         self.counted.packets += 1
         self.counted.bytes += packet.queued.length
-        if packet.outcome == REWRITTEN:
+        if self.service_count == 0 and (packet.outcome == REWRITTEN or packet.outcome == PASSED_ICMP):
+            packet.outcome = PASSED_NO_SERVICE      # the kernel's hooks go with the last service
+        elif packet.outcome == REWRITTEN:
             packet.outcome = self._reply(packet, now) if packet.reply else self._request(packet, now)
         elif packet.outcome == PASSED_ICMP:
             packet.outcome = self.icmp_reply(packet, now) if packet.reply else self.icmp_request(packet, now)
@@ -244,22 +247,22 @@ cdef class FastDirector(Forwarding):
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef Route *route
+        cdef uint32_t ended = 0
         cdef int outcome
         if number == 0 and self.waiting_cport:
             number = self._find_waiting(packet)
         if number:
             entry = &self.table.entries[number]
             if self._opens(packet) and self._starts_over(entry):
-                if entry.controlled == 0:
-                    self.expire_now(number, now)
-                number = 0
+                ended, number = number if entry.controlled == 0 else 0, 0
             elif entry.server != NO_SERVER and not self.servers[entry.server].flags & SERVER_AVAILABLE:
                 if not self.settings.expire_nodest_conn:
                     return DROPPED_SERVER_GONE
-                self.expire_now(number, now)
-                number = 0
+                ended, number = number, 0
         if number == 0:
             outcome = self.admit(packet, now, &number)
+            if ended:                       # now: the kernel's scheduler, too, still counts it
+                self.expire_now(ended, now)
             if outcome != REWRITTEN:
                 if outcome == DROPPED_NO_SERVER:
                     self.refuse(packet, NULL, 3, 3, 0, now)

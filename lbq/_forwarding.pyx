@@ -90,7 +90,8 @@ cdef class Forwarding(Connections):
             if room < LEAST_MTU:
                 return DROPPED_TOO_BIG
         if (room and packet.length > room and data[6] & DONT_FRAGMENT and not packet.related and
-                not packet.queued.form & pkt.SEGMENTED_LATER and (mode != TUN or self.settings.pmtu_disc)):
+                not packet.queued.form & pkt.SEGMENTED_LATER and (mode != TUN or self.settings.pmtu_disc) and
+                (mode != NAT or packet.queued.hook == PREROUTING)):
             if mode == NAT:
                 pkt.decrement_ttl(data)
             self.refuse(packet, entry, UNREACHABLE, FRAGMENTATION_NEEDED, room, now)
@@ -454,7 +455,7 @@ cdef class Forwarding(Connections):
 
 cdef bint is_broken(Packet *packet, content):
     """Return True when the checksum is there and wrong: what is to be changed must be right."""
-    if packet.queued.form & (pkt.CHECKSUM_NOT_READY | pkt.SEGMENTED_LATER):
+    if packet.queued.form != pkt.CHECKSUM_NOT_VERIFIED:
         return False
     return pkt.transport_checksum(content, packet.header, packet.length, packet.header + pkt.TCP_CHECKSUM) != (
         pkt.get16(content, packet.header + pkt.TCP_CHECKSUM))

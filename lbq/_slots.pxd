@@ -74,6 +74,7 @@ cdef class Slots:
     cdef Settings settings
     cdef uint32_t *service_index            # open addressing: slot number + 1 by address, port, protocol
     cdef uint32_t service_mask
+    cdef int service_count
     cdef bint has_ftp, has_port_zero
     cdef uint32_t *local                    # the host's own addresses, sorted
     cdef int local_count

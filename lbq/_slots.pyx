@@ -323,6 +323,7 @@ cdef class Slots:
         free(self.service_index)
         self.service_index = index
         self.service_mask = size - 1
+        self.service_count = len(self.services.by_key)
         self.has_ftp = self.has_port_zero = False
         for service in self.service_objects:
             if service is None:

@@ -166,7 +166,9 @@ class Director(Forwarding, Related):
         self.answer, self.sent = None, []
         parsed = parse(packet, truncated)
         reply = hook in (LOCAL_IN, POSTROUTING)
-        if isinstance(parsed, Parsed):
+        if not self.services.by_key and (parsed == "icmp" or isinstance(parsed, Parsed)):
+            outcome = "passed_no_service"       # the kernel's hooks go with the last service
+        elif isinstance(parsed, Parsed):
             parsed = parsed._replace(hook=hook, mark=mark)
             if reply:
                 outcome = self._reply(packet, parsed, form, hook == LOCAL_IN or out_device == LOOPBACK, now_ns)
@@ -185,17 +187,17 @@ class Director(Forwarding, Related):
     def _request(self, packet: bytearray, parsed: Parsed, form: int, now_ns: int) -> str:
         """A client's packet: find or make its connection, and send it to the real server."""
         connection = self._find(parsed)
+        ended = None
         if connection is not None and self._opens(parsed) and self._starts_over(connection):
-            if connection.controlled == 0:
-                self.connections.expire_now(connection, now_ns)
-            connection = None
+            ended, connection = connection if connection.controlled == 0 else None, None
         elif connection is not None and connection.server is not None and not connection.server.available:
             if not self.services.sysctls["expire_nodest_conn"]:
                 return "dropped_server_gone"    # the timer is not restarted, so that the connection ages
-            self.connections.expire_now(connection, now_ns)
-            connection = None
+            ended, connection = connection, None
         if connection is None:
             connection = self.admit(parsed, now_ns)
+            if ended is not None:               # now: the kernel's scheduler, too, still counts it
+                self.connections.expire_now(ended, now_ns)
             if isinstance(connection, str):
                 if connection == "dropped_no_server":
                     self.refuse(packet, parsed, None, 3, 3, 0, now_ns)

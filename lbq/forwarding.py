@@ -6,6 +6,8 @@
     4  too long for the way           ICMP fragmentation needed, or fragments when the packet allows it
 
 Kernel: ip_vs_xmit.c, __ip_vs_get_out_rt(), ip_vs_nat_xmit(), ip_vs_dr_xmit(), ip_vs_tunnel_xmit().
+Differs from IPVS: for a client on the director itself NAT leaves 3 and 4 to the host, which sends the rewritten packet
+like any other of its own, in fragments if the sender allows them.
 """
 from __future__ import annotations
 
@@ -83,7 +85,8 @@ class Forwarding:
                 return "dropped_too_big"
         large = form & pkt.SEGMENTED_LATER != 0
         if (room and parsed.length > room and packet[6] & DONT_FRAGMENT and not large and not parsed.related
-                and (mode != TUN or self.services.sysctls["pmtu_disc"])):
+                and (mode != TUN or self.services.sysctls["pmtu_disc"])
+                and (mode != NAT or parsed.hook == PREROUTING)):
             if mode == NAT:
                 dr.to_real_server(packet)       # the kernel quotes the packet with the TTL it would have had
             self.refuse(packet, parsed, connection, UNREACHABLE, FRAGMENTATION_NEEDED, room, now_ns)

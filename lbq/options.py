@@ -197,9 +197,9 @@ def service_words(words: argparse.Namespace) -> ServiceWords:
     """Return what *words* say about a service, or raise for the first that is wrong."""
     seconds = words.persistent
     return ServiceWords(
-        scheduler=words.scheduler and _scheduler(words.scheduler),
+        scheduler=None if words.scheduler is None else _scheduler(words.scheduler),
         persistent=None if seconds is None else _number("--persistent", seconds, 0, MAX_SECONDS),
-        netmask=words.netmask and _about("--netmask", parse_netmask, words.netmask),
+        netmask=None if words.netmask is None else _about("--netmask", parse_netmask, words.netmask),
         ops=words.ops,
         scheduler_flags=None if words.scheduler_flags is None else [
             _one_of("scheduler flag", flag, ALL_FLAGS) for flag in words.scheduler_flags.split(",") if flag],

@@ -232,7 +232,7 @@ def read_error(packet: bytearray, length: int, hook: int) -> Parsed:
 
 def _is_broken(content: bytearray, parsed: Parsed, form: int) -> bool:
     """Return True when the checksum is there and wrong: what is to be changed must be right."""
-    if form & (pkt.CHECKSUM_NOT_READY | pkt.SEGMENTED_LATER):
+    if form != pkt.CHECKSUM_NOT_VERIFIED:
         return False
     field = parsed.header + pkt.TCP_CHECKSUM
     return pkt.transport_checksum(content, parsed.header, parsed.length, field) != pkt.get16(content, field)

@@ -150,6 +150,7 @@ class ServiceTable:
                                f"{format_service(key)}: it is already there; `lbq set server` changes it")
         server = self.trash.get((key, address, port)) or RealServer(address, port, weight, mode, self.active_cost)
         self._configure(server, weight, mode, upper, lower, tunnel)
+        server.last_weight = weight     # even 0, unlike an edit
         service.add(server)
         server.available = True
         self.trash.pop((key, address, port), None)

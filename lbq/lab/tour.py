@@ -59,7 +59,7 @@ def main(mode: str, keep: bool) -> int:
     lab = _lab(mode, keep=keep, say=lambda line: _say("  " + line))
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
-                        "if it is from an earlier lab, take that down with: lbq lab {mode} --down")
+                        f"if it is from an earlier lab, take that down with: lbq lab {mode} --down")
     _listen_to_signals()
     status = None
     try:

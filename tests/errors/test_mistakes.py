@@ -14,20 +14,31 @@ SERVICE = "192.168.10.1:80"
 
 MISTAKES = [
     # the mode
-    ((*VIP,), "no --mode: say how packets reach the real servers; this version has --mode nat"),
+    ((*VIP,), "no --mode: say how packets reach the real servers: --mode nat, dr or tun"),
     ((*VIP, "--mode", "natt"), "unknown mode 'natt'; did you mean 'nat'?"),
-    ((*VIP, "--mode", "dr"), "--mode dr: direct routing is not there yet; this version has --mode nat"),
-    ((*VIP, "--mode", "tun"), "--mode tun: IPIP tunnelling is not there yet; this version has --mode nat"),
+    ((*VIP, "--mode", "dr", "--real", "192.168.20.1:8080"), "8080 is not the service's port 80"),
+    ((*VIP, "--mode", "tun", "--real", "192.168.20.1,tunnel=gue"), "tunnel=gue needs tunnel-port=N"),
+    ((*VIP, "--mode", "tun", "--real", "192.168.20.1,tunnel=vxlan"), "unknown tunnel 'vxlan'; there are ipip, gue, gre"),
+    ((*VIP, *NAT, "--real", "192.168.20.1,upper=1,lower=2"), "lower=2 is above upper=1"),
+    # the service
+    ((*VIP, *NAT, "--persistent", "soon"), "--persistent soon: not a number"),
+    ((*VIP, *NAT, "--netmask", "255.0.255.0"), "--netmask 255.0.255.0: netmask '255.0.255.0' is not a row of ones"),
+    ((*VIP, *NAT, "--ops"), "--ops is for UDP services"),
+    ((*VIP, *NAT, "--scheduler-flags", "sh-port"), "scheduler wlc has no flag sh-port"),
+    ((*VIP, *NAT, "--scheduler", "no/such.py:Mine"), "there is no file no/such.py"),
+    ((*VIP, *NAT, "--sysctl", "sync_ports=1"), "net.ipv4.vs.sync_ports means nothing here: lbq has no sync daemon yet"),
+    ((*VIP, *NAT, "--on-delete", "restart"), "unknown --on-delete 'restart'; lbq has keep, end"),
+    (("--vip", "fwmark:0", *NAT), "firewall mark '0' is not a number from 1"),
     # the scheduler, the engine
     ((*VIP, *NAT, "--scheduler", "wcl"), "unknown scheduler 'wcl'; did you mean 'wlc'?"),
-    ((*VIP, *NAT, "--scheduler", ""), "unknown scheduler ''; lbq has rr, wlc, wrr"),
+    ((*VIP, *NAT, "--scheduler", ""), "unknown scheduler ''; lbq has dh, fo"),
     ((*VIP, *NAT, "--engine", "quick"), "unknown engine 'quick'; lbq has fast, reference"),
     ((*VIP, *NAT, "--kernel-profile", "old"), "unknown kernel profile 'old'; lbq has classic, new"),
     # the VIP
     (NAT, "no --vip"),
     (("--vip", "192.168.10.1", *NAT), "'192.168.10.1' has no port; write VIP:PORT"),
     (("--vip", "192.168.10:80", *NAT), "'192.168.10' is not an IPv4 address"),
-    (("--vip", "192.168.10.1:0", *NAT), "port '0' is not a number from 1 to 65535"),
+    (("--vip", "192.168.10.1:0", *NAT), "a service of port 0, every port, needs --persistent"),
     (("--vip", "192.168.10.1:65536", *NAT), "port '65536' is not a number from 1 to 65535"),
     (("--vip", "www.example.com:80", *NAT), "lbq takes addresses, not names"),
     (("--vip", "[2001:db8::1]:80", *NAT), "IPv6, which lbq does not balance yet"),
@@ -58,8 +69,17 @@ MISTAKES = [
     (("add", "server", SERVICE), "the following arguments are required: SERVER"),
     (("add", "server", "192.168.10.1", "192.168.20.1"), "has no port"),
     (("set", "server", SERVICE, "192.168.20.1"), "says nothing to set; write 192.168.20.1,weight=N"),
-    (("del", "server", SERVICE, "192.168.20.1,weight=1"), "deleting takes no weight"),
-    (("lab", "tun"), "IPIP tunnelling is not there yet"),
+    (("del", "server", SERVICE, "192.168.20.1,weight=1"), "deleting takes no settings"),
+    (("lab", "tnu"), "unknown mode 'tnu'; did you mean 'tun'?"),
+    (("add", "service", "192.168.10.1:80", "--mode", "drr"), "unknown mode 'drr'"),
+    (("sysctl", "conn_reuse_mod=1"), "no sysctl net.ipv4.vs.conn_reuse_mod"),
+    (("sysctl", "drop_entry=4"), "net.ipv4.vs.drop_entry=4: not a number from 0 to 3"),
+    (("timeouts", "--udp", "-1"), "udp"),
+    (("drain", SERVICE, "192.168.20.1", "--wait", "long"), "--wait 'long' is not a number"),
+    (("zero", "nonsense"), "'nonsense' has no port"),
+    (("realserver", "nat", "--vip", "192.168.10.1"), "a real server is prepared for dr or tun"),
+    (("realserver", "dr"), "no --vip"),
+    (("decap", "--vip", "192.168.10.99"), "192.168.10.99 is not an address of this host"),
 ]
 
 
@@ -73,7 +93,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(shared_machine, words, saying
 
 
 @pytest.mark.parametrize("words", [
-    ("list",), ("conns",), ("stats",), ("stop",), ("add", "server", SERVICE, "192.168.20.1"),
+    ("list",), ("conns",), ("stats",), ("stop",), ("sysctl",), ("timeouts",), ("zero",), ("clear",),
+    ("add", "service", SERVICE), ("del", "service", SERVICE), ("drain", SERVICE, "192.168.20.1"), ("add", "server", SERVICE, "192.168.20.1"),
     ("set", "server", SERVICE, "192.168.20.1,weight=2"), ("del", "server", SERVICE, "192.168.20.1"),
 ], ids=" ".join)
 def test_without_a_director_a_command_says_how_to_start_one(shared_machine, words):
@@ -97,4 +118,4 @@ def test_debugging_shows_where_a_mistake_was_found(shared_machine):
     done = shared_machine.lbq(*VIP, "--mode", "natt", env={"LBQ_DEBUG": "1"})
 
     assert done.returncode == 2
-    assert "Traceback" in done.stderr and done.stderr.endswith("lbq has nat\n")
+    assert "Traceback" in done.stderr and done.stderr.endswith("lbq has nat, dr, tun\n")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from lbq.host.setup import HostSetup
 from lbq.lab.namespace import Namespace
-from lbq.model import TCP, ServiceKey
+from lbq.model import NAT, TCP, ServiceKey
 
 VIP, RIP = "192.168.10.1", "192.168.20.1"
 SERVICE = ServiceKey(TCP, int(ipaddress.IPv4Address(VIP)), 80)
-SERVER = (TCP, int(ipaddress.IPv4Address(RIP)), 80)
+SERVER = (SERVICE, int(ipaddress.IPv4Address(RIP)), 80, NAT)
 VARIANTS = ("nft", "legacy")
 
 

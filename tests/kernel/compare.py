@@ -7,7 +7,7 @@ Packets (``outputs``):
   - Fragments are compared as the datagram they make: where the host cuts is the host's business.
   - ``id`` of a tunnel's header without DF, and of ICMP packets of the director's own: the kernel's generators.
   - GUE's UDP source port, and the checksum that covers it (which is checked): the kernel's flow hash.
-  - Both also where an ICMP error quotes them; the error's own checksum is checked then, and left out.
+  - Both also where an ICMP error quotes them; an ICMP error's own checksum is checked, then left out.
   - What the director's host answers to a packet it was given (RST, port unreachable, echo reply): not IPVS.
   - An ICMP answer that lbq's rate limit holds back; the guests have the kernel's switched off.
 Connections (``connections``):
@@ -28,6 +28,7 @@ from tests.kernel.wire import GRE, GUE_PORT, ICMP, IPIP, UDP, checksum
 
 EXPIRES_TOLERANCE = 2
 ICMP_ERRORS = (3, 4, 5, 11, 12)
+HZ = {"classic": 100, "new": 250}        # /proc/net/ip_vs has the persistence timeout in ticks
 METHODS = {"Masq": "nat", "Route": "dr", "Tunnel": "tun", "Local": "local"}
 
 
@@ -80,43 +81,30 @@ def reassembled(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, str, by
 
 
 def masked(packet: bytes) -> bytes:
-    """Return *packet* without what cannot be compared."""
+    """Return *packet*, or as much of it as an ICMP error quotes, without what cannot be compared."""
     result = bytearray(packet)
     header = (packet[0] & 15) * 4
     if checksum(packet[:header]) == 0:
         result[10:12] = b"\0\0"
+    if len(packet) < header + 4:
+        return bytes(result)
     own = socket.inet_ntoa(packet[12:16]) in topology.LOCAL
-    if packet[9] == ICMP and len(packet) > header and packet[header] in ICMP_ERRORS:
+    if packet[9] == ICMP and packet[header] in ICMP_ERRORS:
         if own:
             result[4:6] = b"\0\0"
-        quoted = packet[header + 8:]
-        if len(quoted) >= 28 and is_tunnel(quoted) and checksum(packet[header:]) == 0:
+        if checksum(packet[header:]) == 0:
             result[header + 2:header + 4] = b"\0\0"
-            result[header + 8:] = masked_tunnel(quoted)
-    elif own and is_tunnel(packet):
-        result = masked_tunnel(result)
-    return bytes(result)
-
-
-def is_tunnel(packet: bytes) -> bool:
-    """Return whether *packet* is one that the director has wrapped in another."""
-    header = (packet[0] & 15) * 4
+        if len(packet) >= header + 8 + 20:
+            result[header + 8:] = masked(packet[header + 8:])
     is_gue = packet[9] == UDP and packet[header + 2:header + 4] == struct.pack("!H", GUE_PORT)
-    return socket.inet_ntoa(packet[12:16]) in topology.LOCAL and (packet[9] in (IPIP, GRE) or is_gue)
-
-
-def masked_tunnel(packet: bytes) -> bytearray:
-    """Return a tunnel's packet, or the beginning of one, without what the kernel invents for it."""
-    result = bytearray(packet)
-    header = (packet[0] & 15) * 4
-    if not packet[6] & 0x40:
-        result[4:6] = result[10:12] = b"\0\0"
-    if packet[9] == UDP:
+    if own and (packet[9] in (IPIP, GRE) or is_gue) and not packet[6] & 0x40:
+        result[4:6] = b"\0\0"
+    if own and is_gue:
         result[header:header + 2] = b"\0\0"
         is_whole = len(packet) == struct.unpack_from("!H", packet, 2)[0]
-        if result[header + 6:header + 8] != b"\0\0" and (not is_whole or has_right_checksum(packet, header)):
+        if result[header + 6:header + 8] > b"\0\0" and (not is_whole or has_right_checksum(packet, header)):
             result[header + 6:header + 8] = b"\xff\xff"
-    return result
+    return bytes(result)
 
 
 def has_right_checksum(packet: bytes, header: int) -> bool:
@@ -129,7 +117,7 @@ def has_right_checksum(packet: bytes, header: int) -> bool:
 # ---- Listings --------------------------------------------------------------------------------------------
 
 
-def services_of(text: str) -> dict:
+def services_of(text: str, kind: str) -> dict:
     """Return /proc/net/ip_vs as {service: [scheduler and flags, [server, method, weight, active, inactive] …]}."""
     result, rows = {}, None
     for line in text.splitlines()[3:]:
@@ -138,6 +126,8 @@ def services_of(text: str) -> dict:
             rows.append([endpoint_of(words[1]), METHODS[words[2]], *map(int, words[3:6])])
         else:
             name = f"FWM {int(words[1], 16)}" if words[0] == "FWM" else f"{words[0]} {endpoint_of(words[1])}"
+            if "persistent" in words:
+                words[-2] = str(int(words[-2]) // HZ[kind])
             rows = result[name] = [" ".join(words[2:])]
     return result
 
@@ -157,7 +147,7 @@ def connections_of(text: str) -> dict:
 def listing_of(kind: str, text: str) -> dict:
     """Return a table of ``ipvsadm -L -n --KIND`` as {service or "service server": numbers}."""
     result, service = {}, ""
-    for line in text.splitlines()[3 if kind != "stats --exact" else 3:]:
+    for line in text.splitlines()[3:]:
         words = line.split()
         if words[0] == "->":
             result[f"{service} {words[1]}"] = numbers_of(kind, words[2:])
@@ -194,12 +184,12 @@ def is_icmp_error(came_out: list[str]) -> bool:
 # ---- Differences -----------------------------------------------------------------------------------------
 
 
-def common(step: dict, result) -> object:
-    """Return the kernel's raw *result* of *step* in the form that players of lbq's engines return."""
+def common(step: dict, result, kind: str) -> object:
+    """Return the raw *result* of *step* in a guest of this *kind* in the form that players of lbq's engines return."""
     if step["do"] == "send":
         return of_kernel(result)
     if step["do"] == "show":
-        return {"services": services_of(result["services"]), "connections": connections_of(result["connections"])}
+        return {"services": services_of(result["services"], kind), "connections": connections_of(result["connections"])}
     if step["do"] == "stats":
         return {kind: listing_of(kind, text) for kind, text in zip(step["listings"], result, strict=True)}
     return result

@@ -225,5 +225,5 @@ class Flows:
         if kind == 4:
             # A server speaks first: to a client that nobody knows, or from a port that serves.
             server = choose.choice(service.servers)["address"] if service.servers else "10.1.0.1"
-            packet.update(side="s", **{"from": f"{server}:{choose.choice((80, 8080, 8081))}", "to": flow["client"]})
+            packet.update(side="s", **{"from": f"{server}:{choose.choice((80, 8080, 8081))}", "to": flow["client"]}, ttl=64)
         return packet

@@ -91,7 +91,7 @@ class Player:
         for _, _, packet in compare.reassembled(frames):
             came_out += self._arrive(step.get("side", "c"), packet)
         if "id" in step:
-            self.outputs[step["id"]] = [(where, packet) for where, _, packet in came_out if where != "host"]
+            self.outputs[step["id"]] = [(where, packet) for where, _, packet in came_out if where in INTERFACES]
         if not came_out and self.engine.statistics()["icmp_limited"] > limited:
             return compare.LIMITED
         return compare.outputs(came_out)
@@ -108,10 +108,11 @@ class Player:
 
     def _mark(self, packet: bytes) -> int:
         """Return the mark that the user's own rules give *packet*."""
+        mark = 0
         for _, address, _, value in self.world.get("marks", ()):
-            if destination(packet) == address:
-                return value
-        return 0
+            if destination(packet) == address:      # MARK goes on to the next rule: the last one counts
+                mark = value
+        return mark
 
     def _handle(self, packet: bytes, hook: int, mark: int, local: bool) -> list[tuple[str, str, bytes]]:
         buffer = bytearray(packet)
@@ -237,8 +238,8 @@ class Command:
 
     def _server(self) -> tuple:
         address, port = endpoint(self.options["-r"])
-        if self.method != NAT:
-            port = self.key.port        # ipvsadm stores the service's: these methods change no port
+        if self.method != NAT and not self.key.fwmark:
+            port = self.key.port        # ipvsadm gives the service's: these methods change no port
         tunnel = (TUNNEL_TYPES[self.options.get("--tun-type", "ipip")], int(self.options.get("--tun-port", 0)),
                   self.tunnel_flags)
         return (address, port, int(self.options.get("-w", 1)), self.method, int(self.options.get("-x", 0)),

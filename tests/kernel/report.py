@@ -35,7 +35,7 @@ class Report:
 
     def add(self, scenario: dict, transcript: dict) -> None:
         """Play *scenario* on every engine and compare with what the kernel did."""
-        expected = [compare.common(step, result)
+        expected = [compare.common(step, result, self.profile)
                     for step, result in zip(scenario["steps"], transcript["results"], strict=True)]
         reached = len(expected)
         for name, engine in self.engines.items():

@@ -94,7 +94,7 @@ class Author:
             del self.world["marks"]
         if self.theme != "rush" and self.choose.random() < 0.4:
             self.ipvsadm("--set " + " ".join(str(self.choose.choice((0, 2, 3, 4))) for _ in range(3)))
-        if self.theme != "rush" and self.choose.random() < 0.5 or self.choose.random() < 0.1:
+        if (self.theme != "rush" and self.choose.random() < 0.5) or self.choose.random() < 0.1:
             for _ in range(self.choose.randrange(1, 4)):
                 self.sysctl()
         for service in self.services:

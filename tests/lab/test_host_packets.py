@@ -93,7 +93,7 @@ def test_fragments_are_reassembled_before_they_are_queued(hosts, variant, defrag
     udp_to(client, VIP, 80, DATAGRAM).close()
 
     whole, first = (1, 20 + 8 + DATAGRAM), (1, 1500)
-    assert counters(director, variant, "LBQ-REQUEST") == [whole if defragmented else first]
+    assert counters(director, variant, "LBQ-REQUEST")[1] == (whole if defragmented else first)
 
 
 def test_packets_of_the_service_wait_for_lbq_and_others_do_not(hosts, variant):
@@ -106,7 +106,7 @@ def test_packets_of_the_service_wait_for_lbq_and_others_do_not(hosts, variant):
     assert converse(client, VIP, 81) == "192.168.10.2"
 
     queued = counters(director, variant, "LBQ-REQUEST")
-    assert queued[0][0] >= 1
+    assert queued[1][0] >= 1
 
 
 def test_requests_of_the_director_itself_are_queued(hosts, variant):
@@ -116,7 +116,7 @@ def test_requests_of_the_director_itself_are_queued(hosts, variant):
     with pytest.raises(TimeoutError):
         director.call(socket.create_connection, (VIP, 80), SILENCE)
 
-    assert counters(director, variant, "LBQ-REQUEST")[0][0] >= 1
+    assert counters(director, variant, "LBQ-REQUEST")[1][0] >= 1
 
 
 @pytest.mark.parametrize("firewall", ["", FIREWALL], ids=["no firewall", "MASQUERADE and INVALID DROP"])
@@ -130,7 +130,7 @@ def test_a_direct_connection_to_a_real_server_is_plain_routing(hosts, variant, f
 
     assert converse(client, RIP, 80) == "192.168.10.2"
 
-    assert counters(director, variant, "LBQ-REPLY")[0][0] >= 2
+    assert counters(director, variant, "LBQ-REPLY")[1][0] >= 2
 
 
 def test_other_ports_of_a_real_server_keep_their_masquerade(hosts, variant):

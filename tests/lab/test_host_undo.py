@@ -163,7 +163,7 @@ def test_one_armed_nat_stops_redirects_on_the_shared_device(host):
     before = picture(host)
     setup = setup_for(host, "nft")
 
-    lines = host.call(setup.install, [SERVICE], [(6, number("192.168.10.77"), 80)])
+    lines = host.call(setup.install, [SERVICE], [(SERVICE, number("192.168.10.77"), 80, 0)])
 
     assert "net.ipv4.conf.eth0.send_redirects 1 -> 0" in lines
     assert host.sysctl("net.ipv4.conf.all.send_redirects") == "0"
@@ -177,7 +177,7 @@ def test_a_server_added_later_on_the_clients_link_stops_redirects_too(host):
     setup = install(host, "nft")
     assert host.sysctl("net.ipv4.conf.all.send_redirects") == "1"
 
-    host.call(setup.add_server, 6, number("192.168.10.77"), 80)
+    host.call(setup.add_server, SERVICE, number("192.168.10.77"), 80)
 
     assert host.sysctl("net.ipv4.conf.all.send_redirects") == "0"
     assert host.sysctl("net.ipv4.conf.eth0.send_redirects") == "0"
@@ -187,7 +187,7 @@ def test_a_server_added_later_on_the_clients_link_stops_redirects_too(host):
 
 def test_an_interface_that_went_away_is_no_obstacle(host):
     setup = setup_for(host, "nft")
-    host.call(setup.install, [SERVICE], [(6, number("192.168.10.77"), 80)])
+    host.call(setup.install, [SERVICE], [(SERVICE, number("192.168.10.77"), 80, 0)])
     host.run(["ip", "link", "delete", "eth0"])
 
     host.call(setup.undo)
@@ -339,7 +339,7 @@ def test_a_hundred_services_need_no_more_rules_than_one(host, variant):
 
     for port in range(1000, 1100):
         host.call(setup.add_service, SERVICE._replace(port=port))
-        host.call(setup.add_server, 6, number(RIP), port)
+        host.call(setup.add_server, SERVICE._replace(port=port), number(RIP), port)
 
     assert len(rules(host, variant)) == count
     assert host.run(["ipset", "save"]).stdout.count("add lbq-vip") == 101

@@ -64,7 +64,7 @@ PASSED = [
          client().syn() >> to("192.168.20.1:80"),
          server("192.168.20.1:81").synack() >> passed("no_connection")),
     Case("ICMP goes on",
-         Seen(bytes(packets.ipv4(1, 1, 2, bytes(16)))) >> passed("icmp")),
+         service(WEB), Seen(bytes(packets.ipv4(1, 1, 2, bytes(16)))) >> passed("icmp")),
     Case("IP in IP goes on, however short",
          Seen(bytes(packets.ipv4(4, 1, 2, b""))) >> passed("not_ours")),
     Case("a missing service is not asked for port 20",

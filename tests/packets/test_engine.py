@@ -278,6 +278,7 @@ def test_a_deleted_server_whose_scheduler_fails_to_take_it_back_stays_deleted(en
                          ids=["server", "service"])
 def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete):
     with_notices_that_fail(engine, "server_removed")
+    add_service(engine, DNS)            # with no service at all nobody looks at packets
     Case("", client().syn() >> to("192.168.20.1:80")).play(engine)
 
     with contextlib.suppress(NoticeFailed):

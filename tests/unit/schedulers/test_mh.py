@@ -170,6 +170,14 @@ def test_mh_comes_back_to_the_same_table(farm):
     assert service.table_names() == before
 
 
+def test_mh_a_deleted_server_that_is_added_again_with_weight_0_has_no_slots(farm):
+    service = farm("mh", "A1 B1")
+    service.delete("B")
+    service.add("B0")
+
+    assert service.table_names() == "A" * SIZE
+
+
 @pytest.mark.parametrize("servers", ["", "A0", "A0 B0"])
 def test_mh_without_a_usable_server_chooses_nobody(farm, servers):
     service = farm("mh", servers, flags=FALLBACK)
