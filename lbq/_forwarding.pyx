@@ -346,7 +346,8 @@ cdef class Forwarding(Connections):
             return REWRITTEN
         server = &self.servers[slot]
         inner = tun.inner_of(outer, packet.length - quoted)
-        if inner == 0 or not read_quote_at(packet, quoted + inner, &about):
+        if (inner == 0 or packet.length - quoted < inner + (outer[inner] & 15) * 4 + 8 or
+                not read_quote_at(packet, quoted + inner, &about)):
             return PASSED_ICMP
         number = find(&self.table, hash_key(&self.table, DIRECTION_IN, about.protocol, about.source, about.source_port,
                                             about.destination, about.destination_port),
@@ -493,10 +494,10 @@ cdef inline bint read_quote_at(Packet *packet, int at, Packet *about) noexcept n
     cdef unsigned char *data = packet.queued.data + at
     cdef int left = packet.length - at, header
     memset(about, 0, sizeof(Packet))
-    if left < 28 or data[0] >> 4 != 4:
+    if left < 24 or data[0] >> 4 != 4:
         return False
     header = (data[0] & 15) * 4
-    if header < 20 or left < header + 8 or pkt.get16(data, pkt.IP_FRAGMENT) & 0x1FFF:
+    if header < 20 or left < header + 4 or pkt.get16(data, pkt.IP_FRAGMENT) & 0x1FFF:
         return False
     about.protocol = data[pkt.IP_PROTOCOL]
     if about.protocol != TCP and about.protocol != UDP and about.protocol != SCTP:

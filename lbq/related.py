@@ -116,7 +116,8 @@ class Related:
         if server is None:
             return None
         inner = tun.inner_of(outer, len(outer))
-        about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if inner else None
+        whole = inner and len(outer) >= inner + (outer[inner] & 15) * 4 + 8     # what icmp_send() would quote at least
+        about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if whole else None
         connection = about and self.connections.find(about.protocol, about.source, about.source_port,
                                                      about.destination, about.destination_port)
         if not connection:
@@ -209,11 +210,11 @@ def read_quote(packet: bytearray, at: int, length: int, hook: int, mark: int) ->
     from lbq.director import Parsed  # which is built on this module
 
     left = length - at
-    if left < 28 or packet[at] >> 4 != 4:
+    if left < 24 or packet[at] >> 4 != 4:
         return None
     header = (packet[at] & 15) * 4
     quote = packet[at:length]
-    if header < 20 or left < header + 8 or pkt.get16(quote, pkt.IP_FRAGMENT) & OFFSET_MASK:
+    if header < 20 or left < header + 4 or pkt.get16(quote, pkt.IP_FRAGMENT) & OFFSET_MASK:
         return None
     if quote[pkt.IP_PROTOCOL] not in (TCP, UDP, SCTP):
         return None

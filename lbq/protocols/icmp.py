@@ -30,6 +30,7 @@ from lbq import packet as pkt
 ICMP = 1
 MAX_BYTES = 576
 ICMP_HEADER = 8
+PORTS = 4                   # bytes of both ports
 HEADERS = 28                # IP and ICMP
 TOS_PRECEDENCE = 0xC0       # internetwork control
 TOS_KEPT = 0x1E
@@ -76,7 +77,8 @@ def error(kind: int, code: int, mtu: int, packet, length: int, answer) -> int:
 def quoted(packet, length: int) -> int:
     """Return where in *packet* the one begins that an ICMP error of type 3, 4 or 11 is about; 0: there is none.
 
-    Its whole header is here and 8 bytes behind it, which every router quotes and which hold the ports.
+    Its whole header is here and 4 bytes behind it, the ports; the kernel asks for no more, although every
+    router quotes at least 8 bytes.
     """
     if length < 20 or packet[0] >> 4 != 4 or packet[0] & 0x0F < 5 or packet[pkt.IP_PROTOCOL] != ICMP:
         return 0
@@ -87,7 +89,7 @@ def quoted(packet, length: int) -> int:
     kind = packet[header]
     if kind != UNREACHABLE and kind != SOURCE_QUENCH and kind != TIME_EXCEEDED:
         return 0
-    return at if at + (packet[at] & 0x0F) * 4 + 8 <= length else 0
+    return at if at + (packet[at] & 0x0F) * 4 + PORTS <= length else 0
 
 
 def checksum_right(packet, length: int) -> bool:
