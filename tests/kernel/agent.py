@@ -1,6 +1,6 @@
 """Plays scenarios against the kernel: the program that runs in the guest.
 
-    python -m tests.kernel.agent SCENARIOS RESULTS
+    python -m tests.kernel.agent KIND SCENARIOS RESULTS
 
 Reads one scenario a line and appends one transcript a line, as each is done.  Scenarios that wait are put
 aside meanwhile, so that their waits overlap; one that is due goes before one that has not begun, which keeps
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from tests.kernel import wire
+from tests.kernel import compare, wire
 from tests.kernel.world import World, write
 
 SETTLE_SECONDS = 0.03       # some timer ticks: what the kernel does "now" with timers is done then
@@ -52,10 +52,10 @@ def send(world: World, step: dict, outputs: dict) -> list | None:
         return None
     for packet in packets:
         world.send(step.get("side", "c"), packet)
-    found = world.received()
-    if "id" in step and all(side != "host" for side, _ in found):       # what the host answers is nobody's concern
-        outputs[step["id"]] = [(side, frame[14:]) for side, frame in found]
-    return [[side, frame.hex()] for side, frame in found]
+    result = [[side, frame.hex()] for side, frame in world.received()]
+    if "id" in step:
+        outputs[step["id"]] = compare.came_out(compare.frames_of(result))
+    return result
 
 
 def sysctl(world: World, step: dict, outputs: dict) -> None:
@@ -82,7 +82,7 @@ def read(name: str) -> str:
         return file.read()
 
 
-def main(scenarios: str, results: str) -> None:
+def main(kind: str, scenarios: str, results: str) -> None:
     """Play every scenario in the file *scenarios*."""
     for name, value in GLOBAL_SYSCTLS.items():
         if os.path.exists(f"/proc/sys/net/{name}"):
@@ -92,7 +92,7 @@ def main(scenarios: str, results: str) -> None:
         for number, line in enumerate(todo):
             while waiting and (waiting[0][0] <= time.monotonic() or is_full(waiting)):
                 resume(heapq.heappop(waiting), waiting, done)
-            transcript = {"number": number}
+            transcript = {"number": number, "kind": kind}
             resume((0.0, number, play(json.loads(line), transcript), transcript), waiting, done)
         while waiting:
             resume(heapq.heappop(waiting), waiting, done)

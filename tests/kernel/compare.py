@@ -9,6 +9,12 @@ Packets (``outputs``):
   - GUE's UDP source port, and the checksum that covers it (which is checked): the kernel's flow hash.
   - Both also where an ICMP error quotes them; an ICMP error's own checksum is checked, then left out.
   - What the director's host answers to a packet it was given (RST, port unreachable, echo reply): not IPVS.
+  - The MTU that the director names when it answers an ICMP error about a tunnel's packet: the kernel names the
+    old one until the next client's packet has renewed its route; lbq the new one at once.
+  - ICMP from an address that is not the director's own (a VIP that is only diverted to it): the kernel finds no
+    source for it and sends nothing; lbq answers.
+  - A connection by DR after its server was given another method, or the other way round: the kernel's cached route
+    lacks a flag then, asks ARP for the VIP, and the packet is lost.  No scenario does that.
   - An ICMP answer that lbq's rate limit holds back; the guests have the kernel's switched off.
 Connections (``connections``):
   - ``expires`` may differ by two seconds: the clock is read a little later, and shown in whole seconds.
@@ -35,18 +41,29 @@ METHODS = {"Masq": "nat", "Route": "dr", "Tunnel": "tun", "Local": "local"}
 # ---- Packets ---------------------------------------------------------------------------------------------
 
 
-def outputs(frames: list[tuple[str, str, bytes]]) -> list[str]:
+def outputs(step: dict, frames: list[tuple[str, str, bytes]]) -> list[str]:
     """Return what came out, as sorted lines ``where mac packet``; *frames* are (where, MAC or "", IP packet)."""
     if any(where == "host" for where, _, _ in frames):
         frames = [frame for frame in frames if frame[0] == "host"]
-    whole = reassembled([frame for frame in frames if frame[2][0] >> 4 == 4])
-    return sorted(f"{where} {mac} {masked(packet).hex()}" for where, mac, packet in whole)
+    lines = []
+    for where, mac, packet in reassembled([frame for frame in frames if frame[2][0] >> 4 == 4]):
+        if is_answer(packet) and where == "c" and socket.inet_ntoa(packet[12:16]) not in topology.LOCAL:
+            continue
+        text = masked(packet)
+        if "icmp" in step and is_answer(packet) and text[20:22] == b"\3\4":
+            text = text[:26] + b"\0\0" + text[28:]
+        lines.append(f"{where} {mac} {text.hex()}")
+    return sorted(lines)
 
 
-def of_kernel(result: list | None) -> list[str] | None:
-    """Return the kernel's *result* of a send step in the common form."""
-    if result is None:
-        return None
+def is_answer(packet: bytes) -> bool:
+    """Return whether *packet* is an ICMP error of the director's own: time to live 64, about what its source got."""
+    return (packet[9] == ICMP and len(packet) >= 48 and packet[20] in ICMP_ERRORS and packet[8] == 64
+            and packet[12:16] == packet[44:48])
+
+
+def frames_of(result: list[list[str]]) -> list[tuple[str, str, bytes]]:
+    """Return the kernel's *result* of a send step as (where, MAC or "", IP packet)."""
     frames = []
     for where, text in result:
         data = bytes.fromhex(text)
@@ -54,7 +71,14 @@ def of_kernel(result: list | None) -> list[str] | None:
             frames.append((where, "", data))
         elif data[12:14] == b"\x08\x00":
             frames.append((where, text[:12], data[14:]))
-    return outputs(frames)
+    return frames
+
+
+def came_out(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return what later steps may refer to, as (side, packet); what the host answers is nobody's concern."""
+    if any(where == "host" for where, _, _ in frames):
+        return []
+    return [(where, packet) for where, _, packet in reassembled(frames)]
 
 
 def reassembled(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, str, bytes]]:
@@ -86,9 +110,11 @@ def masked(packet: bytes) -> bytes:
     header = (packet[0] & 15) * 4
     if checksum(packet[:header]) == 0:
         result[10:12] = b"\0\0"
-    if len(packet) < header + 4:
-        return bytes(result)
     own = socket.inet_ntoa(packet[12:16]) in topology.LOCAL
+    if len(packet) < header + 4:
+        if own and not packet[6] & 0x40:
+            result[4:6] = b"\0\0"
+        return bytes(result)
     if packet[9] == ICMP and packet[header] in ICMP_ERRORS:
         if own:
             result[4:6] = b"\0\0"
@@ -176,9 +202,9 @@ def endpoint_of(text: str) -> str:
 LIMITED = ["limited"]
 
 
-def is_icmp_error(came_out: list[str]) -> bool:
-    """Return whether all that *came_out* is an ICMP packet to a client."""
-    return len(came_out) == 1 and came_out[0].startswith("c ") and came_out[0].split()[2][18:20] == "01"
+def is_icmp(lines: list[str]) -> bool:
+    """Return whether all that came out is one ICMP packet to a client."""
+    return len(lines) == 1 and lines[0].startswith("c ") and lines[0].split()[2][18:20] == "01"
 
 
 # ---- Differences -----------------------------------------------------------------------------------------
@@ -187,7 +213,7 @@ def is_icmp_error(came_out: list[str]) -> bool:
 def common(step: dict, result, kind: str) -> object:
     """Return the raw *result* of *step* in a guest of this *kind* in the form that players of lbq's engines return."""
     if step["do"] == "send":
-        return of_kernel(result)
+        return None if result is None else outputs(step, frames_of(result))
     if step["do"] == "show":
         return {"services": services_of(result["services"], kind), "connections": connections_of(result["connections"])}
     if step["do"] == "stats":
@@ -201,13 +227,26 @@ def difference(step: dict, kernel, lbq) -> str | None:
         return (differing("service", kernel["services"], lbq["services"])
                 or differing_connections(kernel["connections"], lbq["connections"]))
     if lbq == LIMITED:
-        return None if is_icmp_error(kernel) else f"kernel {kernel} lbq refuses to answer so often"
+        return None if is_icmp(kernel) else f"kernel {kernel} lbq refuses to answer so often"
     if step["do"] == "stats":
         for kind in step["listings"]:
             if found := differing(kind, kernel[kind], lbq[kind]):
                 return found
         return None
-    return None if kernel == lbq else f"kernel {kernel} lbq {lbq}"
+    if kernel == lbq:
+        return None
+    if step["do"] == "send" and kernel and lbq:
+        return differing_packets(kernel, lbq)
+    return f"kernel {kernel} lbq {lbq}"
+
+
+def differing_packets(kernel: list[str], lbq: list[str]) -> str:
+    """Return which packets are not the same, long ones shortened after their first difference."""
+    if len(kernel) == len(lbq) == 1:
+        same = next((at for at, pair in enumerate(zip(*kernel, *lbq, strict=False)) if pair[0] != pair[1]), 0)
+        end = max(same + 40, 120)
+        return f"kernel {kernel[0][:end]} lbq {lbq[0][:end]} (lengths {len(kernel[0])}, {len(lbq[0])}; from {same})"
+    return f"kernel {len(kernel)} packets {kernel} lbq {len(lbq)} {lbq}"
 
 
 def differing(what: str, kernel: dict, lbq: dict) -> str | None:

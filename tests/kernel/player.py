@@ -102,16 +102,15 @@ class Player:
         packets = wire.build(step, self.outputs)
         if packets is None:
             return None
-        frames = [("", "", packet) for packet in packets]
         came_out = []
         limited = self.engine.statistics()["icmp_limited"]
-        for _, _, packet in compare.reassembled(frames):
+        for _, _, packet in compare.reassembled([("", "", packet) for packet in packets]):
             came_out += self._arrive(step.get("side", "c"), packet)
         if "id" in step:
-            self.outputs[step["id"]] = [(where, packet) for where, _, packet in came_out if where in INTERFACES]
+            self.outputs[step["id"]] = compare.came_out(came_out)
         if not came_out and self.engine.statistics()["icmp_limited"] > limited:
             return compare.LIMITED
-        return compare.outputs(came_out)
+        return compare.outputs(step, came_out)
 
     def _arrive(self, side: str, packet: bytes) -> list[tuple[str, str, bytes]]:
         """Let the host route a *packet* from *side*, with the engine where lbq's rules queue it."""

@@ -102,8 +102,10 @@ class Service:
             server["weight"] = self._weight()
         if self.choose.random() < 0.4:
             server["limits"] = self._limits()
-        if self.choose.random() < 0.1:
-            server["method"] = self.choose.choice(self.methods)
+        # Not to or from DR, see compare.py.
+        others = [method for method in self.methods if method != "-g"]
+        if self.choose.random() < 0.1 and server["method"] != "-g" and others:
+            server["method"] = self.choose.choice(others)
         return self.server_line("-e", server)
 
     def delete_server(self) -> str | None:

@@ -26,7 +26,7 @@ def transcripts(kind: str, scenarios: list[dict]) -> Iterator[tuple[dict, dict]]
         todo.write_text("".join(json.dumps(scenario) + "\n" for scenario in scenarios))
         done.touch()
         program = [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r}); from tests.kernel.agent import "
-                   f"main; main({str(todo)!r}, {str(done)!r})"]
+                   f"main; main({kind!r}, {str(todo)!r}, {str(done)!r})"]
         with Guest(kind, program, seconds=seconds) as guest, open(done) as lines:
             count = 0
             while True:

@@ -1,0 +1,61 @@
+"""Makes a scenario that shows a difference as short as it can be: delta debugging against a running kernel.
+
+Every round tries many shorter scenarios at once in one guest, and goes on with the shortest that still shows
+a difference at its last packet or listing.
+"""
+from __future__ import annotations
+
+import copy
+
+from tests.kernel.report import Report
+from tests.kernel.session import transcripts
+
+ROUNDS = 40
+TRIES = 120         # scenarios in a round
+
+
+def shrink(scenario: dict, kind: str, engines: dict) -> tuple[dict, str]:
+    """Return the shortest scenario found that still differs, and how."""
+    best = cut(scenario, kind, engines)
+    if best is None:
+        return scenario, "not seen again: it happened once"
+    parts = 2
+    for _ in range(ROUNDS):
+        candidates = shorter(best[0], parts)
+        found = [each for each in (cut(*pair, engines) for pair in played(candidates, kind)) if each]
+        if found:
+            best = min(found, key=lambda each: len(each[0]["steps"]))
+            parts = max(2, parts // 2)
+        elif parts >= len(best[0]["steps"]):
+            break
+        else:
+            parts = min(parts * 2, len(best[0]["steps"]))
+    return best
+
+
+def played(candidates: list[dict], kind: str) -> list[tuple[dict, dict]]:
+    return list(transcripts(kind, candidates)) if candidates else []
+
+
+def cut(scenario: dict, transcript: dict | str, engines: dict) -> tuple[dict, str] | None:
+    """Return *scenario* up to its first difference and what that is, or None when there is none."""
+    if isinstance(transcript, str):         # the kind of guest to play it in
+        kind = transcript
+        [(scenario, transcript)] = transcripts(kind, [scenario])
+    report = Report(transcript["kind"], engines)
+    report.add(scenario, transcript)
+    if not report.differences:
+        return None
+    first = min(report.differences, key=lambda each: each.number)
+    return {**scenario, "steps": scenario["steps"][:first.number + 1]}, str(first)
+
+
+def shorter(scenario: dict, parts: int) -> list[dict]:
+    """Return copies of *scenario*, each without one part of its steps; never without the last."""
+    *steps, last = scenario["steps"]
+    size = max(1, len(steps) // parts)
+    result = []
+    for start in range(0, len(steps), size):
+        copied = copy.deepcopy(steps[:start] + steps[start + size:])
+        result.append({**scenario, "steps": [*copied, last]})
+    return result[:TRIES]
