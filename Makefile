@@ -10,11 +10,17 @@ help:  ## explain the targets
 lab: $(VENV)/lbq-run  ## build the article's network in namespaces, balance ten requests, take it down (root)
 	@$(BIN)/lbq lab nat
 
-test: $(VENV)/lbq-test  ## install what is missing and run every suite, slices of the long ones (root)
+test: $(VENV)/lbq-kernel  ## install what is missing and run every suite, slices of the long ones (root)
 	@$(BIN)/python tests/run.py
 
-test-full: $(VENV)/lbq-test  ## the same suites in full length (root)
+test-full: $(VENV)/lbq-kernel  ## the same suites in full length (root)
 	@$(BIN)/python tests/run.py --full
+
+test-kernel: $(VENV)/lbq-kernel  ## the same packets through kernel IPVS in guests and through lbq: a slice (root)
+	@$(BIN)/python tests/run.py kernel
+
+test-kernel-full: $(VENV)/lbq-kernel  ## 100,000 decisions with the classic kernel, 10,000 with the new one (root)
+	@$(BIN)/python tests/run.py --full kernel
 
 unit: $(VENV)/lbq-test  ## unit, packet and agreement tests: no root, no network
 	@$(BIN)/python tests/run.py unit pure packets agreement
@@ -56,4 +62,8 @@ $(VENV)/lbq-test: $(VENV)/lbq-run
 	@$(BIN)/pip install -q --group test
 	@touch $@
 
-.PHONY: help lab test test-full unit bench bench-memory lint annotate clean
+$(VENV)/lbq-kernel: $(VENV)/lbq-test
+	@packaging/install-debian kernel
+	@touch $@
+
+.PHONY: help lab test test-full test-kernel test-kernel-full unit bench bench-memory lint annotate clean

@@ -14,7 +14,6 @@ CHUNKS = [0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 11, 11, 12, 14, 14, 15
 ERRORS = [(3, 0, 0), (3, 1, 0), (3, 3, 0), (3, 4, 1400), (3, 4, 576), (3, 13, 0), (4, 0, 0), (5, 1, 0), (11, 0, 0),
           (11, 1, 0), (12, 0, 0)]
 TOS = [0, 0x10, 0x02, 0x01, 0x03, 0xB8, 0xFF]
-SECOND_NETWORK_MTU = 1500
 
 
 class Flows:
@@ -66,7 +65,8 @@ class Flows:
         choose = self.choose
         if choose.random() < 0.8:
             return f"{self.network}.{choose.randrange(1, self.clients + 1)}"
-        return f"{choose.choice((20, 100, 172, 198))}.{choose.randrange(20, 250)}.{choose.randrange(256)}.{choose.randrange(1, 255)}"
+        middle = f"{choose.randrange(20, 250)}.{choose.randrange(256)}"
+        return f"{choose.choice((20, 100, 172, 198))}.{middle}.{choose.randrange(1, 255)}"
 
     def _new(self, service: Service) -> dict:
         choose = self.choose
@@ -77,8 +77,8 @@ class Flows:
         protocol = service.protocol
         if service.mark:
             protocol = choose.choice((protocol, protocol, "udp", "tcp"))
-        flow = {"client": f"{self._client()}:{source}", "to": f"{choose.choice(service.vips)}:{port}", "proto": protocol,
-                "service": service}
+        flow = {"client": f"{self._client()}:{source}", "to": f"{choose.choice(service.vips)}:{port}",
+                "proto": protocol, "service": service}
         self.flows.append(flow)
         return flow
 
@@ -225,5 +225,6 @@ class Flows:
         if kind == 4:
             # A server speaks first: to a client that nobody knows, or from a port that serves.
             server = choose.choice(service.servers)["address"] if service.servers else "10.1.0.1"
-            packet.update(side="s", **{"from": f"{server}:{choose.choice((80, 8080, 8081))}", "to": flow["client"]}, ttl=64)
+            packet.update({"side": "s", "from": f"{server}:{choose.choice((80, 8080, 8081))}", "to": flow["client"],
+                           "ttl": 64})
         return packet

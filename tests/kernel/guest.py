@@ -12,6 +12,7 @@ machine; what the program writes it must fsync, a halting guest writes nothing b
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -29,12 +30,14 @@ NEEDED = {"classic": ("modprobe", "ipvsadm", "iptables-legacy-restore", "linux.u
 MODULES = ("ip_vs ip_vs_rr ip_vs_wrr ip_vs_lc ip_vs_wlc ip_vs_lblc ip_vs_lblcr ip_vs_dh ip_vs_sh ip_vs_mh ip_vs_sed"
            " ip_vs_nq ip_vs_fo ip_vs_ovf tun ip_tables iptable_mangle xt_mark")
 # What the stock kernel needs before it can see this machine's files; in this order.
-BOOT_MODULES = ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "9pnet", "9pnet_virtio", "netfs", "fscache", "9p"]
+BOOT_MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci",
+                "9pnet", "9pnet_virtio", "netfs", "fscache", "9p")
 CACHE = Path(os.environ.get("LBQ_KERNEL_CACHE", "/var/cache/lbq-kernel"))
 UML_MODULES = Path("/usr/lib/uml/modules")
 
 INIT = """#!/bin/bash
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+export PYTHONDONTWRITEBYTECODE=1
 mountpoint -q /proc || mount -t proc proc /proc
 mountpoint -q /sys || mount -t sysfs sys /sys
 mount -t tmpfs tmpfs /run
@@ -96,10 +99,8 @@ class Guest:
         return self
 
     def __exit__(self, *_) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         shutil.rmtree(self.job, ignore_errors=True)
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from tests.kernel import compare
 from tests.kernel.player import Player
 
+FULL = {"classic": 100_000, "new": 10_000}      # decisions in the full set
+REPORTS: dict[str, Report] = {}                 # of this run
+
 
 @dataclass
 class Difference:
@@ -35,11 +38,14 @@ class Report:
 
     def add(self, scenario: dict, transcript: dict) -> None:
         """Play *scenario* on every engine and compare with what the kernel did."""
-        expected = [compare.common(step, result, self.profile)
-                    for step, result in zip(scenario["steps"], transcript["results"], strict=True)]
+        self.compare(scenario, [compare.common(step, result, self.profile) for step, result in
+                                zip(scenario["steps"], transcript["results"], strict=True)], transcript["at"])
+
+    def compare(self, scenario: dict, expected: list, at: list[float]) -> None:
+        """Play *scenario* on every engine and compare with the *expected* answers, in the common form."""
         reached = len(expected)
         for name, engine in self.engines.items():
-            found = first_difference(scenario, expected, transcript["at"], engine(profile=self.profile))
+            found = first_difference(scenario, expected, at, engine(profile=self.profile))
             if found:
                 reached = min(reached, found[0])
                 self.differences.append(Difference(scenario, found[0], name, found[1]))

@@ -48,7 +48,8 @@ def scenarios(seed: int, decisions: int, schedulers: tuple[str, ...] = SCHEDULER
     """Return scenarios with about so many packets that open connections."""
     result, sent = [], 0
     while sent < decisions:
-        scenario = Author(seed * 1_000_000 + len(result), schedulers[len(result) % len(schedulers)], schedulers).write()
+        scheduler = schedulers[len(result) % len(schedulers)]
+        scenario = Author(seed * 1_000_000 + len(result), scheduler, schedulers).write()
         sent += scenario["opens"]
         result.append(scenario)
     return result
@@ -76,7 +77,8 @@ class Author:
         """Return the scenario."""
         self._begin()
         names, weights = list(self.actions), list(self.actions.values())
-        for _ in range(self.choose.choice((20, 60, 120, 120)) if self.theme == "rush" else self.choose.randrange(30, 90)):
+        length = self.choose.choice((20, 60, 120, 120)) if self.theme == "rush" else self.choose.randrange(30, 90)
+        for _ in range(length):
             getattr(self, self.choose.choices(names, weights)[0])()
         self._end()
         return {"seed": self.seed, "theme": self.theme, "opens": self.flows.opens, "world": self.world,
@@ -84,7 +86,8 @@ class Author:
 
     def _begin(self) -> None:
         for number in range(self.choose.choice((1, 1, 1, 2, 3))):
-            service = Service(self.choose, self.theme, number, self.scheduler if number == 0 else self.choose.choice(self.schedulers), self.schedulers)
+            scheduler = self.scheduler if number == 0 else self.choose.choice(self.schedulers)
+            service = Service(self.choose, self.theme, number, scheduler, self.schedulers)
             if service.mark and number == 0 and self.choose.random() < 0.15:
                 self.world["divert"] = service.mark
                 service.vips = [*service.vips[:1], "203.0.113.9"]

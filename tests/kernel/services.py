@@ -11,7 +11,8 @@ PROTOCOL_OPTIONS = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
 WEIGHTS = [1] * 8 + [2, 2, 3, 3, 4, 5, 6, 7, 10, 0, 50, 100, 255, 1000, 65535]
 HUGE_WEIGHT = 2**31 - 1     # not with wrr, whose levels the kernel walks one by one
 TUNNELS = ["-i"] * 4 + ["-i --tun-type gre", "-i --tun-type gre --tun-csum", "-i --tun-type gue --tun-port 6080",
-                        "-i --tun-type gue --tun-port 6080 --tun-csum", "-i --tun-type gue --tun-port 6080 --tun-remcsum"]
+                        "-i --tun-type gue --tun-port 6080 --tun-csum",
+                        "-i --tun-type gue --tun-port 6080 --tun-remcsum"]
 ADDRESSES = [*topology.SEGMENT_SERVERS[:12], "10.2.0.1", "10.2.0.2"]
 
 

@@ -10,7 +10,9 @@ A step says what matters and leaves out the rest:
 ``ip_id``; ``checksum`` "none" (UDP) or a number that stands in the place of the right one; ``cut``: send it as
 fragments with so many bytes each; SCTP has ``chunk``, the type of its first chunk.  An ICMP error may have
 ``from`` (else the quoted packet's destination reports it), ``quote`` (bytes quoted; else up to 548) and
-``inner`` (quote the packet inside the tunnel's), or be ``quoting`` a packet nobody sent.  Nothing here uses lbq's own arithmetic.
+``inner`` (quote the packet inside the tunnel's), or be ``quoting`` a packet nobody sent.
+
+Nothing here uses lbq's own arithmetic.
 """
 from __future__ import annotations
 

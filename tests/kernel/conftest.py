@@ -1,0 +1,22 @@
+"""Prints the report table: scheduler x profile x decisions compared x differences."""
+from __future__ import annotations
+
+import pytest
+
+from tests.kernel.report import FULL, REPORTS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def say_how_much(record_testsuite_property):
+    """Write into the report how much of the full set this run was."""
+    yield
+    parts = [f"{report.decisions.total():,} of {FULL[kind]:,} decisions ({kind})"
+             for kind, report in REPORTS.items()]
+    record_testsuite_property("sampled", ", ".join(parts))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show what was compared."""
+    for kind, report in REPORTS.items():
+        terminalreporter.section(f"kernel IPVS ({kind}) and lbq ({', '.join(report.engines)})")
+        terminalreporter.write_line(report.table())
