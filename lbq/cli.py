@@ -6,13 +6,14 @@ and chooses the exit status: 0 done, 1 the director failed, 2 the user or the ma
 """
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lbq import sysctls
 from lbq.errors import ConfigError, LbqError
@@ -92,33 +93,58 @@ def _client():
     return ControlClient(state_directory())
 
 
-def _show(command: str, description: str, words: list[str], rows: Callable, form: str) -> int:
-    """Print what *rows* gets from the director: in the table *form* for people, or as JSON."""
-    from lbq.show import table
+LIST_FORMS = {"thresholds": "upper and lower thresholds of the servers", "persistent": "clients bound to each server",
+              "tunnels": "how each server's packets are wrapped"}
 
-    parser = Parser(f"lbq {command}", description)
+
+def _show(parser: Parser, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    as_json = parser.parse_args(words).json
-    lines = table.json_lines if as_json else getattr(table, form)
-    with _client() as client:
-        for line in lines(rows(client)):
-            print(line)
+    return parser.parse_args(words)
+
+
+def _print(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line)
     return 0
 
 
 def _list(words: list[str]) -> int:
-    return _show("list", "Show the virtual services, their real servers and how many connections each has.",
-                 words, lambda client: client.call("list"), "services")
+    from lbq.show import table
+
+    parser = Parser("lbq list", "Show the virtual services, their real servers and how many connections each has.")
+    forms = parser.add_mutually_exclusive_group()
+    for name, meaning in LIST_FORMS.items():
+        forms.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="services",
+                           help=meaning)
+    said = _show(parser, words)
+    lines = table.json_lines if said.json else getattr(table, said.form)
+    with _client() as client:
+        return _print(lines(client.call("list")))
 
 
 def _conns(words: list[str]) -> int:
-    return _show("conns", "Show every connection: state, time left, client, VIP, real server.",
-                 words, lambda client: client.connections(), "connections")
+    from lbq.show import filters, table
+
+    parser = Parser("lbq conns", "Show connections: state, time left, client, VIP, real server.  Those of client port "
+                    "0 are templates: they bind a client to its server (--persistent).")
+    filters.add_options(parser)
+    said = _show(parser, words)
+    wanted = filters.chosen(said)
+    lines = table.json_lines if said.json else table.connections
+    with _client() as client:
+        return _print(lines(filter(wanted, client.connections())))
 
 
 def _stats(words: list[str]) -> int:
-    return _show("stats", "Show packets and bytes by service and server, and every reason for a lost packet.",
-                 words, lambda client: client.call("stats"), "statistics")
+    from lbq.show import table
+
+    parser = Parser("lbq stats", "Show packets and bytes by service and server, and every reason for a lost packet.")
+    parser.add_argument("--rate", action="store_true",
+                        help="connections, packets and bytes a second: a running average, as in kernel IPVS")
+    said = _show(parser, words)
+    lines = table.json_lines if said.json else table.rates if said.rate else table.statistics
+    with _client() as client:
+        return _print(lines(client.call("stats")))
 
 
 def _change(verb: str) -> Callable[[list[str]], int]:
@@ -150,8 +176,8 @@ examples:
 
 def _change_server(verb: str, words: list[str]) -> int:
     form = SERVER_FORMS[verb]
-    parser = Parser(f"lbq {verb}", f"lbq {verb} server SERVICE {form}, or lbq {verb} service SERVICE: change what runs, "
-                    "now.", usage=f"lbq {verb} server SERVICE {form}", epilog=SERVER_HELP)
+    parser = Parser(f"lbq {verb}", f"lbq {verb} server SERVICE {form}, or lbq {verb} service SERVICE: change what "
+                    "runs, now.", usage=f"lbq {verb} server SERVICE {form}", epilog=SERVER_HELP)
     parser.add_argument("what", metavar="server", help="what to change; the word server")
     parser.add_argument("service", metavar="SERVICE", help="[tcp:|udp:|sctp:]VIP:PORT or fwmark:N")
     parser.add_argument("server", metavar="SERVER", help=form)
@@ -178,6 +204,8 @@ def _change_service(verb: str, words: list[str]) -> int:
                             help="nat, dr or tun: of servers added to it that do not say their own (default nat)")
     if verb == "set":
         parser.add_argument("--no-ops", dest="ops", action="store_const", const=False, help="UDP: connections again")
+        parser.add_argument("--no-persistent", dest="persistent", action="store_const", const="0",
+                            help="clients go where the scheduler says, each time")
     said = parser.parse_args(words)
     key = parse_service(said.service)
     if verb != "del":
@@ -233,7 +261,8 @@ def _zero(words: list[str]) -> int:
 
 
 def _clear(words: list[str]) -> int:
-    Parser("lbq clear", "Delete all virtual services and their servers; connections get no more packets.").parse_args(words)
+    Parser("lbq clear", "Delete all virtual services and their servers; connections get no more packets."
+           ).parse_args(words)
     with _client() as client:
         print(client.call("clear"))
     return 0

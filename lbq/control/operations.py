@@ -29,7 +29,7 @@ from lbq.grammar import (
 )
 from lbq.losses import queue_counters
 from lbq.model import IPIP, NAT, NOCSUM, OPS, PERSISTENT, ServiceKey
-from lbq.options import ServiceWords, check_service, parse_sysctl
+from lbq.options import MAX_SECONDS, ServiceWords, check_service, mode_of, parse_sysctl
 from lbq.schedulers import DEFAULT, flag_names
 from lbq.services import join_pages
 from lbq.sysctls import PREFIX
@@ -330,6 +330,12 @@ def _service_words(settings: dict) -> ServiceWords:
     for name, value in settings.items():
         if value is not None and not isinstance(value, SETTING_TYPES[name]):
             raise ConfigError(f"a service's {name} cannot be {value!r}")
+    if isinstance(settings.get("persistent"), bool) or not 0 <= (settings.get("persistent") or 0) <= MAX_SECONDS:
+        raise ConfigError(f"a service's persistent is a number of seconds from 0 to {MAX_SECONDS}")
+    if not 0 <= (settings.get("netmask") or 0) <= 0xFFFFFFFF:
+        raise ConfigError("a service's netmask is like 255.255.255.0, or a prefix length in quotes")
+    if settings.get("mode") is not None:
+        mode_of(settings["mode"])
     return ServiceWords(**settings)
 
 

@@ -5,13 +5,14 @@ Every function gives lines, one after the other, so that a listing of any length
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lbq.losses import DROPPED, PASSED
 from lbq.model import SERVICE_FLAGS
 from lbq.schedulers import flag_names
 
 FORWARD = {"nat": "Masq", "tun": "Tunnel", "dr": "Route", "local": "Local"}
+CHECKSUMS = {"nocsum": "-c", "csum": "+c", "remcsum": "r+c"}
 SCALE = ((10**8, 1, ""), (10**9, 10**3, "K"), (10**11, 10**6, "M"), (10**14, 10**9, "G"),
          (10**99, 10**12, "T"))
 TRAFFIC = ("conns", "packets_in", "packets_out", "bytes_in", "bytes_out")
@@ -21,11 +22,47 @@ def services(rows: Iterable[dict]) -> Iterator[str]:
     """Give the virtual services and their real servers, newest server first."""
     yield "Prot LocalAddress:Port Scheduler Flags"
     yield "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn"
+    yield from _listing(rows, lambda server: f"{FORWARD[server['mode']]:<7} {server['weight']:<6}")
+
+
+def thresholds(rows: Iterable[dict]) -> Iterator[str]:
+    """Give the thresholds of every real server."""
+    yield "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn"
+    yield "  -> RemoteAddress:Port"
+    yield from _listing(rows, lambda server: f"{server['upper']:<10} {server['lower']:<10}")
+
+
+def persistent(rows: Iterable[dict]) -> Iterator[str]:
+    """Give the number of clients that are bound to every real server."""
+    yield "Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn"
+    yield "  -> RemoteAddress:Port"
+    yield from _listing(rows, lambda server: f"{server['weight']:<9} {server['persistent']:<11}")
+
+
+def tunnels(rows: Iterable[dict]) -> Iterator[str]:
+    """Give the kind of tunnel to every real server."""
+    yield "Prot LocalAddress:Port Scheduler Flags"
+    yield "  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn"
+    yield from _listing(rows, lambda server: f"{FORWARD[server['mode']]:<7} {_tunnel(server):<13} "
+                                             f"{server['weight']:<6}")
+
+
+def _listing(rows: Iterable[dict], columns: Callable[[dict], str]) -> Iterator[str]:
+    """Give services and servers, with *columns* of a server between its name and its connections."""
     for row in rows:
         yield f"{_service(row)} {row['scheduler']}{_flags(row)}"
         for server in row["servers"]:
-            yield (f"  -> {_endpoint(server):<28} {FORWARD[server['mode']]:<7} {server['weight']:<6} "
-                   f"{server['active']:<10} {server['inactive']}")
+            yield (f"  -> {_endpoint(server):<28} {columns(server)} {server['active']:<10} {server['inactive']}")
+
+
+def _tunnel(server: dict) -> str:
+    """Return the tunnel as ipvsadm writes it: its kind, the port of GUE, and whether there are checksums."""
+    if server["mode"] != "tun":
+        return "n/a"
+    if server["tunnel"] == "ipip":
+        return "ipip"
+    port = f":{server['tunnel_port']}" if server["tunnel"] == "gue" else ""
+    return f"{server['tunnel']}{port}:{CHECKSUMS[server['tunnel_flags']]}"
 
 
 def connections(rows: Iterable[dict]) -> Iterator[str]:
@@ -42,12 +79,23 @@ def statistics(stats: dict) -> Iterator[str]:
     """Give traffic by service and server, then what became of all packets, in words."""
     yield "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes"
     yield "  -> RemoteAddress:Port"
-    for row in stats["services"]:
-        yield f"{_service(row):<33}{_traffic(row['stats'])}"
-        for server in row["servers"]:
-            yield f"  -> {_endpoint(server):<28}{_traffic(server['stats'])}"
+    yield from _traffic_lines(stats["services"], "stats")
     yield ""
     yield from _outcomes(stats["counters"], stats["queue"])
+
+
+def rates(stats: dict) -> Iterator[str]:
+    """Give connections, packets and bytes a second by service and server, the estimator's running average."""
+    yield "Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS"
+    yield "  -> RemoteAddress:Port"
+    yield from _traffic_lines(stats["services"], "rates")
+
+
+def _traffic_lines(rows: Iterable[dict], what: str) -> Iterator[str]:
+    for row in rows:
+        yield f"{_service(row):<33}{_traffic(row[what])}"
+        for server in row["servers"]:
+            yield f"  -> {_endpoint(server):<28}{_traffic(server[what])}"
 
 
 def json_lines(rows: dict | Iterable[dict]) -> Iterator[str]:

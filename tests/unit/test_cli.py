@@ -10,10 +10,11 @@ from lbq.errors import NoSuchServer
 from tests.helpers.control import serving
 
 ROW = {"protocol": "tcp", "address": "192.168.10.1", "port": 80, "scheduler": "wlc", "servers": [],
-       "fwmark": 0, "flags": [], "timeout": 0, "netmask": "255.255.255.255", "stats": dict.fromkeys(("conns", "packets_in", "packets_out", "bytes_in", "bytes_out"), 0)}
+       "fwmark": 0, "flags": [], "timeout": 0, "netmask": "255.255.255.255",
+       "stats": dict.fromkeys(("conns", "packets_in", "packets_out", "bytes_in", "bytes_out"), 0)}
 CONNECTION = {"protocol": "tcp", "caddr": "192.168.10.100", "cport": 40000,
               "vaddr": "192.168.10.1", "vport": 80,
-              "daddr": "192.168.20.1", "dport": 80, "state": "ESTABLISHED", "expires_seconds": 900}
+              "daddr": "192.168.20.1", "dport": 80, "state": "ESTABLISHED", "expires_seconds": 900, "fwmark": 0}
 COUNTERS = {"packets": 0, "rewritten": 0, "icmp_sent": 0, "connections": 0, "connections_max": 1}
 
 
@@ -65,6 +66,22 @@ def test_conns_joins_the_pages(director, capsys):
     assert json.loads(run(capsys, "conns", "--json")[1]) == [CONNECTION] * 3
 
 
+@pytest.mark.parametrize(("words", "shown"), [
+    (["--service", "192.168.10.1:80"], True), (["--service", "udp:192.168.10.1:80"], False),
+    (["--service", "192.168.10.1:0"], True), (["--service", "192.168.10.1:81"], False),
+    (["--service", "fwmark:1"], False),
+    (["--server", "192.168.20.1"], True), (["--server", "192.168.20.1:80"], True),
+    (["--server", "192.168.20.1:81"], False), (["--server", "192.168.20.2"], False),
+    (["--client", "192.168.10.100"], True), (["--client", "192.168.10.100:40001"], False),
+    (["--state", "established"], True), (["--state", "TIME_WAIT"], False),
+    (["--state", "established", "--server", "192.168.20.2"], False),
+])
+def test_conns_shows_those_that_all_words_fit(director, capsys, words, shown):
+    status, out, _ = run(capsys, "conns", "--json", *words)
+
+    assert (status, json.loads(out)) == (0, [CONNECTION] * 3 if shown else [])
+
+
 def test_stats_prints_a_table_or_all_counters(director, capsys):
     assert "nothing was lost" in run(capsys, "stats")[1]
     assert json.loads(run(capsys, "stats", "--json")[1])["counters"] == COUNTERS
@@ -92,6 +109,10 @@ def test_what_the_director_refuses_is_one_line_and_status_2(director, capsys):
     (["set", "server", "192.168.10.1:80", "10.0.0.1"], "nothing to set; write 10.0.0.1,weight=N"),
     (["del", "server", "192.168.10.1:80", "10.0.0.1,weight=1"], "deleting takes no settings; write 10.0.0.1"),
     (["list", "--jason"], "unrecognized arguments: --jason; lbq list --help explains"),
+    (["list", "--tunnels", "--thresholds"], "not allowed with argument"),
+    (["conns", "--state", "establshed"], "unknown state 'establshed'; did you mean 'established'?"),
+    (["conns", "--client", "10.0.0.1:x"], "port 'x' is not a number"),
+    (["conns", "--server", "web01"], "names"),
     (["list", "all"], "unrecognized arguments: all"),
     (["stop", "now"], "unrecognized arguments: now"),
     (["lab", "drr"], "unknown mode 'drr'; did you mean 'dr'?"),

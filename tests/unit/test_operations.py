@@ -279,3 +279,18 @@ def test_sysctls_are_all_looked_at_before_one_is_set(operations, story):
     with pytest.raises(ConfigError, match="no sysctl"):
         asyncio.run(operations.sysctl(["conn_reuse_mode=1", "nonsense=1"]))
     assert story == []
+
+
+@pytest.mark.parametrize(("settings", "complaint"), [
+    ({"mode": "natt"}, "unknown mode 'natt'"), ({"persistent": -1}, "seconds from 0"),
+    ({"persistent": True}, "seconds from 0"),
+    ({"netmask": -1}, "netmask"), ({"netmask": "255.0.255.0"}, "row of ones"), ({"wieght": 1}, "no setting wieght"),
+    ({"ops": 1}, "ops cannot be 1"), ({"scheduler_flags": ["sh-port"]}, "has no flag"),
+])
+def test_a_service_is_looked_at_before_anything_changes(operations, story, settings, complaint):
+    """The control socket's peers need not be this program's own commands."""
+    story.clear()
+    for change, service in ((operations.add_service, "10.1.1.1:80"), (operations.set_service, VIP)):
+        with pytest.raises(ConfigError, match=complaint):
+            asyncio.run(change(service, **dict(settings)))
+    assert story == []

@@ -32,6 +32,36 @@ def test_a_mark_persistence_and_flags_are_shown():
         "  -> 10.0.0.11:0                  Route   1      0          0"]
 
 
+TUNNELLED = {**MARKED, "servers": [
+    {**MARKED["servers"][0], "port": 80, "mode": mode, "tunnel": tunnel, "tunnel_port": port, "tunnel_flags": flags,
+     "upper": 100, "lower": 20, "persistent": 3}
+    for mode, tunnel, port, flags in (("tun", "gue", 99, "nocsum"), ("tun", "gre", 0, "csum"),
+                                      ("tun", "ipip", 0, "nocsum"), ("nat", "ipip", 0, "nocsum"))]}
+
+
+def test_tunnels_are_listed_as_ipvsadm_does():
+    """The first and the last are rows of `ipvsadm -L -n --tun-info`, recorded on a real kernel."""
+    assert list(table.tunnels([TUNNELLED]))[3:] == [
+        "  -> 10.0.0.11:80                 Tunnel  gue:99:-c     1      0          0",
+        "  -> 10.0.0.11:80                 Tunnel  gre:+c        1      0          0",
+        "  -> 10.0.0.11:80                 Tunnel  ipip          1      0          0",
+        "  -> 10.0.0.11:80                 Masq    n/a           1      0          0"]
+
+
+def test_thresholds_and_bound_clients_have_their_own_tables():
+    assert list(table.thresholds([TUNNELLED]))[3] == (
+        "  -> 10.0.0.11:80                 100        20         0          0")
+    assert list(table.persistent([TUNNELLED]))[3] == (
+        "  -> 10.0.0.11:80                 1         3           0          0")
+
+
+def test_rates_are_those_of_a_second():
+    row = SERVICES[1] | {"rates": ZERO | {"conns": 5, "bytes_in": 134_686_887}}
+
+    assert list(table.rates({"services": [row]}))[2].split() == [
+        "UDP", "192.168.0.100:53", "5", "0", "0", "134686K", "0"]
+
+
 def test_services_are_listed_as_ipvsadm_does():
     """The rows of `ipvsadm -L -n`, recorded on a real kernel, without its blanks at the end of a line."""
     assert list(table.services(SERVICES)) == [

@@ -1,0 +1,56 @@
+"""Which connections are shown: ``lbq conns --service … --server … --client … --state …``, all of what is said."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from lbq.conntrack import STATE_NAMES, TEMPLATE_STATES
+from lbq.errors import ConfigError
+from lbq.grammar import did_you_mean, format_address, parse_address, parse_port, parse_service
+from lbq.model import PROTOCOL_NAMES
+
+STATES = tuple(dict.fromkeys(name for names in (*STATE_NAMES.values(), TEMPLATE_STATES) for name in names))
+
+Wanted = Callable[[dict], bool]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Let *parser* understand what connections can be chosen by."""
+    parser.add_argument("--service", metavar="SERVICE", help="[tcp:|udp:|sctp:]VIP:PORT or fwmark:N")
+    parser.add_argument("--server", metavar="RIP[:PORT]", help="those of one real server")
+    parser.add_argument("--client", metavar="CIP[:PORT]", help="those of one client")
+    parser.add_argument("--state", metavar="STATE", help="such as ESTABLISHED or TIME_WAIT")
+
+
+def chosen(words: argparse.Namespace) -> Wanted:
+    """Return the test that a connection passes when it is wanted, or raise for the first word that is wrong."""
+    tests = [make(text) for make, text in ((_of_service, words.service), (_of("d"), words.server),
+                                           (_of("c"), words.client), (_in_state, words.state)) if text is not None]
+    return lambda row: all(test(row) for test in tests)
+
+
+def _of_service(text: str) -> Wanted:
+    key = parse_service(text)
+    if key.fwmark:
+        return lambda row: row["fwmark"] == key.fwmark
+    place = PROTOCOL_NAMES[key.protocol], format_address(key.address)
+    return lambda row: (row["protocol"], row["vaddr"]) == place and key.port in (0, row["vport"])
+
+
+def _of(end: str) -> Callable[[str], Wanted]:
+    """Return what makes a test of an address, with or without port, at one *end*: ``c`` or ``d``."""
+    def make(text: str) -> Wanted:
+        address, colon, port = text.partition(":")
+        wanted = format_address(parse_address(text if text.count(":") > 1 else address))
+        number = parse_port(port) if colon else None
+        return lambda row: row[f"{end}addr"] == wanted and number in (None, row[f"{end}port"])
+
+    return make
+
+
+def _in_state(text: str) -> Wanted:
+    state = text.upper()
+    if state not in STATES:
+        raise ConfigError(f"unknown state '{text}'{did_you_mean(text, map(str.lower, STATES))}; "
+                          f"there are {', '.join(STATES)}")
+    return lambda row: row["state"] == state
