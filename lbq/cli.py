@@ -22,14 +22,17 @@ from lbq.log import configure, debugging, one_line
 from lbq.model import PROTOCOL_NAMES
 from lbq.options import (
     MAX_SECONDS,
+    Options,
     Parser,
     add_service_options,
     check_service,
     director_parser,
     mode_of,
     parse_sysctl,
+    serve_parser,
     service_words,
     validate,
+    validate_serve,
 )
 
 
@@ -76,7 +79,15 @@ def _dispatch(argv: list[str]) -> int:
 
 def _run_director(argv: list[str]) -> int:
     words = director_parser().parse_args(argv)
-    options = validate(words)
+    return _run(words, validate(words))
+
+
+def _serve(argv: list[str]) -> int:
+    words = serve_parser().parse_args(argv)
+    return _run(words, validate_serve(words))
+
+
+def _run(words: argparse.Namespace, options: Options) -> int:
     configure(words.json_log)
     from lbq import daemon  # asyncio and all: only a director needs it
 
@@ -365,6 +376,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "clear": _clear,
     "sysctl": _sysctl,
     "timeouts": _timeouts,
+    "serve": _serve,
     "stop": _stop,
     "cleanup": _cleanup,
     "lab": _lab,

@@ -126,7 +126,9 @@ class Front:
             logger.info(line)
         for line in await self.host.call("warnings"):
             logger.warning(line)
-        if not options.servers:
+        if options.service is None:
+            logger.info("no virtual service yet; add one with: lbq add service [tcp:|udp:|sctp:]VIP:PORT")
+        elif not options.servers:
             logger.warning("no real server yet: clients get port unreachable; add one with: "
                            "lbq add server %s RIP[:PORT][,weight=N]", format_service(options.service))
         self._announce()
@@ -139,10 +141,11 @@ class Front:
     def _announce(self) -> None:
         """Say on standard output and to systemd that packets are handled from now on."""
         options = self.options
+        what = "no service yet" if options.service is None else (
+            f"{format_service(options.service)} {options.mode} {options.scheduler}, "
+            f"real servers: {len(options.servers)}")
         with contextlib.suppress(OSError):      # nobody may be reading
-            print(f"ready: {format_service(options.service)} {options.mode} {options.scheduler}, "
-                  f"real servers: {len(options.servers)}, engine {options.engine}, queue {options.queue}, "
-                  f"pid {os.getpid()}", flush=True)
+            print(f"ready: {what}, engine {options.engine}, queue {options.queue}, pid {os.getpid()}", flush=True)
         notify("READY=1")
 
     async def _serve(self) -> None:

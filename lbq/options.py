@@ -51,6 +51,7 @@ commands that speak to the running director (each has its own --help):
   lbq zero [SERVICE] | clear                    counters from zero; delete all services
   lbq stop                                      rules out, sysctls back, end
 other commands:
+  lbq serve [OPTION]...                         a director without a service: lbq add service brings them
   lbq cleanup                                   put the host back after a director was killed
   lbq lab nat|dr|tun [--keep | --down]          try all of it in network namespaces, in a minute
   lbq realserver dr|tun --vip VIP [--undo]      on a real server: the VIP on lo, and no ARP for it
@@ -77,7 +78,7 @@ Read next: README.md, then lbq/director.py: the way of one packet.
 class Options:
     """A director to run, validated."""
 
-    service: ServiceKey
+    service: ServiceKey | None      # None: lbq serve, services come later
     mode: str
     settings: ServiceWords
     servers: list[ServerWords]
@@ -135,6 +136,22 @@ def director_parser() -> Parser:
     add_service_options(parser)
     add("--real", metavar="RIP[:PORT][,SETTING=VALUE]...", action="append", default=[],
         help="a real server; again for each one (no port: the service's; weight 1)")
+    _add_director_options(parser)
+    add("--version", action="version", version=f"lbq {__version__}")
+    return parser
+
+
+def serve_parser() -> Parser:
+    """Return the parser of ``lbq serve``."""
+    parser = Parser("lbq serve", "Run a director that has no virtual service yet; `lbq add service` brings them.  It "
+                    "runs in the foreground, until Ctrl-C or lbq stop.")
+    _add_director_options(parser)
+    return parser
+
+
+def _add_director_options(parser: Parser) -> None:
+    """Let *parser* understand what is said about a director whatever it balances."""
+    add = parser.add_argument
     add("--engine", metavar="ENGINE", default=ENGINES[0],
         help="fast (default), or reference: the readable one")
     add("--queue", metavar="N", default="0", help="NFQUEUE number, 0 to 65535 (default 0)")
@@ -151,8 +168,6 @@ def director_parser() -> Parser:
         help="set one of net.ipv4.vs.* from the start; lbq sysctl lists them")
     add("--add-vip", metavar="DEV", help="put the VIP on this device while the director runs")
     add("--json-log", action="store_true", help="log one JSON object a line")
-    add("--version", action="version", version=f"lbq {__version__}")
-    return parser
 
 
 def validate(words: argparse.Namespace) -> Options:
@@ -166,11 +181,21 @@ def validate(words: argparse.Namespace) -> Options:
     settings.scheduler = settings.scheduler or DEFAULT
     settings.mode = mode
     check_service(service, settings)
+    return _director(words, service, mode, settings, _servers(words.real, service, MODES[mode]))
+
+
+def validate_serve(words: argparse.Namespace) -> Options:
+    """Return the options of a director without a service, or raise for the first that is wrong."""
+    return _director(words, None, "nat", ServiceWords(), [])
+
+
+def _director(words: argparse.Namespace, service: ServiceKey | None, mode: str, settings: ServiceWords,
+              servers: list[ServerWords]) -> Options:
     return Options(
         service=service,
         mode=mode,
         settings=settings,
-        servers=_servers(words.real, service, MODES[mode]),
+        servers=servers,
         engine=_one_of("engine", words.engine, ENGINES),
         queue=_number("--queue", words.queue, 0, 65535),
         profile=_one_of("kernel profile", words.kernel_profile, PROFILES),

@@ -83,11 +83,13 @@ class Operations:
                    self.sysctl, self.timeouts)
         return {method.__name__: method for method in offered}
 
-    async def begin(self, key: ServiceKey, settings: ServiceWords, servers: list[ServerWords],
+    async def begin(self, key: ServiceKey | None, settings: ServiceWords, servers: list[ServerWords],
                     sysctls: dict[str, int]) -> None:
-        """Give the engine its first service; the host is set up when all is in place."""
+        """Give the engine its first service, if there is one; the host is set up when all is in place."""
         for name, value in sysctls.items():
             await self.process.call("set_sysctl", name, value)
+        if key is None:
+            return
         settings = _merged(NEW_SERVICE, settings)
         await self.process.call("add_service", key, *_service_arguments(settings))
         self.services[key] = settings

@@ -18,7 +18,7 @@ MISTAKES = [
     ((*VIP, "--mode", "natt"), "unknown mode 'natt'; did you mean 'nat'?"),
     ((*VIP, "--mode", "dr", "--real", "192.168.20.1:8080"), "8080 is not the service's port 80"),
     ((*VIP, "--mode", "tun", "--real", "192.168.20.1,tunnel=gue"), "tunnel=gue needs tunnel-port=N"),
-    ((*VIP, "--mode", "tun", "--real", "192.168.20.1,tunnel=vxlan"), "unknown tunnel 'vxlan'; there are ipip, gue, gre"),
+    ((*VIP, "--mode", "tun", "--real", "192.168.20.1,tunnel=vxlan"), "unknown tunnel 'vxlan'; there are ipip, gue"),
     ((*VIP, *NAT, "--real", "192.168.20.1,upper=1,lower=2"), "lower=2 is above upper=1"),
     # the service
     ((*VIP, *NAT, "--persistent", "soon"), "--persistent soon: not a number"),
@@ -70,6 +70,12 @@ MISTAKES = [
     (("add", "server", "192.168.10.1", "192.168.20.1"), "has no port"),
     (("set", "server", SERVICE, "192.168.20.1"), "says nothing to set; write 192.168.20.1,weight=N"),
     (("del", "server", SERVICE, "192.168.20.1,weight=1"), "deleting takes no settings"),
+    (("serve", "--vip", "192.168.10.1:80"), "unrecognized arguments: --vip 192.168.10.1:80"),
+    (("serve", "--queue", "65536"), "--queue 65536: not a number from 0 to 65535"),
+    (("list", "--tunnels", "--thresholds"), "not allowed with argument"),
+    (("conns", "--state", "establshed"), "did you mean 'established'?"),
+    (("conns", "--service", "192.168.10.1"), "has no port"),
+    (("set", "service", SERVICE, "--netmask", "255.0.255.0"), "not a row of ones followed by zeros"),
     (("lab", "tnu"), "unknown mode 'tnu'; did you mean 'tun'?"),
     (("add", "service", "192.168.10.1:80", "--mode", "drr"), "unknown mode 'drr'"),
     (("sysctl", "conn_reuse_mod=1"), "no sysctl net.ipv4.vs.conn_reuse_mod"),
@@ -94,7 +100,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(shared_machine, words, saying
 
 @pytest.mark.parametrize("words", [
     ("list",), ("conns",), ("stats",), ("stop",), ("sysctl",), ("timeouts",), ("zero",), ("clear",),
-    ("add", "service", SERVICE), ("del", "service", SERVICE), ("drain", SERVICE, "192.168.20.1"), ("add", "server", SERVICE, "192.168.20.1"),
+    ("add", "service", SERVICE), ("del", "service", SERVICE), ("drain", SERVICE, "192.168.20.1"),
+    ("add", "server", SERVICE, "192.168.20.1"),
     ("set", "server", SERVICE, "192.168.20.1,weight=2"), ("del", "server", SERVICE, "192.168.20.1"),
 ], ids=" ".join)
 def test_without_a_director_a_command_says_how_to_start_one(shared_machine, words):

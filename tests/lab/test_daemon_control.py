@@ -88,6 +88,23 @@ def test_status_says_what_runs(host):
     assert (status["queue"], status["profile"], status["engine"]) == (3, "classic", "fast")
 
 
+def test_services_come_and_go_while_the_director_runs(host, engine):
+    """Nothing at the start; a service with a server that gets its packet; nothing again."""
+    with director_in(host, "serve", "--engine", engine):
+        assert rows(host, "list") == []
+        lbq(host, "add", "service", f"udp:{VIP}", "--scheduler", "wrr", "--persistent", "60")
+        lbq(host, "add", "server", f"udp:{VIP}", "192.168.20.1,upper=9,lower=3")
+        send_datagrams(host, 2)
+        wait_until(lambda: rows(host, "list")[0]["stats"]["conns"] == 2)
+
+        assert len(rows(host, "conns", "--service", f"udp:{VIP}", "--state", "udp")) == 2
+        assert rows(host, "conns", "--server", "192.168.20.2") == []
+        assert "9          3" in lbq(host, "list", "--thresholds").stdout
+
+        assert "all services: 1" in lbq(host, "clear").stdout
+        assert rows(host, "list") == []
+
+
 def test_new_addresses_of_the_host_are_noticed(host):
     director = start_director(host, "--vip", VIP, *NAT, env={**os.environ, "LBQ_DEBUG": "1"})
     assert "own addresses: 127.0.0.1, 192.168.10.254, 192.168.20.254" in log_of(director)

@@ -294,3 +294,11 @@ def test_a_service_is_looked_at_before_anything_changes(operations, story, setti
         with pytest.raises(ConfigError, match=complaint):
             asyncio.run(change(service, **dict(settings)))
     assert story == []
+
+
+def test_without_a_first_service_only_the_sysctls_are_set(story):
+    operations = Operations(FakeProcess(story), FakeHost(story), {"queue": 0})
+    asyncio.run(operations.begin(None, ServiceWords(), [], {"pmtu_disc": 0}))
+
+    assert story == [("engine", "set_sysctl", "pmtu_disc", 0)]
+    assert operations.members() == ([], [])

@@ -5,7 +5,7 @@ import pytest
 
 from lbq.errors import ConfigError, LbqError
 from lbq.grammar import parse_server, parse_service
-from lbq.options import Options, ServiceWords, director_parser, validate
+from lbq.options import Options, ServiceWords, director_parser, serve_parser, validate, validate_serve
 
 WORDS = ["--vip", "192.168.10.1:80", "--mode", "nat"]
 
@@ -33,13 +33,20 @@ def test_every_option_arrives():
 
     assert options("--udp", "--scheduler", "wrr", "--real", "10.0.0.1", "--real", "10.0.0.2:8080,weight=3",
                    "--engine", "reference", "--queue", "65535", "--kernel-profile", "classic",
-                   "--max-connections", "99", "--accept-forward", "--add-vip", "eth0", "--persistent", "60", "--netmask", "24",
+                   "--max-connections", "99", "--accept-forward", "--add-vip", "eth0", "--persistent", "60",
+                   "--netmask", "24",
                    "--ops", "--on-delete", "end", "--sysctl", "net.ipv4.vs.pmtu_disc=0") == Options(
         service=service, mode="nat",
         settings=ServiceWords(scheduler="wrr", persistent=60, netmask=0xFFFFFF00, ops=True, mode="nat"),
         servers=[parse_server("10.0.0.1", service), parse_server("10.0.0.2:8080,weight=3", service)],
         engine="reference", queue=65535, profile="classic", max_connections=99, accept_forward=True,
         add_vip="eth0", sysctls={"expire_nodest_conn": 1, "pmtu_disc": 0})
+
+
+def test_a_director_can_start_without_a_service():
+    found = validate_serve(serve_parser().parse_args(["--queue", "7", "--on-delete", "end"]))
+
+    assert (found.service, found.servers, found.queue, found.sysctls) == (None, [], 7, {"expire_nodest_conn": 1})
 
 
 @pytest.mark.parametrize("mode", ["dr", "tun"])
@@ -110,5 +117,6 @@ def test_the_help_names_every_option_and_command_it_has():
     for action in parser._actions:
         assert action.option_strings[-1] in text
     for command in ("list | conns | stats", "add|set|del service", "add server", "set server",
-                    "del server", "drain", "sysctl", "timeouts", "zero", "realserver", "decap", "stop", "cleanup"):
+                    "del server", "drain", "sysctl", "timeouts", "zero", "realserver", "decap",
+                    "serve", "stop", "cleanup"):
         assert f"lbq {command}" in text
