@@ -43,6 +43,8 @@ cdef enum:
     FLAG_ONE_PACKET = 0x2000
     TICK_BITS = 28
     WHEEL_SLOTS = 4096              # one turn is 1,100 s: longer than the longest TCP timeout
+    WHEEL_LAST = WHEEL_SLOTS        # one list more: of what governs others, at the end of the present tick
+    WHEEL_LISTS = WHEEL_SLOTS + 1
     WHEEL_HEAD = 0x80000000         # in wheel_prev: "I am first in the list of this slot"
     DIRECTION_IN = 0
     DIRECTION_OUT = 1
@@ -205,19 +207,18 @@ cdef inline void unlink_node(FlowTable *table, uint32_t node) noexcept nogil:
     table.index[hole] = 0
 
 
-cdef inline uint64_t last_tick(FlowEntry *entry, uint64_t expires) noexcept nogil:
-    """Return the tick in which *entry* may end; a template's is one later, after the last that it governs."""
-    return (expires >> TICK_BITS) + (entry.flags & FLAG_TEMPLATE != 0)
-
-
 cdef inline void wheel_add(FlowTable *table, uint32_t number, uint64_t expires) noexcept nogil:
     """Put entry *number* into the list of the tick in which it may end."""
-    cdef uint64_t tick = last_tick(&table.entries[number], expires)
+    cdef uint64_t tick = expires >> TICK_BITS
     if tick < table.tick:
         tick = table.tick
     if tick > table.tick + WHEEL_SLOTS - 2:
         tick = table.tick + WHEEL_SLOTS - 2
-    cdef uint32_t slot = <uint32_t> (tick & (WHEEL_SLOTS - 1))
+    wheel_put(table, number, <uint32_t> (tick & (WHEEL_SLOTS - 1)))
+
+
+cdef inline void wheel_put(FlowTable *table, uint32_t number, uint32_t slot) noexcept nogil:
+    """Put entry *number* at the head of the list *slot*."""
     cdef uint32_t first = table.wheel[slot]
     table.entries[number].wheel_next = first
     table.entries[number].wheel_prev = WHEEL_HEAD | slot
@@ -304,10 +305,20 @@ cdef inline uint32_t next_due(FlowTable *table, uint64_t now, int *budget) noexc
         number = table.wheel[table.tick & (WHEEL_SLOTS - 1)]
         budget[0] -= 1
         if number == 0:
-            table.tick += 1
+            number = table.wheel[WHEEL_LAST]
+            if number == 0:
+                table.tick += 1
+                continue
+            wheel_remove(table, number)
+            if table.entries[number].expires >> TICK_BITS <= table.tick:
+                return number
+            wheel_add(table, number, table.entries[number].expires)
             continue
         wheel_remove(table, number)
-        if last_tick(&table.entries[number], table.entries[number].expires) <= table.tick:
+        if table.entries[number].expires >> TICK_BITS <= table.tick:
+            if table.entries[number].flags & FLAG_TEMPLATE or table.entries[number].helper:
+                wheel_put(table, number, WHEEL_LAST)        # after those that it governs
+                continue
             return number
         # A packet moved its deadline on; this tick's list is being emptied, so never back into it.
         table.tick += 1

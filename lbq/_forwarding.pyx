@@ -124,7 +124,10 @@ cdef class Forwarding(Connections):
         return True
 
     cdef void _count_own_error(self, FlowEntry *entry, int length) noexcept nogil:
-        cdef ServerSlot *server = &self.servers[entry.server]
+        cdef ServerSlot *server
+        if entry.server == NO_SERVER:
+            return
+        server = &self.servers[entry.server]
         if server.flags & SERVER_AVAILABLE:
             count_out(&server.counters, length)
             count_out(&self.service_slots[server.service].counters, length)

@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
-from lbq._flowtable cimport DIRECTION_IN, ENTRY_VALID, TICK_BITS, WHEEL_SLOTS, FlowEntry, hash_key
+from lbq._flowtable cimport DIRECTION_IN, ENTRY_VALID, TICK_BITS, WHEEL_LISTS, FlowEntry, hash_key
 from lbq cimport estimator
 from lbq.model cimport RealServer, VirtualService
 
@@ -101,12 +101,12 @@ cdef class Slots:
         table.slots = 4 * max_connections + 16
         table.node_bits = max_connections.bit_length() + 1
         table.node_mask = (1 << table.node_bits) - 1
-        self.index_memory = mmap.mmap(-1, 4 * (table.slots + WHEEL_SLOTS), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.index_memory = mmap.mmap(-1, 4 * (table.slots + WHEEL_LISTS), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):      # a kernel without huge pages
             self.index_memory.madvise(mmap.MADV_HUGEPAGE)
         words = memoryview(self.index_memory).cast("I")
         table.wheel = &words[0]
-        table.index = &words[WHEEL_SLOTS]
+        table.index = &words[WHEEL_LISTS]
         for i in range(3):
             table.seed[i] = int.from_bytes(os.urandom(8), "little")
         table.tick = time.monotonic_ns() >> TICK_BITS

@@ -150,7 +150,7 @@ class ConnectionTable:
         self.by_reply: dict[tuple, list[Connection]] = {}      # newest last
         self.numbered: list[Connection | None] = [None]
         self.free: list[int] = []
-        self.alarms: list[tuple[int, int, Connection, int]] = []    # a heap by tick, then by age
+        self.alarms: list[tuple[int, bool, int, Connection, int]] = []      # a heap by tick
         self.alarms_set = 0
         self.waiting_cport = 0      # connections whose client's port is not known yet
 
@@ -159,7 +159,7 @@ class ConnectionTable:
 
     def find(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int,
              kind: int = NO_CPORT) -> Connection | None:
-        """Return the newest connection that a client's packet belongs to, or the TEMPLATE if *kind* says so, or None."""
+        """Return the newest connection that a client's packet belongs to, or with *kind* the TEMPLATE, or None."""
         candidates = self.by_client.get((protocol, caddr, cport, vaddr, vport, kind if cport == 0 else 0))
         return candidates[-1] if candidates else None
 
@@ -251,10 +251,10 @@ class ConnectionTable:
         """Forget every connection whose deadline's tick is over at *now_ns*; return how many there were."""
         expired = 0
         while self.alarms and self.alarms[0][0] < now_ns >> TICK_BITS:
-            tick, _, connection, alarm_ns = heapq.heappop(self.alarms)
+            tick, _, _, connection, alarm_ns = heapq.heappop(self.alarms)
             if connection.number == 0 or connection.alarm_ns != alarm_ns:
                 continue                        # it ended, or an earlier alarm took this one's place
-            if _last_tick(connection, connection.expires_ns) > tick:
+            if connection.expires_ns >> TICK_BITS > tick:
                 self._set_alarm(connection)     # packets moved the deadline on
             elif connection.controlled:         # in use: from now on it is looked at every minute
                 connection.timeout_seconds = POSTPONED
@@ -319,13 +319,9 @@ class ConnectionTable:
     def _set_alarm(self, connection: Connection) -> None:
         connection.alarm_ns = connection.expires_ns
         self.alarms_set += 1
-        heapq.heappush(self.alarms, (_last_tick(connection, connection.alarm_ns), self.alarms_set, connection,
+        governs = connection.flags & TEMPLATE != 0 or connection.helper != 0     # after those that it governs
+        heapq.heappush(self.alarms, (connection.alarm_ns >> TICK_BITS, governs, self.alarms_set, connection,
                                      connection.alarm_ns))
-
-
-def _last_tick(connection: Connection, expires_ns: int) -> int:
-    """Return the tick in which *connection* may end; a template's is one later, after the last that it governs."""
-    return (expires_ns >> TICK_BITS) + (connection.flags & TEMPLATE != 0)
 
 
 def _take_out(index: dict[tuple, list[Connection]], key: tuple, connection: Connection) -> None:

@@ -41,7 +41,8 @@ GUE_HEADER = 4
 def main(words: list[str]) -> int:
     """Do what ``lbq decap WORDS`` says until a signal comes; return the exit status."""
     parser = Parser("lbq decap", "On a real server of TUN without a tunnel device: take the director's packets out of "
-                    "their tunnel and hand them to this host.  Runs until Ctrl-C; the VIP must be on lo (lbq realserver).",
+                    "their tunnel and hand them to this host.  Runs until Ctrl-C; the VIP must be on lo "
+                    "(lbq realserver).",
                     usage="lbq decap --vip VIP [--vip VIP]... [--type ipip|gue|gre] [--port N]")
     parser.add_argument("--vip", metavar="VIP", action="append", default=[], help="let packets for this address in")
     parser.add_argument("--type", metavar="TYPE", default="ipip", help="ipip (default), gue or gre")
@@ -56,14 +57,15 @@ def main(words: list[str]) -> int:
     check_permission()
     for vip in vips:
         if not addresses.is_local(vip):
-            raise HostError(f"{format_address(vip)} is not an address of this host, so nobody here would take its packets; "
-                            f"run lbq realserver tun --vip {format_address(vip)} first")
+            raise HostError(f"{format_address(vip)} is not an address of this host, so nobody here would take its "
+                            f"packets; run lbq realserver tun --vip {format_address(vip)} first")
     return _run(said.type, port, vips)
 
 
 def _run(kind: str, port: int, vips: set[int]) -> int:
     with contextlib.closing(_receiver(kind, port)) as receiver, open_tun() as device:
-        filters = {key: sysctl.read(key) for key in ("net/ipv4/conf/all/rp_filter", f"net/ipv4/conf/{device.name}/rp_filter")}
+        keys = ("net/ipv4/conf/all/rp_filter", f"net/ipv4/conf/{device.name}/rp_filter")
+        filters = {key: sysctl.read(key) for key in keys}
         sysctl.write_all(dict.fromkeys(filters, "0"))       # clients' addresses are not routed to this device
         woken, waker = os.pipe()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -99,8 +101,8 @@ def open_tun() -> Device:
         descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         answer = fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("=16sH22x", b"lbqdecap%d", IFF_TUN | IFF_NO_PI))
     except OSError as error:
-        raise HostError(f"cannot make a tun device: {error.strerror}; the kernel needs TUN (modprobe tun), the container "
-                        "the device /dev/net/tun") from error
+        raise HostError(f"cannot make a tun device: {error.strerror}; the kernel needs TUN (modprobe tun), the "
+                        "container the device /dev/net/tun") from error
     name = answer[:16].rstrip(b"\0").decode()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("=16sH22x", name.encode(), IFF_UP))
@@ -113,7 +115,8 @@ def _receiver(kind: str, port: int) -> socket.socket:
         try:
             receiver.bind(("", port))
         except OSError as error:
-            raise HostError(f"cannot listen on UDP port {port}: {error.strerror}; choose another with --port") from error
+            raise HostError(f"cannot listen on UDP port {port}: {error.strerror}; "
+                            "choose another with --port") from error
     else:
         receiver = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, TYPES[kind])
     receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
@@ -143,7 +146,7 @@ def _loop(receiver: socket.socket, device: Device, kind: str, vips: set[int], wo
 
 
 def read_inner(received: bytes, kind: str) -> bytes:
-    """Return the inner packet of what a socket *received*: with the outer IP header from a raw one, without from UDP."""
+    """Return the inner packet of what a socket *received*: a raw one with the outer IP header, a UDP one without."""
     if kind == "gue":
         if len(received) < GUE_HEADER or received[0] >> 5 or received[1] != tun.protocol_of(tun.IPIP):
             return b""

@@ -181,7 +181,7 @@ def icmp_error(kind: int, code: int, mtu: int, packet: bytearray, length: int) -
 
 
 def _cut(function, packet: bytearray, size: int) -> list[bytes]:
-    """Return the pieces that ``pieces.fragment`` or ``pieces.segment`` cuts *packet* into, none when they do not fit."""
+    """Return the pieces that ``pieces.fragment`` or ``pieces.segment`` cuts *packet* into; none when they don't fit."""
     room = bytearray(3 * 65536)
     count = function(packet, len(packet), size, room, len(room), MOST_PIECES)
     found, at = [], 0

@@ -41,8 +41,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--undo", action="store_true", help="put everything back as it was before")
     said = parser.parse_args(words)
     if said.mode not in ("dr", "tun"):
-        raise ConfigError(f"unknown mode '{said.mode}': a real server is prepared for dr or tun; with nat it needs only "
-                          "a route back through the director")
+        raise ConfigError(f"unknown mode '{said.mode}': a real server is prepared for dr or tun; with nat it needs "
+                          "only a route back through the director")
     if not said.undo and not said.vip:
         raise ConfigError("no --vip: say which virtual address this real server is to accept")
     vips = [parse_address(vip) for vip in said.vip]

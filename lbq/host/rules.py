@@ -74,7 +74,8 @@ def tables_for(accept_forward: bool) -> tuple[str, ...]:
 def install_text(queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = ()) -> str:
     """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
 
-    *marks* are the firewall marks that have a service.  Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
+    *marks* are the firewall marks that have a service.
+    Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
     """
     marked = [f"-m mark --mark {mark:#x}" for mark in marks]
     own = f"-m mark --mark {OWN_MARK:#x}"

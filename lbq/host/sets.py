@@ -1,6 +1,7 @@
 """The IP sets that the rules look into: which addresses and ports are virtual services and real servers.
 
-A member is (protocol, address, port), or an address alone where every port matters.  Two services may share a real server, so members are counted:
+A member is (protocol, address, port), or an address alone where every port matters.
+Two services may share a real server, so members are counted:
 the kernel's set loses one only when nobody needs it any more.  The ``ipset`` program is not needed.
 
 Kernel: include/uapi/linux/netfilter/ipset/ip_set.h

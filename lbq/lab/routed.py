@@ -1,4 +1,4 @@
-"""The networks of DR and TUN in namespaces: a router between clients and servers, and replies that pass the director by.
+"""The networks of DR and TUN in namespaces: a router between clients and servers, replies that bypass the director.
 
     dr    director and web servers on one segment 172.16.10.0/24, the VIP 172.16.10.1 among them
     tun   the director there, each web server in a routed network of its own, 10.20.N.0/24
@@ -48,7 +48,7 @@ class RoutedLab(Lab):
         self._connect_to(self.router, "clients", CLIENT_GATEWAY, [self.client])
         together = [self.director, *(self.servers if self.mode == "dr" else [])]
         self._connect_to(self.router, "segment", SEGMENT_GATEWAY, together)
-        for device in ("all", "default", "segment"):        # the shorter way past the router is not for clients' packets
+        for device in ("all", "default", "segment"):        # the way past the router is not for clients' packets
             self.router.sysctl(f"net.ipv4.conf.{device}.send_redirects", 0)
         if self.mode == "tun":
             for number, server in enumerate(self.servers, 1):

@@ -56,13 +56,14 @@ SYSCTLS = {"conn_reuse_mode": (0, 1, 2), "expire_nodest_conn": (0, 1), "expire_q
            "nonsense": (1,), "sync_ports": (1,)}
 MACS = ("", "020000000001")
 GUE_PORT = 6080
-FTP_TALK = [b"PASV\r\n", b"EPSV\r\n", b"PORT 192,168,10,9,156,66\r\n", b"EPRT |1|192.168.10.9|40003|\r\n", b"USER me\r\n",
+FTP_TALK = [b"PASV\r\n", b"EPSV\r\n", b"PORT 192,168,10,9,156,66\r\n", b"EPRT |1|192.168.10.9|40003|\r\n",
+            b"USER me\r\n",
             b"227 Entering Passive Mode (192,168,20,1,200,10).\r\n", b"229 Extended Passive (|||51210|)\r\n",
             b"227 (1,2,3)\r\n", b"PORT 1,2,3,4,5,256\r\n"]
 
 
 class Step(NamedTuple):
-    """One thing that happens: ``packet``, ``call`` (a command) or ``advance`` (the clock, in ns, and what a director does every second)."""
+    """One thing that happens: ``packet``, ``call`` (a command) or ``advance`` (the clock in ns, and a tick)."""
 
     kind: str
     arguments: tuple
@@ -153,10 +154,12 @@ def _error(choose: random.Random) -> Step:
     client, server = choose.choice(CLIENTS), choose.choice(SERVERS)
     from_client = choose.random() < 0.5
     quoted = bytes(_segment(choose, protocol, *((vip, client) if from_client else (client, choose.choice((server, vip))))))
-    if choose.random() < 0.2:           # about a tunnel packet
-        quoted = bytes(packets.ipv4(4, address("192.168.10.254"), endpoint(server)[0],
-                                    bytes(_segment(choose, protocol, client, vip))))
-    quoted = quoted[:choose.choice((19, 27, 28, 40, 48, 548, 3000))]
+    tunnelled = choose.random() < 0.4
+    if tunnelled:                       # about a tunnel packet
+        server = choose.choice(SERVERS[:4])
+        inner = bytes(_segment(choose, protocol, client, vip))
+        quoted = bytes(packets.ipv4(4, address("192.168.10.254"), endpoint(server)[0], inner))
+    quoted = quoted[:choose.choice((19, 23, 24, 40, 48, 548, 548, 3000))]
     kind, code = choose.choice(((3, 1), (3, 3), (3, 4), (4, 0), (11, 0), (5, 1), (12, 0), (0, 0)))
     rest = choose.choice((0, 0, 1400, 60)).to_bytes(4, "big")
     body = bytes([kind, code, 0, 0]) + rest + quoted
@@ -164,7 +167,7 @@ def _error(choose: random.Random) -> Step:
     body = body[:2] + checksum.to_bytes(2, "big") + body[4:]
     source, destination = ((endpoint(client)[0], endpoint(vip)[0]) if from_client
                            else (address("192.168.20.99"), endpoint(client)[0]))
-    if choose.random() < 0.2:
+    if tunnelled or choose.random() < 0.1:
         destination = address("192.168.10.254")
     packet = packets.ipv4(1, source, destination, body, ttl=choose.choice((1, 64)))
     hook = choose.choice(REQUEST_HOOKS if from_client else REPLY_HOOKS)
@@ -231,8 +234,8 @@ def _persistence(choose: random.Random) -> tuple[int, int, int]:
 def _settings(choose: random.Random) -> tuple:
     """Return a server's mode, thresholds and tunnel."""
     upper = choose.choice((0, 0, 0, 1, 2, 5))
-    return (choose.choice((NAT, NAT, DR, TUN)), upper, choose.choice((0, 0, upper // 2, 3)),
-            (choose.choice((0, 0, 1, 2)), GUE_PORT, choose.choice((0, 0, 1, 2))))
+    return (choose.choice((NAT, NAT, DR, TUN, TUN)), upper, choose.choice((0, 0, upper // 2, 3)),
+            (choose.choice((0, 0, 0, 1, 2)), GUE_PORT, choose.choice((0, 0, 1, 2))))
 
 
 def _routes(choose: random.Random) -> list[tuple]:

@@ -20,14 +20,16 @@ ENDS = {"source": address("192.168.10.9"), "source_port": 40000,
 def test_a_tcp_segment_is_read(ip_options):
     packet = packets.tcp(CLIENT, VIP, "SA", b"data", ip_options=ip_options)
 
-    assert parse(packet) == Parsed(protocol=TCP, flags=0x12, length=44 + len(ip_options), header=20 + len(ip_options), **ENDS)
+    assert parse(packet) == Parsed(protocol=TCP, flags=0x12, length=44 + len(ip_options),
+                                   header=20 + len(ip_options), **ENDS)
 
 
 @pytest.mark.parametrize("ip_options", [b"", b"\x01" * 4, b"\x01" * 40])
 def test_a_udp_datagram_is_read_and_has_no_flags(ip_options):
     packet = packets.udp(CLIENT, VIP, b"\xff" * 20, ip_options=ip_options)
 
-    assert parse(packet) == Parsed(protocol=UDP, flags=0, length=48 + len(ip_options), header=20 + len(ip_options), **ENDS)
+    assert parse(packet) == Parsed(protocol=UDP, flags=0, length=48 + len(ip_options),
+                                   header=20 + len(ip_options), **ENDS)
 
 
 def test_padding_is_not_part_of_the_packet():
