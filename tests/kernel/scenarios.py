@@ -90,6 +90,7 @@ class Author:
             service = Service(self.choose, self.theme, number, scheduler, self.schedulers)
             if service.mark and number == 0 and self.choose.random() < 0.15:
                 self.world["divert"] = service.mark
+                self.stats_hold = False         # lbq answers where the kernel finds no source address, and counts it
                 service.vips = [*service.vips[:1], "203.0.113.9"]
             self.services.append(service)
             self.world.setdefault("marks", []).extend(marked(service))
