@@ -153,7 +153,8 @@ def _error(choose: random.Random) -> Step:
     protocol, _, vip = choose.choice(SERVICES).partition(":")
     client, server = choose.choice(CLIENTS), choose.choice(SERVERS)
     from_client = choose.random() < 0.5
-    quoted = bytes(_segment(choose, protocol, *((vip, client) if from_client else (client, choose.choice((server, vip))))))
+    ends = (vip, client) if from_client else (client, choose.choice((server, vip)))
+    quoted = bytes(_segment(choose, protocol, *ends))
     tunnelled = choose.random() < 0.4
     if tunnelled:                       # about a tunnel packet
         server = choose.choice(SERVERS[:4])
