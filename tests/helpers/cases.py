@@ -10,10 +10,12 @@ time pass, ``shows`` and ``connection`` look at the listings.  Each step is a fu
 """
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lbq.director import ACCEPT, DROP
+from lbq.model import PERSISTENT
 from tests.helpers import engines, packets
 from tests.helpers.engines import LOCAL_IN, LOCAL_OUT, LOOPBACK, NS, POSTROUTING, PREROUTING
 from tests.helpers.packets import address, endpoint, read
@@ -68,13 +70,14 @@ class Seen:
     form: int = 0
     out_device: int = 0
     truncated: bool = False
+    mark: int = 0
 
     def __rshift__(self, expectation: Callable) -> Callable[[World], None]:
         def step(world: World) -> None:
             packet = bytearray(self.packet)
             before = world.engine.statistics()
             verdict = world.engine.handle(packet, self.hook, self.form, self.out_device, world.now_ns,
-                                          self.truncated)
+                                          self.truncated, self.mark)
             after = world.engine.statistics()
             expectation(Result(self.packet, bytes(packet), verdict, changed(before, after)))
 
@@ -83,6 +86,10 @@ class Seen:
     def at(self, hook: int, out_device: int = 0) -> Seen:
         """Return the same packet seen at another hook."""
         return replace(self, hook=hook, out_device=out_device)
+
+    def marked(self, mark: int) -> Seen:
+        """Return the same packet with a firewall mark."""
+        return replace(self, mark=mark)
 
     def with_form(self, form: int) -> Seen:
         """Return the same packet with other NFQA_SKB_INFO bits."""
@@ -252,12 +259,65 @@ def refused_silently(result: Result) -> None:
     assert result.counted["dropped_no_server"] == result.counted["icmp_limited"] == 1
 
 
+def told(kind: int, code: int, reason: str, mtu: int = 0, later: bool = False) -> Callable[[Result], None]:
+    """Expect a drop for *reason* and an ICMP answer from the VIP that quotes the packet, *later* by one hop."""
+    def check(result: Result) -> None:
+        assert result.verdict[:2] == (DROP, False), f"{result.verdict} {result.counted}"
+        quote = packets.with_less_ttl(result.sent) if later else result.sent
+        vip, client_address = (str(ipaddress.IPv4Address(result.sent[at:at + 4])) for at in (16, 12))
+        expected = bytearray(packets.icmp_error(vip, client_address, kind, code, quote[:548], mtu))
+        expected[1] = result.sent[1] & 0x1E | 0xC0
+        assert packets.without_ip_sum(result.verdict[2]) == packets.without_ip_sum(expected, identification=0)
+        assert result.verdict[3] == ()
+        assert result.counted[f"dropped_{reason}"] == result.counted["icmp_sent"] == 1
+
+    return check
+
+
+def sent_to(real_server: str, wrap: Callable[[bytes], bytes] = bytes) -> Callable[[Result], None]:
+    """Expect that the packet left for the machine *real_server* one hop later, in what *wrap* puts around it."""
+    def check(result: Result) -> None:
+        action, _, answer, sent = result.verdict
+        assert (action, answer) == (DROP, None), f"{result.verdict} {result.counted}"
+        assert sent == ((address(real_server), wrap(packets.with_less_ttl(result.sent)), 0),)
+        assert result.counted == counters(result.sent, "forwarded", *({"conns"} & set(result.counted)))
+
+    return check
+
+
 # ---- Other steps ------------------------------------------------------------------------------------------
 
 
 def service(name: str, *servers: str, scheduler: str = "rr") -> Callable[[World], None]:
     """Configure a service; its servers are ``RIP:rport[,weight]``, the one added last comes first."""
     return lambda world: engines.add_service(world.engine, name, *servers, scheduler=scheduler)
+
+
+def call(name: str, *arguments) -> Callable[[World], None]:
+    """Give an engine command as it is."""
+    return lambda world: getattr(world.engine, name)(*arguments)
+
+
+def persistent(name: str, *servers: str, timeout: int = 300, netmask: str = "255.255.255.255",
+               flags: int = PERSISTENT) -> Callable[[World], None]:
+    """Configure a round-robin service with flags, persistent when nothing else is said."""
+    def step(world: World) -> None:
+        world.engine.add_service(engines.key(name), "rr", flags, timeout, address(netmask))
+        for each in servers:
+            world.engine.add_server(engines.key(name), *endpoint(each))
+
+    return step
+
+
+def sysctl(name: str, value: int) -> Callable[[World], None]:
+    """Set a sysctl."""
+    return call("set_sysctl", name, value)
+
+
+def routes(**mtus: int) -> Callable[[World], None]:
+    """Say the MTU of the way to servers, each named by the last byte of its address: ``s1=1400``."""
+    return call("set_routes", [(address(f"192.168.20.{name[1:]}"), mtu, address("192.168.20.254"), 2, "")
+                               for name, mtu in mtus.items()])
 
 
 def command(name: str, *arguments) -> Callable[[World], None]:

@@ -76,6 +76,32 @@ def ipv4(protocol: int, source: int, destination: int, segment: bytes, field: in
     return header + segment
 
 
+def without_ip_sum(packet: bytes, identification: int | None = None) -> bytes:
+    """Return *packet* with another identification and no header checksum, once that is known to be right."""
+    packet = bytearray(packet)
+    assert ones_complement_sum(packet[:20]) == 0xFFFF or identification is not None
+    packet[10:12] = bytes(2)
+    if identification is not None:
+        struct.pack_into("!H", packet, 4, identification)
+    return bytes(packet)
+
+
+def with_less_ttl(packet: bytes) -> bytes:
+    """Return *packet* one hop later."""
+    packet = bytearray(packet)
+    packet[8] -= 1
+    packet[10:12] = bytes(2)
+    struct.pack_into("!H", packet, 10, ~ones_complement_sum(packet[:(packet[0] & 15) * 4]) & 0xFFFF)
+    return bytes(packet)
+
+
+def icmp_error(source: str, destination: str, kind: int, code: int, about: bytes, mtu: int = 0) -> bytes:
+    """Return an ICMP error from *source* about the packet *about*."""
+    segment = struct.pack("!BBHHH", kind, code, 0, 0, mtu) + about
+    segment = segment[:2] + struct.pack("!H", ~ones_complement_sum(segment) & 0xFFFF) + segment[4:]
+    return bytes(ipv4(1, address(source), address(destination), segment, fragment=0))
+
+
 def transport_checksum(protocol: int, source: int, destination: int, segment: bytes,
                        checksum: str | int) -> int:
     """Return what stands in the checksum field of *segment*, in which that field is still zero."""
