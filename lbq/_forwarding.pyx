@@ -53,6 +53,10 @@ cdef class Forwarding(Connections):
         self.box.arena = &view[0]
         self.box.packet_fd = self.box.raw_fd = -1
 
+    def limit_icmp(self, is_on):
+        """Say whether clients are answered only so often (the default)."""
+        self.limit.is_on = is_on
+
     # ---- Forward ---------------------------------------------------------------------------------------
 
     cdef int forward(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil:

@@ -54,6 +54,10 @@ class Forwarding:
         self.answer: bytes | None = None        # of the packet at hand
         self.sent: list[Sent] = []
 
+    def limit_icmp(self, is_on: bool) -> None:
+        """Say whether clients are answered only so often (the default)."""
+        self.limit.is_on = is_on
+
     def set_routes(self, routes: list[tuple]) -> None:
         """Say what the host knows of the ways to servers: (address, mtu, source, device, mac) each."""
         self.routes = {route[0]: Route(*route) for route in routes}

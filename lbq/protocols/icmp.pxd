@@ -26,6 +26,7 @@ cdef void _translate(unsigned char *packet, int length, int outer, int inner, un
 
 @cython.final
 cdef class RateLimit:
+    cdef public bint is_on
     cdef long long credit
     cdef long long stamp
     cdef unsigned int clients[1024]
