@@ -1,7 +1,7 @@
 """Makes a scenario that shows a difference as short as it can be: delta debugging against a running kernel.
 
-Every round tries many shorter scenarios at once in one guest, and goes on with the shortest that still shows
-a difference at its last packet or listing.
+Every round tries many shorter scenarios at once in one guest, and goes on with the shortest in which the same
+last step still goes another way.
 """
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ TRIES = 120         # scenarios in a round
 
 def shrink(scenario: dict, kind: str, engines: dict) -> tuple[dict, str]:
     """Return the shortest scenario found that still differs, and how."""
-    best = cut(scenario, kind, engines)
+    [pair] = transcripts(kind, [scenario])
+    best = cut(*pair, engines)
     if best is None:
         return scenario, "not seen again: it happened once"
+    last = best[0]["steps"][-1]
     parts = 2
     for _ in range(ROUNDS):
         candidates = shorter(best[0], parts)
-        found = [each for each in (cut(*pair, engines) for pair in played(candidates, kind)) if each]
+        found = [each for each in (cut(*pair, engines) for pair in transcripts(kind, candidates))
+                 if each and each[0]["steps"][-1] == last]
         if found:
             best = min(found, key=lambda each: len(each[0]["steps"]))
             parts = max(2, parts // 2)
@@ -33,15 +36,8 @@ def shrink(scenario: dict, kind: str, engines: dict) -> tuple[dict, str]:
     return best
 
 
-def played(candidates: list[dict], kind: str) -> list[tuple[dict, dict]]:
-    return list(transcripts(kind, candidates)) if candidates else []
-
-
-def cut(scenario: dict, transcript: dict | str, engines: dict) -> tuple[dict, str] | None:
+def cut(scenario: dict, transcript: dict, engines: dict) -> tuple[dict, str] | None:
     """Return *scenario* up to its first difference and what that is, or None when there is none."""
-    if isinstance(transcript, str):         # the kind of guest to play it in
-        kind = transcript
-        [(scenario, transcript)] = transcripts(kind, [scenario])
     report = Report(transcript["kind"], engines)
     report.add(scenario, transcript)
     if not report.differences:
