@@ -92,9 +92,9 @@ class Player:
         command = Command(step["line"])
         try:
             command.run(self.engine)
-        except NoSuchService if command.action in ("-a", "-e", "-d") else ():
-            return "Service not defined"
         except LbqError as error:
+            if isinstance(error, NoSuchService) and command.action in ("-a", "-e", "-d"):
+                return "Service not defined"
             return next((text for kind, text in COMPLAINTS if isinstance(error, kind)), str(error))
         return ""
 
