@@ -9,7 +9,8 @@ on real traffic, and each has a way round in plain Python:
     it reads until nothing is left              -> our object says "nothing left" after a batch
 
 It cannot tell us about checksums and segmentation (NFQA_SKB_INFO).  It need not: a queue without the GSO
-flag gets large packets cut into segments, each with its checksum complete, so the *form* is always 0.
+flag gets large packets cut into segments, each with its checksum complete, so the *form* is always 0, and
+what leaves by DR or TUN is never an aggregate that is yet to be cut.
 
 Kernel: nfnetlink_queue.c; package: github.com/oremanj/python-netfilterqueue, 1.1.
 """
@@ -47,8 +48,7 @@ class Queue:
         self.netfilter_queue = bind(number, self._handle)
         self.messages = _Messages(self.netfilter_queue.get_fd())
         self.messages.copy_whole_packets(number)
-        # The header of an ICMP answer is our own; the kernel routes it and fills in its identification.
-        self.raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+        self.raw = netlink.open_raw()
 
     def run(self, wake_fd: int) -> None:
         """Handle packets until *wake_fd* is readable."""
@@ -101,17 +101,25 @@ class _Messages:
 def answer(director: Director, queued, raw: socket.socket) -> None:
     """Let *director* decide about NetfilterQueue's packet *queued*, and carry it out."""
     packet = bytearray(queued.get_payload())
-    verdict = director.handle(packet, queued.hook, 0, queued.outdev, time.monotonic_ns())
+    verdict = director.handle(packet, queued.hook, 0, queued.outdev, time.monotonic_ns(), mark=queued.mark)
     if verdict.changed:
         queued.set_payload(bytes(packet))
+    for sent in verdict.sent:
+        try:
+            _send(raw, sent.packet, sent.next_hop)
+        except OSError:
+            director.counted["send_errors"] += 1
     if verdict.action:
         queued.accept()
     else:
         queued.drop()
     if verdict.answer is not None:
-        client = socket.inet_ntoa(verdict.answer[16:20])
         with contextlib.suppress(OSError):      # no route, no room: ICMP is allowed to get lost
-            raw.sendto(verdict.answer, socket.MSG_DONTWAIT, (client, 0))
+            _send(raw, verdict.answer, int.from_bytes(verdict.answer[16:20]))
+
+
+def _send(raw: socket.socket, packet: bytes, next_hop: int) -> None:
+    raw.sendto(packet, socket.MSG_DONTWAIT, (socket.inet_ntoa(next_hop.to_bytes(4)), 0))
 
 
 def bind(number: int, callback):

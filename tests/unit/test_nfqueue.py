@@ -12,12 +12,13 @@ import pytest
 from lbq import nfqueue
 from lbq.director import ACCEPT, DROP, Verdict
 from lbq.errors import HostError, PermissionMissing, QueueBusy
+from lbq.model import Sent
 
 
 class FakeQueued:
     """A packet of NetfilterQueue's that writes down its verdict."""
 
-    hook, outdev = 4, 7
+    hook, outdev, mark = 4, 7, 9
 
     def __init__(self):
         self.done = []
@@ -40,9 +41,10 @@ class FakeDirector:
 
     def __init__(self, verdict):
         self.verdict = verdict
+        self.counted = {"send_errors": 0}
 
-    def handle(self, packet, hook, form, out_device, now_ns):
-        self.seen = (bytes(packet), hook, form, out_device)
+    def handle(self, packet, hook, form, out_device, now_ns, mark):
+        self.seen = (bytes(packet), hook, form, out_device, mark)
         packet[:3] = b"PAC"
         return self.verdict
 
@@ -74,7 +76,7 @@ def test_a_verdict_is_carried_out(verdict, done):
 
     nfqueue.answer(director, queued, raw)
 
-    assert director.seen == (b"packet", 4, 0, 7)
+    assert director.seen == (b"packet", 4, 0, 7, 9)
     assert queued.done == done
     assert raw.sent == ([(ANSWER, ("192.168.10.9", 0))] if verdict.answer else [])
 
@@ -85,6 +87,28 @@ def test_an_answer_that_cannot_be_sent_is_lost():
     nfqueue.answer(FakeDirector(Verdict(DROP, answer=ANSWER)), queued, FakeSocket(OSError(101, "no route")))
 
     assert queued.done == ["drop"]
+
+
+FORWARDED = Verdict(DROP, sent=(Sent(0xC0A81401, b"first"), Sent(0xC0A81402, b"second")))
+
+
+def test_what_leaves_by_another_way_goes_to_its_next_hop():
+    director, queued, raw = FakeDirector(FORWARDED), FakeQueued(), FakeSocket()
+
+    nfqueue.answer(director, queued, raw)
+
+    assert raw.sent == [(b"first", ("192.168.20.1", 0)), (b"second", ("192.168.20.2", 0))]
+    assert queued.done == ["drop"]
+    assert director.counted == {"send_errors": 0}
+
+
+def test_what_the_kernel_does_not_send_is_counted():
+    director, queued = FakeDirector(FORWARDED), FakeQueued()
+
+    nfqueue.answer(director, queued, FakeSocket(OSError(90, "message too long")))
+
+    assert queued.done == ["drop"]
+    assert director.counted == {"send_errors": 2}
 
 
 def netfilterqueue(monkeypatch, opening=None, binding=None) -> None:
