@@ -104,6 +104,8 @@ class Flows:
         begun = [flow for flow in self.flows if "id" in flow]
         if not begun:
             return None
+        if self.theme == "states":
+            return self.choose.choice(begun[-3:])
         return self.choose.choice(begun[-8:] if self.choose.random() < 0.8 else begun)
 
     def finish(self) -> list[dict]:

@@ -29,6 +29,7 @@ THEMES = {
     "rush": (50, {"open": 90, "finish": 7, "edit": 5, "remove": 2, "restore": 3, "reschedule": 1, "show": 1}),
     "limits": (10, {"open": 60, "finish": 20, "edit": 8, "remove": 2, "restore": 3, "show": 2, "wait": 0.4}),
     "talk": (12, {"open": 10, "client": 24, "server": 18, "again": 3, "show": 10, "sysctl": 0.5, "edit": 0.5}),
+    "states": (10, {"open": 3, "client": 20, "server": 16, "again": 2}),        # looked at after every packet
     "closing": (8, {"open": 30, "finish": 20, "again": 14, "server": 8, "wait": 1.2, "show": 6, "sysctl": 2,
                     "edit": 3}),
     "sticky": (10, {"open": 60, "client": 6, "server": 6, "finish": 4, "edit": 5, "remove": 2, "restore": 3,
@@ -80,6 +81,8 @@ class Author:
         length = self.choose.choice((20, 60, 120, 120)) if self.theme == "rush" else self.choose.randrange(30, 90)
         for _ in range(length):
             getattr(self, self.choose.choices(names, weights)[0])()
+            if self.theme == "states":
+                self.do("show")
         self._end()
         return {"seed": self.seed, "theme": self.theme, "opens": self.flows.opens, "world": self.world,
                 "steps": self.steps}
@@ -96,6 +99,8 @@ class Author:
             self.world.setdefault("marks", []).extend(marked(service))
         if not self.world["marks"]:
             del self.world["marks"]
+        if self.theme == "states" and self.choose.random() < 0.5:
+            self.sysctl("secure_tcp", 3)
         if self.theme != "rush" and self.choose.random() < 0.4:
             self.ipvsadm("--set " + " ".join(str(self.choose.choice((0, 2, 3, 4))) for _ in range(3)))
         if (self.theme != "rush" and self.choose.random() < 0.5) or self.choose.random() < 0.1:
@@ -212,12 +217,12 @@ class Author:
         # What is counted between the last snapshot and the deletion may or may not be seen afterwards.
         self.stats_hold = False
 
-    def sysctl(self) -> None:
+    def sysctl(self, name: str | None = None, value: int | None = None) -> None:
         """A sysctl is written."""
-        name = self.choose.choice(list(SYSCTLS))
+        name = name or self.choose.choice(list(SYSCTLS))
         if name == "am_droprate" and self.sysctls.get("drop_packet"):
             return          # the kernel would notice within a second
-        self.sysctls[name] = self.choose.choice(SYSCTLS[name])
+        self.sysctls[name] = self.choose.choice(SYSCTLS[name]) if value is None else value
         self.do("sysctl", name=name, value=self.sysctls[name])
 
     def wait(self) -> None:
