@@ -15,6 +15,8 @@ Packets (``outputs``):
     source for it and sends nothing; lbq answers.
   - A connection by DR after its server was given another method, or the other way round: the kernel's cached route
     lacks a flag then, asks ARP for the VIP, and the packet is lost.  No scenario does that.
+  - An error about a tunnel to a machine with servers of more than one tunnel type: the kernel knows the newest
+    only.  Each machine has one type here.
 Connections (``connections``):
   - ``expires`` may differ by two seconds: the clock is read a little later, and shown in whole seconds.
   - The order, which is that of a hash with a random seed.
@@ -46,13 +48,18 @@ def outputs(step: dict, frames: list[tuple[str, str, bytes]]) -> list[str]:
         frames = [frame for frame in frames if frame[0] == "host"]
     lines = []
     for where, mac, packet in reassembled([frame for frame in frames if frame[2][0] >> 4 == 4]):
-        if is_answer(packet) and where == "c" and socket.inet_ntoa(packet[12:16]) not in topology.LOCAL:
+        if is_unsaid(where, packet):
             continue
         text = masked(packet)
         if "icmp" in step and is_answer(packet) and text[20:22] == b"\3\4":
             text = text[:26] + b"\0\0" + text[28:]
         lines.append(f"{where} {mac} {text.hex()}")
     return sorted(lines)
+
+
+def is_unsaid(where: str, packet: bytes) -> bool:
+    """Return whether *packet* is an answer to a client that the kernel has no source address for."""
+    return where == "c" and is_answer(packet) and socket.inet_ntoa(packet[12:16]) not in topology.LOCAL
 
 
 def is_answer(packet: bytes) -> bool:
@@ -77,7 +84,7 @@ def came_out(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, bytes]]:
     """Return what later steps may refer to, as (side, packet); what the host answers is nobody's concern."""
     if any(where == "host" for where, _, _ in frames):
         return []
-    return [(where, packet) for where, _, packet in reassembled(frames)]
+    return [(where, packet) for where, _, packet in reassembled(frames) if not is_unsaid(where, packet)]
 
 
 def reassembled(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, str, bytes]]:

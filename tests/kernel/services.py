@@ -11,10 +11,14 @@ PROTOCOL_OPTIONS = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
 WEIGHTS = [1] * 8 + [2, 2, 3, 3, 4, 5, 6, 7, 10, 0, 50, 100, 255, 1000, 65535]
 HUGE_WEIGHT = 2**31 - 1     # not with wrr, whose levels the kernel walks one by one
 PROTOCOLS = {"rush": (72, 28, 0), "states": (50, 5, 45)}       # how often which, by theme
-TUNNELS = ["-i"] * 4 + ["-i --tun-type gre", "-i --tun-type gre --tun-csum", "-i --tun-type gue --tun-port 6080",
-                        "-i --tun-type gue --tun-port 6080 --tun-csum",
-                        "-i --tun-type gue --tun-port 6080 --tun-remcsum"]
+TUNNELS = ["-i", "-i --tun-type gre", "-i", "-i --tun-type gue --tun-port 6080", "-i --tun-type gre --tun-csum", "-i",
+           "-i --tun-type gue --tun-port 6080 --tun-csum", "-i --tun-type gue --tun-port 6080 --tun-remcsum"]
 ADDRESSES = [*topology.SEGMENT_SERVERS[:12], "10.2.0.1", "10.2.0.2"]
+
+
+def tunnel_to(address: str) -> str:
+    """Return the words for the tunnel to a machine: each ends tunnels of one type."""
+    return TUNNELS[int(address.rpartition(".")[2]) % len(TUNNELS)]
 
 
 def marked(service: Service) -> list[list]:
@@ -48,7 +52,7 @@ class Service:
         self.timeout = self._timeout()
         methods = choose.random()
         self.methods = ["-m"] if methods < 0.35 else ["-g"] if methods < 0.5 else \
-            [choose.choice(TUNNELS)] if methods < 0.65 else ["-m", "-g", choose.choice(TUNNELS)]
+            ["-i"] if methods < 0.65 else ["-m", "-g", "-i"]
         self.servers: list[dict] = []
         self.deleted: list[dict] = []
 
@@ -78,7 +82,8 @@ class Service:
         line = f"{command} {self.name()} -r {server['address']}:{server['port']}"
         if command == "-d":
             return line
-        return f"{line} {server['method']} -w {server['weight']}{server['limits']}"
+        method = tunnel_to(server["address"]) if server["method"] == "-i" else server["method"]
+        return f"{line} {method} -w {server['weight']}{server['limits']}"
 
     def add_server(self) -> str | None:
         """Add a new server, or one that was deleted before."""
