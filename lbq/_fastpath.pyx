@@ -28,16 +28,16 @@ from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport Forwarding, count_in, count_out
 from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
-                           mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_with_packet)
+                           mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_unmarked, verdict_with_packet)
 from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED, ICMP,
-                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_ICMP, PASSED_NO_CONNECTION, PASSED_NO_SERVICE,
+                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP, PASSED_NO_CONNECTION, PASSED_NO_SERVICE,
                           PASSED_REPLY, POSTROUTING,
                           PREROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, parse)
 from lbq._slots cimport INET, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot
 from lbq._transmit cimport Outgoing, send_all
 from lbq cimport packet as pkt
 from lbq.modes cimport nat
-from lbq.protocols cimport sctp, tcp
+from lbq.protocols cimport icmp, sctp, tcp
 
 from lbq import netlink
 from lbq.errors import HostError
@@ -148,7 +148,7 @@ cdef class FastDirector(Forwarding):
         sent = self._what_leaves()
         del packet[one.queued.length:]
         return Verdict(VERDICT_DROP if outcome >= DROPPED_TRUNCATED or outcome == FORWARDED else VERDICT_ACCEPT,
-                       outcome == REWRITTEN, answer, sent)
+                       outcome == REWRITTEN, answer, sent, outcome == PASSED_BYPASS)
 
     cdef tuple _what_leaves(self):
         """Return what waits in the outbox, and empty it."""
@@ -232,12 +232,14 @@ cdef class FastDirector(Forwarding):
 
     cdef int _unknown_reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A packet of no connection's: pass it, unless the server is to hear that nobody waits for it."""
-        if not self.settings.nat_icmp_send or not self.is_server(packet):
+        cdef int slot = self.server_at(packet) if self.settings.nat_icmp_send else -1
+        if slot < 0:
             return PASSED_NO_CONNECTION
         if packet.protocol == TCP and packet.flags & tcp.RST or (
                 packet.protocol == SCTP and packet.flags == sctp.EVENT_ABORT):
             return PASSED_NO_CONNECTION
-        self.refuse(packet, NULL, 3, 3, 0, now)
+        if self.refuse(packet, NULL, 3, 3, 0, now) and packet.queued.hook != LOCAL_IN:
+            icmp.come_from(self.answer, self.routes[slot].source)   # us, not a client who is elsewhere
         return DROPPED_NAT_ICMP
 
     cdef int _request(self, Packet *packet, uint64_t now) noexcept nogil:
@@ -247,25 +249,26 @@ cdef class FastDirector(Forwarding):
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef Route *route
-        cdef uint32_t ended = 0
+        cdef uint32_t former = 0
+        cdef bint ends = True
         cdef int outcome
         if number == 0 and self.waiting_cport:
             number = self._find_waiting(packet)
         if number:
             entry = &self.table.entries[number]
             if self._opens(packet) and self._starts_over(entry):
-                ended, number = number if entry.controlled == 0 else 0, 0
+                former, ends, number = number, entry.controlled == 0, 0
             elif entry.server != NO_SERVER and not self.servers[entry.server].flags & SERVER_AVAILABLE:
                 if not self.settings.expire_nodest_conn:
                     return DROPPED_SERVER_GONE
-                ended, number = number, 0
+                former, number = number, 0
         if number == 0:
             outcome = self.admit(packet, now, &number)
-            if ended:                       # now: the kernel's scheduler, too, still counts it
-                self.expire_now(ended, now)
+            if outcome == DROPPED_NO_SERVER:
+                self.refuse(packet, &self.table.entries[former] if former else NULL, 3, 3, 0, now)
+            if former and ends:             # now: the kernel's scheduler, too, still counts it
+                self.expire_now(former, now)
             if outcome != REWRITTEN:
-                if outcome == DROPPED_NO_SERVER:
-                    self.refuse(packet, NULL, 3, 3, 0, now)
                 return outcome
         entry = &self.table.entries[number]
         if entry.server == NO_SERVER:
@@ -413,6 +416,8 @@ cdef class FastDirector(Forwarding):
         for i in range(n):
             if self.batch[i].outcome == REWRITTEN:
                 verdict_with_packet(self.queue, &self.batch[i].queued, &self.outgoing[i])
+            elif self.batch[i].outcome == PASSED_BYPASS:
+                verdict_unmarked(self.batch[i].message, self.queue, self.batch[i].queued.id, &self.outgoing[i])
             else:
                 verdict_alone(self.batch[i].message, self.queue, self.batch[i].queued.id,
                               VERDICT_DROP if self.batch[i].outcome >= DROPPED_TRUNCATED

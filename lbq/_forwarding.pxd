@@ -34,8 +34,9 @@ cdef class Forwarding(Connections):
     cdef int icmp_request(self, Packet *packet, uint64_t now) noexcept nogil
     cdef int _icmp_to_server(self, Packet *packet, FlowEntry *entry, uint64_t hashed, uint64_t now) noexcept nogil
     cdef int icmp_reply(self, Packet *packet, uint64_t now) noexcept nogil
+    cdef int _without_ports(self, unsigned char *quote) noexcept nogil
     cdef int _tunnel_error(self, Packet *packet, int quoted, uint64_t now) noexcept nogil
-    cdef bint is_server(self, Packet *packet) noexcept nogil
+    cdef int server_at(self, Packet *packet) noexcept nogil
     cdef int ftp_client(self, Packet *packet, uint32_t number, uint64_t now) noexcept with gil
     cdef int ftp_server(self, Packet *packet, uint32_t number, uint64_t now) noexcept with gil
 

@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 from lbq._connections cimport Connections
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_ONE_PACKET, MODE_MASK, FlowEntry, find,
                              hash_key, set_deadline)
-from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_FTP, DROPPED_ICMP_CHECKSUM, DROPPED_ICMP_OURS, DROPPED_NO_ROUTE,
+from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_FTP, DROPPED_ICMP_CHECKSUM, DROPPED_ICMP_OURS, DROPPED_MALFORMED, DROPPED_NO_ROUTE,
                           DROPPED_NO_SERVER, DROPPED_TOO_BIG, DROPPED_TTL, DROPPED_UNSEGMENTABLE, FORWARDED, LOCAL_IN,
                           LOOPBACK, PASSED_BYPASS, PASSED_ICMP, PASSED_LOCAL, PASSED_REPLY, PREROUTING, REWRITTEN, SCTP,
                           TCP, UDP, Packet)
@@ -29,6 +29,8 @@ from lbq.protocols import ftp
 cdef enum:
     NAT = 0
     LOCAL = 1
+    IPIP = 0
+    GUE = 1
     TUN = 2
     DONT_FRAGMENT = 0x40            # in byte 6 of the IPv4 header
     LEAST_MTU = 68                  # RFC 791
@@ -250,7 +252,7 @@ cdef class Forwarding(Connections):
             if outcome != REWRITTEN:
                 return outcome
         if not read_quote(packet, at, &about):
-            return PASSED_ICMP
+            return self._without_ports(data + at)
         # The quote is a server's packet: turned round it is the client's.
         about.source, about.destination = about.destination, about.source
         about.source_port, about.destination_port = about.destination_port, about.source_port
@@ -309,7 +311,7 @@ cdef class Forwarding(Connections):
             if outcome != REWRITTEN:
                 return outcome
         if not read_quote(packet, at, &about):
-            return PASSED_ICMP
+            return self._without_ports(data + at)       # the kernel tries the other direction, too
         number = find(&self.table, hash_key(&self.table, DIRECTION_OUT, about.protocol, about.source, about.source_port,
                                             about.destination, about.destination_port),
                       DIRECTION_OUT, about.protocol, about.source, about.source_port, about.destination,
@@ -329,6 +331,10 @@ cdef class Forwarding(Connections):
         icmp.to_client(data, packet.length, entry.vaddr, entry.vport)
         return REWRITTEN
 
+    cdef int _without_ports(self, unsigned char *quote) noexcept nogil:
+        """Say what becomes of an error that quotes no ports: it cannot be scheduled (sysctl schedule_icmp)."""
+        return DROPPED_MALFORMED if self.settings.schedule_icmp and has_ports(quote) else PASSED_ICMP
+
     cdef int _tunnel_error(self, Packet *packet, int quoted, uint64_t now) noexcept nogil:
         """An error about a tunnel packet of ours: tell the client; REWRITTEN when it is about something else.
 
@@ -346,14 +352,17 @@ cdef class Forwarding(Connections):
             return REWRITTEN
         for i in range(self.tunnel_count):
             server = &self.servers[self.tunnels[i]]
-            if server.address == address and tun.protocol_of(server.tunnel_type) == protocol:
+            if (server.address == address and tun.protocol_of(server.tunnel_type) == protocol and
+                    (server.tunnel_type != GUE or server.tunnel_port == quoted_port(packet, quoted))):
                 slot = self.tunnels[i]
                 break
         if slot < 0:
             return REWRITTEN
         server = &self.servers[slot]
         inner = tun.inner_of(outer, packet.length - quoted)
-        if (inner == 0 or packet.length - quoted < inner + (outer[inner] & 15) * 4 + 8 or
+        if inner < 0 and server.tunnel_type != IPIP:
+            return REWRITTEN            # not what this tunnel carries
+        if (inner <= 0 or packet.length - quoted < inner + (outer[inner] & 15) * 4 + 8 or
                 not read_quote_at(packet, quoted + inner, &about)):
             return PASSED_ICMP
         number = find(&self.table, hash_key(&self.table, DIRECTION_IN, about.protocol, about.source, about.source_port,
@@ -382,8 +391,8 @@ cdef class Forwarding(Connections):
         self._count_own_error(entry, self.answer_length)
         return DROPPED_ICMP_OURS
 
-    cdef bint is_server(self, Packet *packet) noexcept nogil:
-        """Return True when the packet comes from a NAT server's own address and port (nat_icmp_send)."""
+    cdef int server_at(self, Packet *packet) noexcept nogil:
+        """Return the slot of the NAT server from whose own address and port the packet comes, or -1."""
         cdef uint32_t slot
         cdef ServerSlot *server
         for slot in range(self.server_count):
@@ -391,8 +400,8 @@ cdef class Forwarding(Connections):
             if (server.flags & SERVER_AVAILABLE and server.mode == NAT and server.address == packet.source and
                     server.port == packet.source_port and (server.protocol == packet.protocol or
                                                            self.service_slots[server.service].fwmark)):
-                return True
-        return False
+                return slot
+        return -1
 
     # ---- FTP ---------------------------------------------------------------------------------------------------
 
@@ -492,6 +501,19 @@ cdef inline void learn_path_mtu(Route *route, int mtu, uint64_t now) noexcept no
         route.learnt_until = now + PATH_MTU_SECONDS * <uint64_t> SECOND
 
 
+cdef inline bint has_ports(unsigned char *quote) noexcept nogil:
+    """Return True when the packet that *quote* begins has ports, here or further on."""
+    cdef int protocol = quote[pkt.IP_PROTOCOL]
+    return (protocol == TCP or protocol == UDP or protocol == SCTP) and not pkt.get16(quote, pkt.IP_FRAGMENT) & 0x1FFF
+
+
+cdef inline int quoted_port(Packet *packet, int quoted) noexcept nogil:
+    """Return the destination port of the packet quoted at *quoted*, -1 when that is not here."""
+    cdef unsigned char *outer = packet.queued.data + quoted
+    cdef int header = (outer[0] & 15) * 4
+    return pkt.get16(outer, header + 2) if packet.length - quoted >= header + 4 else -1
+
+
 cdef inline bint read_quote(Packet *packet, int at, Packet *about) noexcept nogil:
     return read_quote_at(packet, at, about)
 
@@ -504,11 +526,9 @@ cdef inline bint read_quote_at(Packet *packet, int at, Packet *about) noexcept n
     if left < 24 or data[0] >> 4 != 4:
         return False
     header = (data[0] & 15) * 4
-    if header < 20 or left < header + 4 or pkt.get16(data, pkt.IP_FRAGMENT) & 0x1FFF:
+    if header < 20 or left < header + 4 or not has_ports(data):
         return False
     about.protocol = data[pkt.IP_PROTOCOL]
-    if about.protocol != TCP and about.protocol != UDP and about.protocol != SCTP:
-        return False
     about.queued.hook = packet.queued.hook
     about.queued.mark = packet.queued.mark
     about.related = True

@@ -62,6 +62,7 @@ cdef extern from "<linux/netfilter/nfnetlink_queue.h>" nogil:
 cdef enum:
     MESSAGE_HEADER = 20         # nlmsghdr + nfgenmsg
     VERDICT_HEADER = 32         # and the VERDICT_HDR attribute
+    UNMARKED_VERDICT = 40       # and a MARK attribute
     VERDICT_DROP = 0            # NF_DROP
     VERDICT_ACCEPT = 1          # NF_ACCEPT
 
@@ -144,6 +145,17 @@ cdef inline void verdict_alone(unsigned char *message, int queue, uint32_t packe
     write_verdict(message, queue, packet_id, verdict, VERDICT_HEADER)
     out.iov_base = message
     out.iov_len = VERDICT_HEADER
+
+
+cdef inline void verdict_unmarked(unsigned char *message, int queue, uint32_t packet_id, iovec *out) noexcept nogil:
+    """Answer ACCEPT and take the firewall mark off, over the start of the message's own buffer."""
+    cdef nlattr *attribute = <nlattr *> (message + VERDICT_HEADER)
+    write_verdict(message, queue, packet_id, VERDICT_ACCEPT, UNMARKED_VERDICT)
+    attribute.nla_len = sizeof(nlattr) + 4
+    attribute.nla_type = NFQA_MARK
+    memset(message + VERDICT_HEADER + sizeof(nlattr), 0, 4)
+    out.iov_base = message
+    out.iov_len = UNMARKED_VERDICT
 
 
 cdef inline void verdict_with_packet(int queue, Queued *queued, iovec *out) noexcept nogil:

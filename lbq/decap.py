@@ -153,7 +153,7 @@ def read_inner(received: bytes, kind: str) -> bytes:
         return received[GUE_HEADER + (received[0] & 0x1F) * 4:]
     outer = bytearray(received)
     at = tun.inner_of(outer, len(outer))
-    return received[at:] if at else b""
+    return received[at:] if at > 0 else b""
 
 
 def why_not(inner: bytes, vips: set[int]) -> str | None:

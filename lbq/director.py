@@ -31,7 +31,7 @@ from typing import NamedTuple
 from lbq import packet as pkt
 from lbq import sysctls, traffic
 from lbq.conntrack import ASSURED, SECOND, Connection, ConnectionTable
-from lbq.forwarding import Forwarding
+from lbq.forwarding import Forwarding, Route
 from lbq.model import (
     NAT,
     NEW,
@@ -53,7 +53,7 @@ from lbq.model import (
 )
 from lbq.modes import nat
 from lbq.outcomes import ACCEPT, COUNTED, DROP, DROPPED, PASSED
-from lbq.protocols import sctp, tcp, udp
+from lbq.protocols import icmp, sctp, tcp, udp
 from lbq.related import Related
 from lbq.services import FTP, FTP_DATA, ServiceTable
 
@@ -182,25 +182,26 @@ class Director(Forwarding, Related):
         self.counted[outcome] += 1
         accepted = not outcome.startswith("dropped") and outcome != "forwarded"
         self.counted["accepted"] += accepted
-        return Verdict(ACCEPT if accepted else DROP, outcome == "rewritten", self.answer, tuple(self.sent))
+        return Verdict(ACCEPT if accepted else DROP, outcome == "rewritten", self.answer, tuple(self.sent),
+                       outcome == "passed_bypass")
 
     def _request(self, packet: bytearray, parsed: Parsed, form: int, now_ns: int) -> str:
         """A client's packet: find or make its connection, and send it to the real server."""
         connection = self._find(parsed)
-        ended = None
+        former, ends = None, True
         if connection is not None and self._opens(parsed) and self._starts_over(connection):
-            ended, connection = connection if connection.controlled == 0 else None, None
+            former, ends, connection = connection, connection.controlled == 0, None
         elif connection is not None and connection.server is not None and not connection.server.available:
             if not self.services.sysctls["expire_nodest_conn"]:
                 return "dropped_server_gone"    # the timer is not restarted, so that the connection ages
-            ended, connection = connection, None
+            former, connection = connection, None
         if connection is None:
             connection = self.admit(parsed, now_ns)
-            if ended is not None:               # now: the kernel's scheduler, too, still counts it
-                self.connections.expire_now(ended, now_ns)
+            if connection == "dropped_no_server":
+                self.refuse(packet, parsed, former, 3, 3, 0, now_ns)
+            if former is not None and ends:     # now: the kernel's scheduler, too, still counts it
+                self.connections.expire_now(former, now_ns)
             if isinstance(connection, str):
-                if connection == "dropped_no_server":
-                    self.refuse(packet, parsed, None, 3, 3, 0, now_ns)
                 return connection
 
         self.count_in(connection, parsed.length)
@@ -246,6 +247,10 @@ class Director(Forwarding, Related):
         if not self.services.sysctls["nat_icmp_send"] or ends or not self._is_server(parsed):
             return "passed_no_connection"
         self.refuse(packet, parsed, None, 3, 3, 0, now_ns)
+        if self.answer is not None and parsed.hook != LOCAL_IN:     # from us, not from a client who is elsewhere
+            answer = bytearray(self.answer)
+            icmp.come_from(answer, self.routes.get(parsed.source, Route()).source)
+            self.answer = bytes(answer)
         return "dropped_nat_icmp"
 
     def _is_server(self, parsed: Parsed) -> bool:

@@ -80,13 +80,15 @@ class Verdict(NamedTuple):
     """What becomes of a packet.
 
     *action* is netfilter's ACCEPT or DROP, *changed* says that it was rewritten in place, *answer* is an ICMP packet
-    of the director's own, *sent* what leaves in the packet's place by DR or TUN.
+    of the director's own, *sent* what leaves in the packet's place by DR or TUN, *unmarked* that its firewall mark is
+    taken off, so that the host routes it where it was going and not where the mark leads.
     """
 
     action: int
     changed: bool = False
     answer: bytes | None = None
     sent: tuple[Sent, ...] = ()
+    unmarked: bool = False
 
 
 class Flow:

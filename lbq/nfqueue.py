@@ -104,6 +104,8 @@ def answer(director: Director, queued, raw: socket.socket) -> None:
     verdict = director.handle(packet, queued.hook, 0, queued.outdev, time.monotonic_ns(), mark=queued.mark)
     if verdict.changed:
         queued.set_payload(bytes(packet))
+    if verdict.unmarked:
+        queued.set_mark(0)
     for sent in verdict.sent:
         try:
             _send(raw, sent.packet, sent.next_hop)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lbq import packet as pkt
 from lbq.conntrack import Connection
 from lbq.forwarding import DONT_FRAGMENT, FRAGMENTATION_NEEDED, LEAST_MTU, UNREACHABLE, icmp_error
-from lbq.model import NAT, NO_CPORT, ONE_PACKET, SCTP, TCP, TUN, UDP, RealServer
+from lbq.model import GUE, IPIP, NAT, NO_CPORT, ONE_PACKET, SCTP, TCP, TUN, UDP, RealServer
 from lbq.modes import tun
 from lbq.protocols import ftp, icmp, tcp
 
@@ -47,7 +47,7 @@ class Related:
                 return outcome
         quoted = read_quote(packet, at, length, hook, mark)
         if quoted is None:
-            return "passed_icmp"
+            return self._without_ports(packet[at:length])
         # The quote is a server's packet: turned round it is the client's.
         about = quoted._replace(source=quoted.destination, source_port=quoted.destination_port,
                                 destination=quoted.source, destination_port=quoted.source_port)
@@ -96,7 +96,7 @@ class Related:
                 return outcome
         about = read_quote(packet, at, length, hook, mark)
         if about is None:
-            return "passed_icmp"
+            return self._without_ports(packet[at:length])       # the kernel tries the other direction, too
         connection = self.connections.find_reply(about.protocol, about.source, about.source_port,
                                                  about.destination, about.destination_port)
         if connection is None:
@@ -109,6 +109,10 @@ class Related:
         icmp.to_client(packet, length, connection.vaddr, connection.vport)
         return "rewritten"
 
+    def _without_ports(self, quote: bytearray) -> str:
+        """Say what becomes of an error that quotes no ports: it cannot be scheduled (sysctl schedule_icmp)."""
+        return "dropped_malformed" if self.services.sysctls["schedule_icmp"] and has_ports(quote) else "passed_icmp"
+
     def _tunnel_error(self, packet: bytearray, length: int, at: int, now_ns: int) -> str | None:
         """An error about a tunnel packet of ours: tell the client; None when it is about something else."""
         outer = packet[at:length]
@@ -116,7 +120,9 @@ class Related:
         if server is None:
             return None
         inner = tun.inner_of(outer, len(outer))
-        whole = inner and len(outer) >= inner + (outer[inner] & 15) * 4 + 8     # what icmp_send() would quote at least
+        if inner < 0 and server.tunnel.type != IPIP:
+            return None                 # not what this tunnel carries
+        whole = inner > 0 and len(outer) >= inner + (outer[inner] & 15) * 4 + 8     # the least that icmp_send() quotes
         about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if whole else None
         connection = about and self.connections.find(about.protocol, about.source, about.source_port,
                                                      about.destination, about.destination_port)
@@ -148,7 +154,8 @@ class Related:
         address, protocol = pkt.get32(outer, pkt.IP_DESTINATION), outer[pkt.IP_PROTOCOL]
         for server in self.slots:
             if (server is not None and server.available and server.mode == TUN and server.address == address
-                    and tun.protocol_of(server.tunnel.type) == protocol):
+                    and tun.protocol_of(server.tunnel.type) == protocol
+                    and (server.tunnel.type != GUE or _destination_port(outer) == server.tunnel.port)):
                 return server
         return None
 
@@ -214,13 +221,21 @@ def read_quote(packet: bytearray, at: int, length: int, hook: int, mark: int) ->
         return None
     header = (packet[at] & 15) * 4
     quote = packet[at:length]
-    if header < 20 or left < header + 4 or pkt.get16(quote, pkt.IP_FRAGMENT) & OFFSET_MASK:
-        return None
-    if quote[pkt.IP_PROTOCOL] not in (TCP, UDP, SCTP):
+    if header < 20 or left < header + 4 or not has_ports(quote):
         return None
     return Parsed(quote[pkt.IP_PROTOCOL], pkt.get32(quote, pkt.IP_SOURCE), pkt.get16(quote, header),
                   pkt.get32(quote, pkt.IP_DESTINATION), pkt.get16(quote, header + 2), 0, left, header, hook, mark,
                   related=True)
+
+
+def has_ports(quote: bytearray) -> bool:
+    """Return True when the packet of which *quote* is the beginning has ports, here or further on."""
+    return quote[pkt.IP_PROTOCOL] in (TCP, UDP, SCTP) and not pkt.get16(quote, pkt.IP_FRAGMENT) & OFFSET_MASK
+
+
+def _destination_port(quote: bytearray) -> int:
+    header = (quote[0] & 15) * 4
+    return pkt.get16(quote, header + pkt.PORT_DESTINATION) if len(quote) >= header + 4 else -1
 
 
 def read_error(packet: bytearray, length: int, hook: int) -> Parsed:

@@ -125,23 +125,25 @@ def _write_gre(packet, length: int, out, flags: int) -> None:
 
 
 def inner_of(packet, length: int) -> int:
-    """Return where in *packet*, of which *length* bytes are here, the tunnelled IPv4 packet starts, or 0.
+    """Return where in *packet*, of which *length* bytes are here, the tunnelled IPv4 packet starts.
 
-    0 means: no tunnel of ours, a later fragment, or too short to hold the inner header.  That the UDP port
-    is a tunnel's is for the caller to check, and so is how much of the inner packet there must be: an ICMP
+    -1 means: no tunnel of ours, or a later fragment; 0: a tunnel with no whole IPv4 header in it.  That the UDP
+    port is a tunnel's is for the caller to check, and so is how much of the inner packet there must be: an ICMP
     error quotes only the beginning.
     """
     header = _header(packet, 0, length)
     if header == 0 or pkt.get16(packet, pkt.IP_FRAGMENT) & pkt.OFFSET_MASK:
-        return 0
+        return -1
     between = 0
     if packet[pkt.IP_PROTOCOL] == IN_UDP:
         between = _gue_size(packet, header, length)
     elif packet[pkt.IP_PROTOCOL] == IN_GRE:
         between = _gre_size(packet, header, length)
     elif packet[pkt.IP_PROTOCOL] != IN_IP:
-        return 0
-    if between < 0 or _header(packet, header + between, length) == 0:
+        return -1
+    if between < 0:
+        return -1
+    if _header(packet, header + between, length) == 0:
         return 0
     return header + between
 

@@ -2,7 +2,7 @@
 cimport cython
 from lbq cimport packet as pkt
 
-cdef int ICMP, ICMP_HEADER, PORTS, MAX_BYTES, HEADERS, TOS_PRECEDENCE, TOS_KEPT, TTL
+cdef int ICMP, ICMP_HEADER, MAX_BYTES, HEADERS, TOS_PRECEDENCE, TOS_KEPT, TTL
 cdef long long GLOBAL_COST, GLOBAL_BURST, CLIENT_COST, CLIENT_BURST
 cdef int CLIENTS, CLIENT_BITS
 cdef int UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED
@@ -10,6 +10,7 @@ cdef int UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED
 
 @cython.locals(quoted_bytes=int, total=int, i=int)
 cpdef int error(int kind, int code, int mtu, unsigned char *packet, int length, unsigned char *answer) noexcept nogil
+cpdef void come_from(unsigned char *answer, unsigned int source) noexcept nogil
 
 
 @cython.locals(header=int, at=int, kind=int)

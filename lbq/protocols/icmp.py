@@ -30,7 +30,6 @@ from lbq import packet as pkt
 ICMP = 1
 MAX_BYTES = 576
 ICMP_HEADER = 8
-PORTS = 4                   # bytes of both ports
 HEADERS = 28                # IP and ICMP
 TOS_PRECEDENCE = 0xC0       # internetwork control
 TOS_KEPT = 0x1E
@@ -74,11 +73,16 @@ def error(kind: int, code: int, mtu: int, packet, length: int, answer) -> int:
     return total
 
 
+def come_from(answer, source: int) -> None:
+    """Let an ICMP packet come from *source*, this host, rather than from where the packet it is about was going."""
+    pkt.put32(answer, pkt.IP_SOURCE, source)
+    pkt.put16(answer, pkt.IP_CHECKSUM, pkt.header_checksum(answer, 20))
+
+
 def quoted(packet, length: int) -> int:
     """Return where in *packet* the one begins that an ICMP error of type 3, 4 or 11 is about; 0: there is none.
 
-    Its whole header is here and 4 bytes behind it, the ports; the kernel asks for no more, although every
-    router quotes at least 8 bytes.
+    Its whole header is here, perhaps no more, although every router quotes at least 8 bytes behind it.
     """
     if length < 20 or packet[0] >> 4 != 4 or packet[0] & 0x0F < 5 or packet[pkt.IP_PROTOCOL] != ICMP:
         return 0
@@ -89,7 +93,7 @@ def quoted(packet, length: int) -> int:
     kind = packet[header]
     if kind != UNREACHABLE and kind != SOURCE_QUENCH and kind != TIME_EXCEEDED:
         return 0
-    return at if at + (packet[at] & 0x0F) * 4 + PORTS <= length else 0
+    return at if at + (packet[at] & 0x0F) * 4 <= length else 0
 
 
 def checksum_right(packet, length: int) -> bool:

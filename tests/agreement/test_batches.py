@@ -83,7 +83,8 @@ class Pair:
         packet = bytearray(content)
         verdict = self.reference.engine.handle(packet, hook, form, out_device, time.monotonic_ns(), truncated, mark)
         self.expected.append(netlink.Verdict(QUEUE, self.packet_id, verdict.action,
-                                             bytes(packet) if verdict.changed else None))
+                                             bytes(packet) if verdict.changed else None,
+                                             0 if verdict.unmarked else None))
 
     def judge(self) -> None:
         """Let the fast director judge the batch."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lbq.director import ACCEPT, DROP
-from lbq.model import PERSISTENT
+from lbq.model import PERSISTENT, Verdict
 from tests.helpers import engines, packets
 from tests.helpers.engines import LOCAL_IN, LOCAL_OUT, LOOPBACK, NS, POSTROUTING, PREROUTING
 from tests.helpers.packets import address, endpoint, read
@@ -211,7 +211,7 @@ def comes_from(vip: str, checksums_right: bool = True) -> Callable[[Result], Non
 
 def _rewritten(ends: Callable, checksums_right: bool) -> Callable[[Result], None]:
     def check(result: Result) -> None:
-        assert result.verdict == (ACCEPT, True, None, ()), f"{result.verdict} {result.counted}"
+        assert result.verdict == Verdict(ACCEPT, True), f"{result.verdict} {result.counted}"
         sent, came_out = read(result.sent), read(result.came_out)
         assert (came_out.source, came_out.destination) == ends(sent)
         assert (came_out.flags, came_out.ttl) == (sent.flags, sent.ttl)
@@ -224,7 +224,7 @@ def _rewritten(ends: Callable, checksums_right: bool) -> Callable[[Result], None
 def passed(reason: str) -> Callable[[Result], None]:
     """Expect that the packet goes on untouched, counted under *reason*."""
     def check(result: Result) -> None:
-        assert result.verdict == (ACCEPT, False, None, ()), f"{result.verdict} {result.counted}"
+        assert result.verdict == Verdict(ACCEPT), f"{result.verdict} {result.counted}"
         assert result.came_out == result.sent
         assert result.counted == counters(result.sent, "accepted", f"passed_{reason}")
 
@@ -234,7 +234,7 @@ def passed(reason: str) -> Callable[[Result], None]:
 def dropped(reason: str) -> Callable[[Result], None]:
     """Expect that the packet is dropped in silence, counted under *reason*."""
     def check(result: Result) -> None:
-        assert result.verdict == (DROP, False, None, ()), f"{result.verdict} {result.counted}"
+        assert result.verdict == Verdict(DROP), f"{result.verdict} {result.counted}"
         assert result.came_out == result.sent
         assert result.counted == counters(result.sent, f"dropped_{reason}")
 
@@ -255,17 +255,21 @@ def refused(result: Result) -> None:
 
 def refused_silently(result: Result) -> None:
     """Expect that nobody can serve the client, who is not told so: it was told too often."""
-    assert result.verdict == (DROP, False, None, ()), f"{result.verdict} {result.counted}"
+    assert result.verdict == Verdict(DROP), f"{result.verdict} {result.counted}"
     assert result.counted["dropped_no_server"] == result.counted["icmp_limited"] == 1
 
 
-def told(kind: int, code: int, reason: str, mtu: int = 0, later: bool = False) -> Callable[[Result], None]:
-    """Expect a drop for *reason* and an ICMP answer from the VIP that quotes the packet, *later* by one hop."""
+def told(kind: int, code: int, reason: str, mtu: int = 0, later: bool = False,
+         by: str = "") -> Callable[[Result], None]:
+    """Expect a drop for *reason* and an ICMP answer that quotes the packet, *later* by one hop.
+
+    It comes from where the packet was going, the VIP, or *by* another address.
+    """
     def check(result: Result) -> None:
         assert result.verdict[:2] == (DROP, False), f"{result.verdict} {result.counted}"
         quote = packets.with_less_ttl(result.sent) if later else result.sent
         vip, client_address = (str(ipaddress.IPv4Address(result.sent[at:at + 4])) for at in (16, 12))
-        expected = bytearray(packets.icmp_error(vip, client_address, kind, code, quote[:548], mtu))
+        expected = bytearray(packets.icmp_error(by or vip, client_address, kind, code, quote[:548], mtu))
         expected[1] = result.sent[1] & 0x1E | 0xC0
         assert packets.without_ip_sum(result.verdict[2]) == packets.without_ip_sum(expected, identification=0)
         assert result.verdict[3] == ()
@@ -277,7 +281,7 @@ def told(kind: int, code: int, reason: str, mtu: int = 0, later: bool = False) -
 def sent_to(real_server: str, wrap: Callable[[bytes], bytes] = bytes) -> Callable[[Result], None]:
     """Expect that the packet left for the machine *real_server* one hop later, in what *wrap* puts around it."""
     def check(result: Result) -> None:
-        action, _, answer, sent = result.verdict
+        action, _, answer, sent, _ = result.verdict
         assert (action, answer) == (DROP, None), f"{result.verdict} {result.counted}"
         assert sent == ((address(real_server), wrap(packets.with_less_ttl(result.sent)), 0),)
         assert result.counted == counters(result.sent, "forwarded", *({"conns"} & set(result.counted)))

@@ -12,12 +12,16 @@ PACKET_HDR, VERDICT_HDR, MARK, INDEV, OUTDEV, HWADDR, PAYLOAD, CAP_LEN, SKB_INFO
 
 
 class Verdict(NamedTuple):
-    """What one verdict message says; *payload* is None when the packet is not returned."""
+    """What one verdict message says.
+
+    *payload* is None when the packet is not returned, *mark* when the firewall mark stays as it is.
+    """
 
     queue: int
     packet_id: int
     action: int
     payload: bytes | None
+    mark: int | None = None
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -55,7 +59,8 @@ def verdicts(datagram: bytes) -> list[Verdict]:
         queue = struct.unpack_from("!H", datagram, at + 18)[0]
         inside = dict(_attributes(datagram[at + 20:at + length]))
         action, packet_id = struct.unpack("!II", inside.pop(VERDICT_HDR))
-        found.append(Verdict(queue, packet_id, action, inside.pop(PAYLOAD, None)))
+        mark = int.from_bytes(inside.pop(MARK)) if MARK in inside else None
+        found.append(Verdict(queue, packet_id, action, inside.pop(PAYLOAD, None), mark))
         assert inside == {}
         at += length
     assert at == len(datagram)

@@ -149,7 +149,7 @@ class Player:
             content = bytes(buffer)
             if hook == POSTROUTING:
                 result.append(frame(content, destination(content)))
-            elif destination(content) in topology.LOCAL or (local and not verdict.changed):
+            elif destination(content) in topology.LOCAL or (local and not verdict.changed and not verdict.unmarked):
                 result.append(("host", "", content))
             elif content[8] > 1:
                 result.append(frame(with_ttl(content, content[8] - 1), destination(content)))

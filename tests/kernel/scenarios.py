@@ -22,15 +22,17 @@ from tests.kernel.flows import Flows
 from tests.kernel.services import SCHEDULERS, Service, marked
 
 WAIT_SECONDS = 6
+SCTP_INIT = 1               # a chunk type
 SNAPSHOT_SECONDS = 3        # the visible counters are up to two seconds old
 
 # How often scenarios have a theme, and how often in it what happens.  Most decisions are new connections.
 THEMES = {
     "rush": (50, {"open": 90, "finish": 7, "edit": 5, "remove": 2, "restore": 3, "reschedule": 1, "show": 1}),
-    "limits": (10, {"open": 60, "finish": 20, "edit": 8, "remove": 2, "restore": 3, "show": 2, "wait": 0.4}),
+    "limits": (12, {"open": 60, "finish": 24, "again": 6, "edit": 10, "remove": 2, "restore": 3, "show": 2,
+                    "wait": 2.5}),
     "talk": (12, {"open": 10, "client": 24, "server": 18, "again": 3, "show": 10, "sysctl": 0.5, "edit": 0.5}),
-    "states": (10, {"open": 3, "client": 20, "server": 16, "again": 2}),        # looked at after every packet
-    "closing": (8, {"open": 30, "finish": 20, "again": 14, "server": 8, "wait": 1.2, "show": 6, "sysctl": 2,
+    "states": (14, {"open": 5, "client": 14, "server": 10, "again": 1}),        # looked at after every packet
+    "closing": (10, {"open": 30, "finish": 20, "again": 14, "server": 8, "wait": 1.2, "show": 6, "sysctl": 2,
                     "edit": 3}),
     "sticky": (10, {"open": 60, "client": 6, "server": 6, "finish": 4, "edit": 5, "remove": 2, "restore": 3,
                     "wait": 0.6, "show": 4, "sysctl": 0.5, "reschedule": 1}),
@@ -101,7 +103,11 @@ class Author:
             del self.world["marks"]
         if self.theme == "states" and self.choose.random() < 0.5:
             self.sysctl("secure_tcp", 3)
-        if self.theme != "rush" and self.choose.random() < 0.4:
+        if self.theme == "closing":
+            self.sysctl("conn_reuse_mode")
+        if self.theme == "limits":
+            self.ipvsadm("--set 2 2 2")
+        elif self.theme != "rush" and self.choose.random() < 0.4:
             self.ipvsadm("--set " + " ".join(str(self.choose.choice((0, 2, 3, 4))) for _ in range(3)))
         if (self.theme != "rush" and self.choose.random() < 0.5) or self.choose.random() < 0.1:
             for _ in range(self.choose.randrange(1, 4)):
@@ -154,7 +160,7 @@ class Author:
         """A client says something on a connection."""
         packet = self.flows.client()
         self.send(packet)
-        if packet and ("S" in packet.get("flags", "") or self.sysctls.get("expire_nodest_conn")):
+        if packet and (opens(packet) or self.sysctls.get("expire_nodest_conn")):
             self.do("settle")
 
     def server(self) -> None:
@@ -240,3 +246,8 @@ class Author:
     def _settle_nodest(self) -> None:
         if self.sysctls.get("expire_nodest_conn"):
             self.do("settle")
+
+
+def opens(packet: dict) -> bool:
+    """Return whether *packet* may end a connection by opening another: what ended is gone a moment later."""
+    return "S" in packet.get("flags", "") or packet.get("chunk") == SCTP_INIT

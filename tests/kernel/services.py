@@ -9,6 +9,10 @@ SCHEDULERS = ("wlc", "wrr", "rr", "lc", "sed", "nq", "fo", "ovf", "dh", "sh", "m
 SCHEDULER_FLAGS = {"sh": ("sh-port", "sh-fallback"), "mh": ("mh-port", "mh-fallback")}
 PROTOCOL_OPTIONS = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
 WEIGHTS = [1] * 8 + [2, 2, 3, 3, 4, 5, 6, 7, 10, 0, 50, 100, 255, 1000, 65535]
+# Other families: with a common divisor; quiesced often; where one active connection, 256 or 257 for the
+# kernels' counters, is about as much as one inactive connection of a server with weight 1.
+WEIGHT_FAMILIES = [WEIGHTS] * 5 + [[2, 4, 6, 8, 10], [3, 6, 9, 12, 0], [0, 0, 1, 2, 3, 5],
+                                   [1, 1, 256, 257, 257, 512, 514]]
 HUGE_WEIGHT = 2**31 - 1     # not with wrr, whose levels the kernel walks one by one
 PROTOCOLS = {"rush": (72, 28, 0), "states": (50, 5, 45)}       # how often which, by theme
 TUNNELS = ["-i", "-i --tun-type gre", "-i", "-i --tun-type gue --tun-port 6080", "-i --tun-type gre --tun-csum", "-i",
@@ -48,6 +52,7 @@ class Service:
         first = number * 2
         self.vips = topology.VIPS[first:first + 2] if self.mark and not by_destination else \
             topology.VIPS if self.mark and number == 0 else [topology.VIPS[first]]
+        self.weights = choose.choice(WEIGHT_FAMILIES)
         self.flags = self._flags()
         self.timeout = self._timeout()
         methods = choose.random()
@@ -55,6 +60,7 @@ class Service:
             ["-i"] if methods < 0.65 else ["-m", "-g", "-i"]
         self.servers: list[dict] = []
         self.deleted: list[dict] = []
+        self.method_of: dict[tuple[str, int], str] = {}      # by address and port: never between DR and another
 
     def _flags(self) -> list[str]:
         return [flag for flag in SCHEDULER_FLAGS.get(self.scheduler, ()) if self.choose.random() < 0.5]
@@ -92,13 +98,21 @@ class Service:
             if self.choose.random() < 0.5:
                 server.update(weight=self._weight(), limits=self._limits())
         else:
-            server = {"address": self.choose.choice(ADDRESSES), "port": self._port(), "weight": self._weight(),
-                      "method": self.choose.choice(self.methods), "limits": self._limits()}
-            if self.choose.random() < 0.01:
-                server["address"] = "10.9.0.1"
+            server = self._new_server()
         if all((server["address"], server["port"]) != (each["address"], each["port"]) for each in self.servers):
             self.servers.append(server)
-        return self.server_line("-a", server)
+        return self.server_line("-a", {**server, "port": server.pop("said", server["port"])})
+
+    def _new_server(self) -> dict:
+        """Return a server that nobody has heard of yet, or one under a name that has been here before."""
+        address = self.choose.choice(ADDRESSES) if self.choose.random() > 0.01 else "10.9.0.1"
+        said, wanted = self._port(), self.choose.choice(self.methods)
+        # ipvsadm gives a server of DR or TUN the service's port, whatever was said.
+        port = said if wanted == "-m" or self.mark else self.port
+        # Not to or from DR, see compare.py; connections of a deleted server may be there still.
+        method = self.method_of.setdefault((address, port), wanted)
+        return {"address": address, "port": port, "said": said if method == wanted else port, "method": method,
+                "weight": self._weight(), "limits": self._limits()}
 
     def edit_server(self) -> str | None:
         if not self.servers:
@@ -108,10 +122,9 @@ class Service:
             server["weight"] = self._weight()
         if self.choose.random() < 0.4:
             server["limits"] = self._limits()
-        # Not to or from DR, see compare.py.
         others = [method for method in self.methods if method != "-g"]
         if self.choose.random() < 0.1 and server["method"] != "-g" and others:
-            server["method"] = self.choose.choice(others)
+            server["method"] = self.method_of[server["address"], server["port"]] = self.choose.choice(others)
         return self.server_line("-e", server)
 
     def delete_server(self) -> str | None:
@@ -137,7 +150,7 @@ class Service:
     def _weight(self) -> int:
         if self.scheduler != "wrr" and self.choose.random() < 0.01:
             return HUGE_WEIGHT
-        return self.choose.choice(WEIGHTS)
+        return self.choose.choice(self.weights)
 
     def _port(self) -> int:
         if not self.mark and self.port and self.choose.random() < 0.6:
@@ -147,5 +160,5 @@ class Service:
     def _limits(self) -> str:
         if not self.has_limits or self.choose.random() < 0.2:
             return ""
-        upper = self.choose.choice((1, 2, 3, 4, 5, 8, 0))
+        upper = self.choose.choice((1, 2, 3, 4, 4, 5, 8, 8, 0))
         return f" -x {upper} -y {self.choose.choice((0, 0, 1, 2, 3, 9))}"

@@ -26,6 +26,7 @@ from tests.kernel import topology
 CLONE_NEWNET = 0x40000000
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 TUN = "/run/tun"
+IP_MTU_DISCOVER, IP_PMTUDISC_INTERFACE = 10, 4
 HOST_PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP, 132)
 SYSCTLS = {
     "ipv4/ip_forward": 1, "ipv4/icmp_ratelimit": 0, "ipv4/icmp_ratemask": 0,
@@ -60,6 +61,8 @@ class World:
         self.taps = {name: tap(name) for name in ("c", "s")}
         self.hosts = [socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
                       for protocol in HOST_PROTOCOLS]
+        for each in self.hosts:         # a raw socket learns path MTUs from errors, which no other host's would
+            each.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_INTERFACE)
         configure(options)
         self.poll = select.poll()
         self.readers = {}

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from lbq.model import CSUM, DR, GRE, GUE, IPIP, NOCSUM, TUN
+from lbq.model import CSUM, DR, GRE, GUE, IPIP, NOCSUM, TUN, Verdict
 from lbq.packet import CHECKSUM_NOT_READY, SEGMENTED_LATER
 from tests.helpers import engines, packets
 from tests.helpers.cases import (
@@ -21,6 +21,7 @@ from tests.helpers.cases import (
     dropped,
     local_addresses,
     passed,
+    refused,
     routes,
     sent_to,
     server,
@@ -72,7 +73,7 @@ def finished(result):
 
 def unsegmentable(result):
     """Expect a drop after the connection was made."""
-    assert result.verdict == (0, False, None, ())
+    assert result.verdict == Verdict(0)
     assert result.counted["dropped_unsegmentable"] == 1
 
 
@@ -105,14 +106,14 @@ def fragments(result):
 
 def delivered(result):
     """Expect the packet as it was."""
-    assert result.verdict == (1, False, None, ())
+    assert result.verdict == Verdict(1)
     assert (result.came_out, result.counted["passed_local"]) == (result.sent, 1)
 
 
 def translated(end, ip, quoted_end, port_at, port):
     """Expect *ip* at *end* of the error and *quoted_end* of its quote, whose port at *port_at* is *port*."""
     def check(result):
-        assert result.verdict == (1, True, None, ()), f"{result.verdict} {result.counted}"
+        assert result.verdict == Verdict(1, True), f"{result.verdict} {result.counted}"
         expected, quote, came_out = bytearray(result.sent), bytearray(result.sent[28:]), result.came_out
         expected[end:end + 4] = quote[quoted_end:quoted_end + 4] = address(ip).to_bytes(4, "big")
         quote[port_at:port_at + 2] = port.to_bytes(2, "big")
@@ -180,6 +181,11 @@ CANNOT = [
            *by(mode, *tunnel), client(ttl=1).syn() >> told(11, 0, "ttl"), connection(state="SYN_RECV"),
            shows(WEB, RIP, packets_in=1, packets_out=1, bytes_out=68))
       for mode, name, _, tunnel in BOTH],
+    *[Case(f"{name}: being told that nobody takes it any more counts as a reply of the connection before",
+           *by(mode, *tunnel), client().syn() >> one_left, client().fin() >> one_left,
+           call("set_server", engines.key(WEB), *endpoint(RIP), 0, mode, 0, 0, *tunnel),
+           client().syn() >> refused, shows(WEB, RIP, packets_out=1, bytes_out=68), connections(0))
+      for mode, name, _, tunnel in BOTH],
     *[Case(f"{name}: a packet that must not be cut is refused beyond the MTU, and not at it",
            *by(mode, *tunnel), routes(s1=1440 + overhead),
            client().syn() >> one_left, client().ack(LARGE) >> one_left,
@@ -205,6 +211,12 @@ HERE = [
          client(ttl=1).syn() >> delivered,
          client().ack() >> passed("local"))
     for mode, name in [(DR, "DR"), (TUN, "TUN")]]
+
+
+def without_ports(protocol):
+    """Return an error about a packet of *protocol*, of which it quotes the IP header only."""
+    about = packets.ipv4(protocol, address("192.168.10.1"), address("192.168.10.9"), bytes(20))
+    return Seen(packets.icmp_error("192.168.10.254", "192.168.10.1", 3, 4, bytes(about)[:20]))
 
 
 ERRORS = [
@@ -239,9 +251,13 @@ ERRORS = [
              packets.tcp("192.168.10.1:80", "192.168.10.9:40000", "A"))[:28]))
          >> translated(16, "192.168.20.1", 12, 20, 80),
          connection(state="NONE", expires_seconds=3), wait(4), connections(0)),
+    Case("schedule_icmp drops an error that quotes no ports; otherwise that is the host's",
+         service(WEB, RIP), without_ports(6) >> passed("icmp"), sysctl("schedule_icmp", 1),
+         without_ports(6) >> dropped("malformed"), without_ports(47) >> passed("icmp")),
     Case("nat_icmp_send answers a server to which nobody listens",
          service(WEB, RIP), sysctl("nat_icmp_send", 1),
-         server().ack() >> told(3, 3, "nat_icmp"), server().rst() >> passed("no_connection"),
+         routes(s1=1500),
+         server().ack() >> told(3, 3, "nat_icmp", by="192.168.20.254"), server().rst() >> passed("no_connection"),
          client().syn() >> to(RIP), server().synack() >> comes_from(VIP)),
 ]
 

@@ -29,6 +29,9 @@ class FakeQueued:
     def set_payload(self, payload):
         self.done.append(payload)
 
+    def set_mark(self, mark):
+        self.done.append(f"mark {mark}")
+
     def accept(self):
         self.done.append("accept")
 
@@ -68,6 +71,7 @@ ANSWER = bytes(12) + bytes([192, 168, 10, 1]) + bytes([192, 168, 10, 9]) + bytes
 @pytest.mark.parametrize(("verdict", "done"), [
     (Verdict(ACCEPT), ["accept"]),
     (Verdict(ACCEPT, changed=True), [b"PACket", "accept"]),
+    (Verdict(ACCEPT, unmarked=True), ["mark 0", "accept"]),
     (Verdict(DROP), ["drop"]),
     (Verdict(DROP, answer=ANSWER), ["drop"]),
 ])
