@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 from lbq cimport thresholds
 from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
-                             FLAG_ONE_PACKET, FLAG_TEMPLATE, MODE_MASK, FlowEntry, drop_entry, enter, find, hash_key,
+                             FLAG_ONE_PACKET, FLAG_TEMPLATE, FlowEntry, drop_entry, enter, find, hash_key,
                              link_entry, next_due, set_deadline, take_entry, unlink_entry, wheel_add, wheel_remove)
 from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
                           PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet)

@@ -16,23 +16,21 @@ Kernel: net/netfilter/nfnetlink_queue.c for the queue, net/netfilter/ipvs/ for e
 """
 import mmap
 import os
-import socket
 cimport cython
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from lbq._connections cimport POSTPONED
-from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT, FLAG_ONE_PACKET,
+from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
                              MODE_MASK, TICK_BITS, FlowEntry, find, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport Forwarding, count_in, count_out
 from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
-                           mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_unmarked, verdict_with_packet)
-from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED, ICMP,
-                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP, PASSED_NO_CONNECTION, PASSED_NO_SERVICE,
-                          PASSED_REPLY, POSTROUTING,
-                          PREROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, parse)
+                           mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_unmarked,
+                           verdict_with_packet)
+from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED,
+                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP, PASSED_NO_CONNECTION,
+                          PASSED_NO_SERVICE, PASSED_REPLY, POSTROUTING, REWRITTEN, SCTP, TCP, Packet, parse)
 from lbq._slots cimport INET, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot
 from lbq._transmit cimport Outgoing, send_all
 from lbq cimport packet as pkt

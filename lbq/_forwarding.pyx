@@ -14,14 +14,14 @@ from libc.string cimport memcpy, memset
 from lbq._connections cimport Connections
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_ONE_PACKET, MODE_MASK, FlowEntry, find,
                              hash_key, set_deadline)
-from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_FTP, DROPPED_ICMP_CHECKSUM, DROPPED_ICMP_OURS, DROPPED_MALFORMED, DROPPED_NO_ROUTE,
-                          DROPPED_NO_SERVER, DROPPED_TOO_BIG, DROPPED_TTL, DROPPED_UNSEGMENTABLE, FORWARDED, LOCAL_IN,
-                          LOOPBACK, PASSED_BYPASS, PASSED_ICMP, PASSED_LOCAL, PASSED_REPLY, PREROUTING, REWRITTEN, SCTP,
-                          TCP, UDP, Packet)
-from lbq._slots cimport NO_ROUTE, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Counters, Route, ServerSlot
+from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_FTP, DROPPED_ICMP_CHECKSUM, DROPPED_ICMP_OURS, DROPPED_MALFORMED,
+                          DROPPED_NO_ROUTE, DROPPED_NO_SERVER, DROPPED_TOO_BIG, DROPPED_TTL, DROPPED_UNSEGMENTABLE,
+                          FORWARDED, LOCAL_IN, PASSED_BYPASS, PASSED_ICMP, PASSED_LOCAL, PASSED_REPLY, PREROUTING,
+                          REWRITTEN, SCTP, TCP, UDP, Packet)
+from lbq._slots cimport NO_ROUTE, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot
 from lbq._transmit cimport ARENA_ROOM, MOST_OUTGOING, Outgoing, send_all
 from lbq cimport packet as pkt
-from lbq.modes cimport dr, nat, pieces, tun
+from lbq.modes cimport nat, pieces, tun
 from lbq.protocols cimport icmp, tcp
 
 from lbq.protocols import ftp
@@ -185,9 +185,9 @@ cdef class Forwarding(Connections):
 
     cdef void _take_pieces(self, Packet *packet, uint32_t next_hop, Route *route, int count) noexcept nogil:
         """Put *count* pieces, which lie one after the other in the arena, into the outbox."""
-        cdef int i
+        cdef int _i
         cdef Outgoing *out
-        for i in range(count):
+        for _i in range(count):
             out = self._next_out(packet, next_hop, route)
             out.body = self.box.arena + self.box.arena_used
             out.length = pkt.get16(out.body, pkt.IP_LENGTH)
@@ -362,8 +362,7 @@ cdef class Forwarding(Connections):
         inner = tun.inner_of(outer, packet.length - quoted)
         if inner < 0 and server.tunnel_type != IPIP:
             return REWRITTEN            # not what this tunnel carries
-        if (inner <= 0 or packet.length - quoted < inner + (outer[inner] & 15) * 4 + 8 or
-                not read_quote_at(packet, quoted + inner, &about)):
+        if inner <= 0 or not read_quote(packet, quoted + inner, &about):
             return PASSED_ICMP
         number = find(&self.table, hash_key(&self.table, DIRECTION_IN, about.protocol, about.source, about.source_port,
                                             about.destination, about.destination_port),
@@ -515,10 +514,6 @@ cdef inline int quoted_port(Packet *packet, int quoted) noexcept nogil:
 
 
 cdef inline bint read_quote(Packet *packet, int at, Packet *about) noexcept nogil:
-    return read_quote_at(packet, at, about)
-
-
-cdef inline bint read_quote_at(Packet *packet, int at, Packet *about) noexcept nogil:
     """Fill *about* with the five-tuple of the packet quoted at *at*; False when it has none that matters."""
     cdef unsigned char *data = packet.queued.data + at
     cdef int left = packet.length - at, header

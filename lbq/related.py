@@ -122,8 +122,7 @@ class Related:
         inner = tun.inner_of(outer, len(outer))
         if inner < 0 and server.tunnel.type != IPIP:
             return None                 # not what this tunnel carries
-        whole = inner > 0 and len(outer) >= inner + (outer[inner] & 15) * 4 + 8     # the least that icmp_send() quotes
-        about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if whole else None
+        about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if inner > 0 else None
         connection = about and self.connections.find(about.protocol, about.source, about.source_port,
                                                      about.destination, about.destination_port)
         if not connection:

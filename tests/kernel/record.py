@@ -31,6 +31,8 @@ def record(kind: str, seed: int, decisions: int) -> int:
     played = sorted(transcripts(kind, scenarios(seed, decisions)), key=lambda pair: pair[1]["number"])
     lines = []
     for scenario, transcript in played:
+        if transcript["late"]:
+            raise GuestError("the machine is too busy to record: timeouts ran out before their time")
         answers = [compare.common(step, result, kind)
                    for step, result in zip(scenario["steps"], transcript["results"], strict=True)]
         lines.append({"scenario": scenario, "answers": answers, "at": transcript["at"]})

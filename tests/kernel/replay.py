@@ -37,6 +37,8 @@ def main() -> int:
             scenario, _ = shrink(scenario, arguments.kernel, engines)
             arguments.file.write_text(json.dumps(scenario, indent=1) + "\n")
         [(scenario, transcript)] = transcripts(arguments.kernel, [scenario])
+        if transcript["late"]:
+            raise GuestError("the machine is too busy: timeouts ran out before their time; try again")
     except (OSError, ValueError, GuestError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 2
