@@ -10,10 +10,10 @@ help:  ## explain the targets
 lab: $(VENV)/lbq-run  ## build the article's network in namespaces, balance ten requests, take it down (root)
 	@$(BIN)/lbq lab nat
 
-test: $(VENV)/lbq-test  ## install what is missing and run every suite, slices of the long ones (root)
+test: $(VENV)/lbq-kernel  ## install what is missing and run every suite, slices of the long ones (root)
 	@$(BIN)/python tests/run.py
 
-test-full: $(VENV)/lbq-test  ## the same suites in full length (root)
+test-full: $(VENV)/lbq-kernel  ## the same suites in full length (root)
 	@$(BIN)/python tests/run.py --full
 
 test-kernel: $(VENV)/lbq-kernel  ## the same packets through kernel IPVS in guests and through lbq: a slice (root)

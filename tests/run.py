@@ -29,7 +29,6 @@ SUITES = {
     "lab": (["lab"], {}),
     "kernel": (["kernel"], {}),
 }
-BY_NAME = ("kernel",)       # only when asked for: some of its scenarios still differ (docs/differences.md)
 
 
 class Outcome(NamedTuple):
@@ -77,7 +76,7 @@ def read(root: ElementTree.Element, status: int, seconds: float) -> Outcome:
 def main() -> int:
     """Run the suites that were asked for, or all; return the exit status."""
     parser = argparse.ArgumentParser(description="Run lbq's test suites and say what each took.")
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)} (default: all but kernel)")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)} (default: all)")
     parser.add_argument("--full", action="store_true", help="run the sampled suites in full length")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.suites if name not in SUITES]
@@ -86,7 +85,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)   # a CI may have started us with some ignored; tests send them
     outcomes = {}
-    for name in arguments.suites or [name for name in SUITES if name not in BY_NAME]:
+    for name in arguments.suites or SUITES:
         print(f"\n=== {name}", flush=True)
         outcomes[name] = run(name, arguments.full)
 

@@ -1,9 +1,16 @@
 """Prints the report table: scheduler x profile x decisions compared x differences."""
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.kernel.report import FULL, REPORTS
+
+
+def pytest_configure():
+    """End guests, too, when the run is ended."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

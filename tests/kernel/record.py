@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--decisions", type=int, default=8000, help="for each kernel")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # guests end with us
     for kind in KINDS:
         try:
             size = record(kind, arguments.seed, arguments.decisions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--engine", choices=list(ENGINES), default="reference")
     parser.add_argument("--shrink", action="store_true", help="make it as short as possible first")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # guests end with us
     engines = {arguments.engine: ENGINES[arguments.engine]}
     try:
         scenario = json.loads(arguments.file.read_text())
