@@ -16,7 +16,7 @@ import pytest
 from lbq._fastpath import FastDirector
 from lbq.director import Director
 from tests.helpers import netlink, sampled
-from tests.helpers.cases import WEB, client
+from tests.helpers.cases import WEB, client, server
 from tests.helpers.engines import add_service
 from tests.helpers.story import Teller, story
 
@@ -133,6 +133,20 @@ def test_a_packet_too_large_to_be_returned_is_dropped_and_the_rest_of_its_batch_
     assert [(answer.packet_id, answer.action) for answer in answers] == [(0, 1), (1, 1), (2, 0), (3, 1), (4, 1)]
     assert [len(answer.payload or b"") for answer in answers] == [41, 2040, 0, 3040, 44]
     assert kernel.director.statistics()["verdict_errors"] == 1
+
+
+def test_an_ftp_reply_goes_back_with_the_length_it_has_now(kernel):
+    """The payload's attribute says how long it is; the kernel takes no more of the packet than that."""
+    add_service(kernel.director, "tcp:192.168.10.1:21", "192.168.20.100:21")
+    ftp_client, ftp_server = client(vip="192.168.10.1:21"), server("192.168.20.100:21")
+    talk = [ftp_client.syn(), ftp_server.synack(), ftp_client.ack(), ftp_client.ack(b"PASV\r\n"),
+            ftp_server.ack(b"227 (192,168,20,100,200,10).\r\n")]
+
+    *_, reply = kernel.exchange([netlink.packet_message(number, seen.packet, seen.hook, 0, 2, False)
+                                 for number, seen in enumerate(talk)])
+
+    assert reply.payload[40:] == b"227 (192,168,10,1,200,10).\r\n"
+    assert len(reply.payload) == int.from_bytes(reply.payload[2:4])
 
 
 def test_garbage_from_the_socket_is_counted_and_harms_nobody(kernel):
