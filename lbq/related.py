@@ -185,7 +185,10 @@ class Related:
         if announced is not None and not self._announce(connection, connection.caddr, 0, announced.port,
                                                         announced.port, NO_CPORT, now_ns):
             return "dropped_ftp"
-        control.answer_client(content, announced, connection.vaddr, announced.port if announced else 0)
+        try:
+            control.answer_client(content, announced, connection.vaddr, announced.port if announced else 0)
+        except ValueError:              # it would be larger than any packet
+            return "dropped_ftp"
         if len(content) > parsed.length + FTP_GROWTH:
             return "dropped_ftp"
         _put_back(packet, parsed.length, content)

@@ -34,6 +34,7 @@ _REPLY_229 = re.compile(rb"229 [^(]*\(+([!-'*-/:-~)])\1\1(\d+)\1")      # RFC 24
 SACK, END, NO_OPERATION = 5, 0, 1       # TCP options
 ACK = 0x10
 LARGEST = 0xFFFF
+MOST_BYTES = LARGEST - 4                # of a packet that a verdict can return: its attribute counts its own header
 
 
 class Announced(NamedTuple):
@@ -175,7 +176,7 @@ class Control:
 
 def replace_payload(packet: bytearray, start: int, end: int, words: bytes) -> None:
     """Write *words* in place of the bytes in [*start*, *end*) of a TCP packet; length and checksums become right."""
-    if len(packet) + len(words) - (end - start) > LARGEST:
+    if len(packet) + len(words) - (end - start) > MOST_BYTES:
         raise ValueError(f"a packet of {len(packet)} bytes has no room for {words!r}")
     header, _ = _starts(packet)
     packet[start:end] = words

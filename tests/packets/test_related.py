@@ -18,6 +18,7 @@ from tests.helpers.cases import (
     comes_from,
     connection,
     connections,
+    dropped,
     local_addresses,
     passed,
     routes,
@@ -83,6 +84,10 @@ TALK = [
          server("192.168.20.100:21").ack(b"227 (192,168,20,100,200,10).\r\n")
          >> said(b"227 (192,168,10,1,200,10).\r\n", 1000),
          server("192.168.20.100:21").tcp("A", b"150 ok\r\n", sequence=1030) >> said(b"150 ok\r\n", 1028)),
+    Case("an address that makes the packet too large for its verdict cannot be sent",
+         service(FTP, "10.0.0.1:21"), client(vip=CONTROL).syn() >> to("10.0.0.1:21"),
+         client(vip=CONTROL).ack() >> to("10.0.0.1:21"), client(vip=CONTROL).ack(b"PASV\r\n") >> to("10.0.0.1:21"),
+         server("10.0.0.1:21").ack(b"227 (10,0,0,1,200,10)" + bytes(65531 - 40 - 21)) >> dropped("ftp")),
 ]
 
 
