@@ -122,8 +122,8 @@ cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, int 
                           uint32_t address, int port, int kind) noexcept nogil:
     """Return the number of the connection with this key, whose hash is *hashed*, or 0.
 
-    *kind* matters where the client's port is 0: FLAG_TEMPLATE, or FLAG_NO_CPORT for a connection that still waits
-    for it.
+    *kind* matters where the client's port is 0 and the packet is the client's: FLAG_TEMPLATE, or FLAG_NO_CPORT for a
+    connection that still waits for it.
     """
     cdef uint32_t at = home(table, hashed), wanted = tag(table, hashed), slot, number
     while True:
@@ -133,7 +133,8 @@ cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, int 
         if slot & ~table.node_mask == wanted and slot & 1 == <uint32_t> direction:
             number = (slot & table.node_mask) >> 1
             if (has_key(&table.entries[number], direction, protocol, caddr, cport, address, port) and
-                    (cport != 0 or table.entries[number].flags & (FLAG_TEMPLATE | FLAG_NO_CPORT) == kind)):
+                    (cport != 0 or direction == DIRECTION_OUT or
+                     table.entries[number].flags & (FLAG_TEMPLATE | FLAG_NO_CPORT) == kind)):
                 return number
         at = after(table, at)
 
