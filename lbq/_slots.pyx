@@ -143,6 +143,7 @@ cdef class Slots:
         self.service_objects[service.slot] = None
         self.free_services.append(service.slot)
         self._index_services(len(self.services.by_key))
+        self._list_tunnels()
         self._after_delete()
 
     def flush(self):

@@ -16,6 +16,7 @@ from tests.helpers.cases import (
     call,
     client,
     comes_from,
+    command,
     connection,
     connections,
     dropped,
@@ -129,6 +130,8 @@ ERRORS = [
          *TUNNEL, tunnel_error(MAY_CUT, 1300) >> told_nothing, shows(WEB, "192.168.20.1:80", packets_out=0)),
     Case("an error about a tunnel packet of no connection's goes on to the host",
          *by(TUN), local_addresses("192.168.20.254", "192.168.10.1"), tunnel_error(INNER, 1300) >> passed("icmp")),
+    Case("an error about a tunnel to a deleted service's server goes on to the host",
+         *TUNNEL, service(FTP), command("delete_service", WEB), tunnel_error(INNER, 1300) >> passed("icmp")),
 ]
 
 
