@@ -68,8 +68,7 @@ cdef class Connections(Slots):
             self.flush_some(SCANNED)
         if self.services.sysctls["drop_entry"] > 1:
             self._drop_entries(now_ns)
-        for service in self.services.by_key.values():
-            (<VirtualService> service).scheduler.tick(service, now_ns)
+        self.services.tick(now_ns)
         return self._empty_trash(now_ns)
 
     # ---- A server's share ------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ cdef class FastDirector(Forwarding):
                 "connections": self.table.used, "connections_max": self.table.capacity, "conns": self.conns,
                 "expired": self.expired, "icmp_sent": self.icmp_sent, "icmp_limited": self.icmp_limited,
                 "verdict_errors": counted.verdict_errors, "send_errors": self.send_errors,
-                "scheduler_errors": self.scheduler_errors, **named}
+                "scheduler_errors": self.scheduler_errors + self.services.scheduler_errors, **named}
 
     # ---- One packet, for tests and for explaining ---------------------------------------------------
 

@@ -212,12 +212,10 @@ cdef class Slots:
     def delete_server(self, key, address, port):
         """Delete a real server; clients' packets of its connections are dropped, its replies still pass."""
         cdef RealServer server = self.services.server(key, address, port)
-        try:
-            self.services.delete_server(key, address, port)
-        finally:                                # a scheduler that fails when told of it does not keep the server
-            self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
-            self._list_tunnels()
-            self._after_delete()
+        self.services.delete_server(key, address, port)
+        self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
+        self._list_tunnels()
+        self._after_delete()
 
     def _after_delete(self):
         if self.settings.expire_nodest_conn:

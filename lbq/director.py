@@ -475,8 +475,7 @@ class Director(Forwarding, Related):
             self._flush_connections()
         if self.services.sysctls["drop_entry"] > 1:
             self._drop_entries(now_ns)
-        for service in self.services.by_key.values():
-            service.scheduler.tick(service, now_ns)
+        self.services.tick(now_ns)
         return self._empty_trash(now_ns)
 
     def _flush_connections(self) -> None:
@@ -566,11 +565,8 @@ class Director(Forwarding, Related):
 
     def delete_server(self, key: ServiceKey, address: int, port: int) -> None:
         """Delete a real server; its clients' packets are dropped from now on, its replies still pass."""
-        self.services.server(key, address, port)        # raises when it is not there
-        try:
-            self.services.delete_server(key, address, port)
-        finally:                        # a scheduler that fails when told of it does not keep the server
-            self._after_delete()
+        self.services.delete_server(key, address, port)
+        self._after_delete()
 
     def _after_delete(self) -> None:
         self.flush_due |= self.services.sysctls["expire_nodest_conn"] != 0
@@ -640,7 +636,8 @@ class Director(Forwarding, Related):
     def statistics(self) -> dict:
         """Return all counters by name."""
         return {**self.counted, "connections": len(self.connections),
-                "connections_max": self.connections.max_connections}
+                "connections_max": self.connections.max_connections,
+                "scheduler_errors": self.counted["scheduler_errors"] + self.services.scheduler_errors}
 
     # ---- On real traffic -----------------------------------------------------------------------------
 

@@ -187,20 +187,34 @@ class VirtualService:
             raise
         server.service = self
 
-    def remove(self, server: RealServer) -> None:
-        """Unlink *server* and tell the scheduler, which may still read ``server.position``."""
+    def remove(self, server: RealServer) -> bool:
+        """Unlink *server* and tell the scheduler, which may still read ``server.position``; return False if it fails.
+
+        It does not keep the server by failing.
+        """
         del self.servers[server.position]
         try:
             if self.scheduler is not None:
                 self.scheduler.server_removed(self, server)
+        except (Exception, SystemExit):         # a user's own
+            return False
         finally:
             self._number()
             server.position = -1
+        return True
 
     def changed(self, server: RealServer) -> None:
         """Tell the scheduler that an attribute of *server* was edited."""
         if self.scheduler is not None:
             self.scheduler.server_changed(self, server)
+
+    def tick(self, now_ns: int) -> bool:
+        """Tell the scheduler that about a second has passed; return False if it fails."""
+        try:
+            self.scheduler.tick(self, now_ns)
+        except (Exception, SystemExit):         # a user's own
+            return False
+        return True
 
     def _number(self) -> None:
         for position, server in enumerate(self.servers):

@@ -259,8 +259,12 @@ def parse_sysctl(text: str) -> tuple[str, int | None]:
     """Return name, without ``net.ipv4.vs.``, and value of ``NAME[=VALUE]``; the value is None when none is said."""
     name, equals, value = text.partition("=")
     name = name.strip().removeprefix(sysctls.PREFIX)
-    number = _number(f"{sysctls.PREFIX}{name}", value.strip(), 0, sysctls.INT_MAX) if equals else None
-    sysctls.check(name, number or 0)
+    sysctls.check(name)
+    if not equals:
+        return name, None
+    value = value.strip()
+    number = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else -1
+    sysctls.check(name, number, value)
     return name, number
 
 
@@ -273,7 +277,7 @@ def mode_of(mode: str | None) -> str:
 
 def _scheduler(name: str) -> str:
     """Return *name* when there is such a scheduler; plugged-in ones are only looked for when needed."""
-    if ".py:" in name:
+    if name.endswith(".py") or ".py:" in name:
         path, _, attribute = name.rpartition(":")
         create(name)                    # raises when it cannot be used
         return f"{os.path.abspath(path)}:{attribute}"

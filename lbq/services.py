@@ -36,6 +36,7 @@ TRASH_IDLE = 120 * SECOND
 FTP = 21
 FTP_DATA = 20
 FIRST_UNPRIVILEGED = 1024           # net.ipv4.ip_unprivileged_port_start
+CONFIGURED = ("weight", "last_weight", "mode", "tunnel", "upper", "lower", "overloaded")    # what an edit may change
 
 Place = tuple[ServiceKey, int, int]
 
@@ -49,9 +50,11 @@ class ServiceTable:
         self.active_cost = 257 if self.is_new else 256
         self.sysctls = sysctls.defaults()
         self.by_key: dict[ServiceKey, VirtualService] = {}
+        self.asked: dict[ServiceKey, str] = {}      # the scheduler as it was asked for; a file's may call itself otherwise
         self.trash: dict[Place, RealServer] = {}
         self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
         self.next_round = 0
+        self.scheduler_errors = 0       # notices that a user's own scheduler did not take
 
     # ---- Services ------------------------------------------------------------------------------------
 
@@ -62,16 +65,18 @@ class ServiceTable:
             raise ServiceExists(f"cannot add service {format_service(key)}: it is already there")
         service = VirtualService(key, self._create(scheduler), flags, timeout, netmask)
         self.by_key[key] = service
+        self.asked[key] = scheduler
         return service
 
     def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int,
                     netmask: int) -> VirtualService:
         """Give a service other settings; another scheduler starts with the servers as they are now."""
         service = self.service(key)
-        if scheduler != service.scheduler.name:
+        if scheduler != self.asked[key]:
             successor = self._create(scheduler)
             successor.bind(service)
             service.scheduler = successor
+            self.asked[key] = scheduler
         service.flags, service.timeout, service.netmask = flags, timeout, netmask
         return service
 
@@ -89,7 +94,7 @@ class ServiceTable:
         service.scheduler = None        # it goes too, and is not told of each server (__ip_vs_del_service())
         for server in list(service.servers):
             self._discard(service, server)
-        del self.by_key[key]
+        del self.by_key[key], self.asked[key]
         return service
 
     def find_service(self, protocol: int, address: int, port: int, fwmark: int = 0) -> VirtualService | None:
@@ -163,8 +168,14 @@ class ServiceTable:
         self.service(key)
         self._check_thresholds(upper, lower)
         server = self.server(key, address, port)
+        before = {name: getattr(server, name) for name in CONFIGURED}
         self._configure(server, weight, mode, upper, lower, tunnel)
-        self.service(key).changed(server)
+        try:
+            self.service(key).changed(server)
+        except BaseException:           # a user's own scheduler fails: nothing is changed
+            for name, value in before.items():
+                setattr(server, name, value)
+            raise
         return server
 
     def delete_server(self, key: ServiceKey, address: int, port: int) -> RealServer:
@@ -172,6 +183,11 @@ class ServiceTable:
         server = self.server(key, address, port)
         self._discard(self.service(key), server)
         return server
+
+    def tick(self, now_ns: int) -> None:
+        """Tell every scheduler that about a second has passed."""
+        for service in self.by_key.values():
+            self.scheduler_errors += not service.tick(now_ns)
 
     def empty_trash(self, now_ns: int) -> list[Place]:
         """Forget deleted servers that have been without connections long enough; return which they were.
@@ -211,7 +227,7 @@ class ServiceTable:
     def _discard(self, service: VirtualService, server: RealServer) -> None:
         server.available = False
         self.trash[service.key, server.address, server.port] = server
-        service.remove(server)          # last: it tells the scheduler, which may be a user's own and fail
+        self.scheduler_errors += not service.remove(server)
 
     # ---- Listings ------------------------------------------------------------------------------------
 

@@ -90,7 +90,7 @@ def answer(engine, question: bytes) -> bytes:
         if do in KEYED and args:
             args[0] = ServiceKey(*args[0])
         value = getattr(engine, do)(*args)
-    except Exception as error:      # a user's own scheduler may raise anything; packets must go on
+    except (Exception, SystemExit) as error:    # a user's own scheduler may raise anything; packets must go on
         return failure(error)
     if do == "list_connections":
         records, cursor = value
@@ -99,7 +99,7 @@ def answer(engine, question: bytes) -> bytes:
     return json.dumps({"ok": value}).encode()
 
 
-def failure(error: Exception) -> bytes:
+def failure(error: BaseException) -> bytes:
     """Return the message that says *error*: ours by its name, any other with its name in the message."""
     kind = type(error).__name__
     message = str(error) if isinstance(error, LbqError) else f"{kind} in the packet process: {error}"

@@ -1,14 +1,13 @@
 """What both directors offer besides a packet's way: listings in pages, counters, schedulers that fail."""
 from __future__ import annotations
 
-import contextlib
 import sys
 
 import pytest
 
 from lbq.conntrack import FIELDS, RECORD
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
-from lbq.model import RealServer
+from lbq.model import CSUM, DR, GUE, RealServer
 from lbq.outcomes import DROPPED, PASSED
 from tests.helpers import engines
 from tests.helpers.cases import (
@@ -229,7 +228,7 @@ class NoticeFailed(Exception):
     """A user's own scheduler failed when it was told of a change."""
 
 
-def fail(self, service, server):
+def fail(self, service, server_or_time):
     raise NoticeFailed
 
 
@@ -274,6 +273,27 @@ def test_a_deleted_server_whose_scheduler_fails_to_take_it_back_stays_deleted(en
     assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
 
 
+def test_an_edit_that_the_scheduler_does_not_take_changes_nothing(engine):
+    with_notices_that_fail(engine, "server_changed")
+    before = engine.list_services()
+
+    with pytest.raises(NoticeFailed):
+        engine.set_server(key(WEB), *RIP, 5, DR, 7, 3, (GUE, 6080, CSUM))
+
+    assert engine.list_services() == before
+    Case("", client().syn() >> to("192.168.20.1:80")).play(engine)
+
+
+def test_a_scheduler_that_fails_at_a_tick_keeps_nobody_from_theirs(engine):
+    scheduler = with_notices_that_fail(engine)
+    scheduler.tick = fail
+    add_service(engine, DNS, "192.168.20.1:53")
+    engine.delete_server(key(DNS), *endpoint("192.168.20.1:53"))
+
+    assert engines.forget_deleted(engine) == [(key(DNS), *endpoint("192.168.20.1:53"))]
+    assert engine.statistics()["scheduler_errors"] == 6
+
+
 @pytest.mark.parametrize("delete", [("delete_server", key(WEB), *RIP), ("delete_service", key(WEB))],
                          ids=["server", "service"])
 def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete):
@@ -281,9 +301,9 @@ def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete)
     add_service(engine, DNS)            # with no service at all nobody looks at packets
     Case("", client().syn() >> to("192.168.20.1:80")).play(engine)
 
-    with contextlib.suppress(NoticeFailed):
-        getattr(engine, delete[0])(*delete[1:])
+    getattr(engine, delete[0])(*delete[1:])
 
+    assert engine.statistics()["scheduler_errors"] == (delete[0] == "delete_server")
     Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
     engine.expire(10**15)
     assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]

@@ -44,6 +44,18 @@ def test_an_unknown_scheduler_adds_nothing(table):
     assert len(table.by_key) == 1
 
 
+def test_a_scheduler_starts_anew_only_when_another_one_is_asked_for(table, tmp_path):
+    """Even when a user's own calls itself by another name than it was asked for."""
+    (tmp_path / "mine.py").write_text("from lbq.schedulers.rr import RoundRobin\n\n\n"
+                                      "class Mine(RoundRobin):\n    name = 'wlc'\n\n"
+                                      "    def schedule(self, service, flow):\n        return None\n")
+    name = f"{tmp_path}/mine.py:Mine"
+    first = table.set_service(WEB, name, 0, 0, 0xFFFFFFFF).scheduler
+
+    assert table.set_service(WEB, name, 1, 300, 0xFFFFFFFF).scheduler is first
+    assert type(table.set_service(WEB, "wlc", 1, 300, 0xFFFFFFFF).scheduler) is not type(first)
+
+
 def test_a_missing_service_is_named(table):
     with pytest.raises(NoSuchService, match=r"no service udp:192\.168\.10\.1:53"):
         table.service(ServiceKey(UDP, WEB.address, 53))

@@ -44,6 +44,9 @@ class FakeEngine:
     def set_timeouts(self, tcp):
         return 1 // tcp
 
+    def delete_server(self, key):
+        raise SystemExit(3)     # a user's own scheduler, when it was told
+
 
 @pytest.fixture
 def engine():
@@ -97,6 +100,7 @@ def test_what_cannot_be_done_is_answered(channel, do, args, error):
 @pytest.mark.parametrize("question", [
     b"no JSON", b"{}", b"[]", b'{"do": "set_timeouts", "args": [0]}', b'{"do": "add_server", "args": []}',
     b'{"do": "add_server", "args": [[1]]}', b'{"do": "list_services", "args": [1]}',
+    b'{"do": "delete_server", "args": [[6, 1, 80]]}',
 ])
 def test_nonsense_does_not_end_the_packet_process(channel, question):
     channel.send(question)
