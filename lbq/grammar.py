@@ -39,6 +39,7 @@ MAX_MARK = 2**32 - 1
 MODES = {"nat": NAT, "dr": DR, "tun": TUN}
 TUNNELS = {"ipip": IPIP, "gue": GUE, "gre": GRE}
 CHECKSUMS = {"no": NOCSUM, "yes": CSUM, "remcsum": REMCSUM}
+VALUES = {"mode": MODES, "tunnel": TUNNELS, "tunnel-csum": CHECKSUMS}     # of settings that are words
 SETTINGS = ("weight", "mode", "upper", "lower", "tunnel", "tunnel-port", "tunnel-csum")
 
 
@@ -176,7 +177,7 @@ def _parse_settings(settings: list[str]) -> dict[str, int]:
 
 
 def _parse_setting(name: str, value: str) -> int:
-    words = {"mode": MODES, "tunnel": TUNNELS, "tunnel-csum": CHECKSUMS}.get(name)
+    words = VALUES.get(name)
     if words is not None:
         if value not in words:
             raise ConfigError(f"unknown {name} '{value}'{did_you_mean(value, words)}; there are {', '.join(words)}")
@@ -184,6 +185,14 @@ def _parse_setting(name: str, value: str) -> int:
     if name == "weight":
         return parse_weight(value)
     return parse_number(value, name, 0, 65535 if name == "tunnel-port" else MAX_WEIGHT)
+
+
+def format_settings(server: ServerWords) -> list[tuple[str, str]]:
+    """Return the settings that *server* says something about, by name, as they are written."""
+    said = [(name.replace("_", "-"), value) for name, value in zip(server._fields[2:], server[2:], strict=True)
+            if value is not None]
+    return [(name, next((word for word, number in VALUES.get(name, {}).items() if number == value), str(value)))
+            for name, value in said]
 
 
 def _split(text: str) -> tuple[str, str | None]:

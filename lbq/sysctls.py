@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lbq.errors import ConfigError
+from lbq.grammar import did_you_mean
 
 PREFIX = "net.ipv4.vs."
 INT_MAX = 2**31 - 1
@@ -56,14 +57,16 @@ ELSEWHERE = {
 DEFENCES = ("drop_entry", "drop_packet", "secure_tcp")
 
 
-def check(name: str, value: int) -> None:
-    """Raise ConfigError unless the sysctl *name* (without prefix) takes *value*."""
+def check(name: str, value: int = 0, said: str | None = None) -> None:
+    """Raise ConfigError unless the sysctl *name* (without prefix) takes *value*, which a person *said*."""
     if name in ELSEWHERE:
         raise ConfigError(f"{PREFIX}{name} means nothing here: {ELSEWHERE[name]}")
     if name not in TABLE:
-        raise ConfigError(f"no sysctl {PREFIX}{name}; lbq sysctl lists those there are")
+        raise ConfigError(f"no sysctl {PREFIX}{name}{did_you_mean(name, (*TABLE, *ELSEWHERE))}; "
+                          "lbq sysctl lists those there are")
     if not 0 <= value <= TABLE[name].most:
-        raise ConfigError(f"{PREFIX}{name}={value}: not a number from 0 to {TABLE[name].most}")
+        raise ConfigError(f"{PREFIX}{name}={value if said is None else said}: "
+                          f"not a number from 0 to {TABLE[name].most}")
 
 
 def defaults() -> dict[str, int]:

@@ -23,6 +23,7 @@ from lbq.grammar import (
     check_server,
     format_endpoint,
     format_service,
+    format_settings,
     parse_netmask,
     parse_server,
     parse_service,
@@ -205,16 +206,16 @@ class Operations:
 
     async def _delete_service(self, key: ServiceKey) -> None:
         await self.process.call("delete_service", key)
-        await self.host.call("remove_service", key)
         del self.services[key]
         for place in [place for place in self.servers if place[0] == key]:
             self.trash[place] = self.servers.pop(place)
+        await self.host.call("remove_service", key)
 
     async def zero(self, service: str | None = None) -> str:
         """Start counters from zero; return what was done."""
         if service is None:
             await self.process.call("zero")
-            return self._did("all counters start from zero")
+            return self._did("counters of all services start from zero")
         key = self._known(service)
         await self.process.call("zero", key)
         return self._did(f"counters of {format_service(key)} start from zero")
@@ -260,12 +261,16 @@ class Operations:
             check_server(words, key, words.mode)
             if words.mode != before.mode:
                 await self.host.call("add_server", *place, words.mode)
-            await self.process.call("set_server", *place, *_server_arguments(words))
+            try:
+                await self.process.call("set_server", *place, *_server_arguments(words))
+            except BaseException:
+                if words.mode != before.mode:
+                    await self.host.call("remove_server", *place, words.mode)
+                raise
+            self.servers[place] = words
             if words.mode != before.mode:
                 await self.host.call("remove_server", *place, before.mode)
-            self.servers[place] = words
-        changed = ", ".join(f"{name.replace('_', '-')} {getattr(words, name)}" for name in words._fields[2:]
-                            if getattr(said, name) is not None)
+        changed = ", ".join(f"{name} {value}" for name, value in format_settings(said))
         return self._did(f"server {_name(words)} of {format_service(key)} has {changed} now")
 
     async def delete_server(self, service: str, server: str) -> str:

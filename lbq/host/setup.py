@@ -14,6 +14,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from lbq.errors import HostError
@@ -87,14 +88,18 @@ class HostSetup:
         return lines
 
     def add_service(self, key: ServiceKey) -> None:
-        """Send the packets of one more service to the queue."""
-        for where, member in self._places_of_service(key):
-            where.add(member)
-        if key.fwmark:
-            self.marks[key.fwmark] += 1
-            self._put_rules_in(self.tables)
-        self._log(self._add_missing_vips())
-        self._log(self._stop_redirects())
+        """Send the packets of one more service to the queue, or change nothing and raise."""
+        with ExitStack() as undoing:
+            for where, member in self._places_of_service(key):
+                where.add(member)
+                undoing.callback(where.remove, member)
+            if key.fwmark:
+                self.marks[key.fwmark] += 1
+                undoing.callback(self.marks.subtract, [key.fwmark])
+                self._put_rules_in(self.tables)
+            self._log(self._add_missing_vips())
+            self._log(self._stop_redirects())
+            undoing.pop_all()
 
     def remove_service(self, key: ServiceKey) -> None:
         """Leave the packets of the service *key* alone from now on."""
@@ -106,9 +111,12 @@ class HostSetup:
 
     def add_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
         """Send the replies of a real server to the queue; several services may add the same one."""
-        for where, member in self._places_of_server(key, address, port, mode):
-            where.add(member)
-        self._log(self._stop_redirects())
+        with ExitStack() as undoing:
+            for where, member in self._places_of_server(key, address, port, mode):
+                where.add(member)
+                undoing.callback(where.remove, member)
+            self._log(self._stop_redirects())
+            undoing.pop_all()
 
     def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""

@@ -9,7 +9,7 @@ from lbq.conntrack import RECORD
 from lbq.control.operations import Operations
 from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, ServerExists
 from lbq.grammar import parse_server, parse_service
-from lbq.model import DR, NAT
+from lbq.model import DR, GUE, NAT, TUN
 from lbq.options import ServiceWords
 
 PLAIN = (NAT, 0, 0, (0, 0, 0))      # mode, thresholds, tunnel
@@ -154,6 +154,29 @@ def test_a_weight_concerns_the_engine_only(operations, story):
     asyncio.run(operations.set_server(VIP, "192.168.20.1,weight=0"))
 
     assert story == [("engine", "set_server", KEY, RIP, 80, 0, *PLAIN)]
+
+
+def test_another_mode_is_seen_by_the_host_before_the_engine_uses_it(operations, story):
+    story.clear()
+    said = asyncio.run(operations.set_server(VIP, "192.168.20.1,mode=tun,tunnel=gue,tunnel-port=6080"))
+
+    assert story == [("host", "add_server", KEY, RIP, 80, TUN),
+                     ("engine", "set_server", KEY, RIP, 80, 2, TUN, 0, 0, (GUE, 6080, 0)),
+                     ("host", "remove_server", KEY, RIP, 80, NAT)]
+    assert said == "server 192.168.20.1:80 of tcp:192.168.10.1:80 has mode tun, tunnel gue, tunnel-port 6080 now"
+
+
+def test_an_edit_that_the_engine_refuses_changes_nothing(operations, story):
+    operations.process.answers["set_server"] = HostError("the scheduler failed")
+    before = dict(operations.servers)
+    story.clear()
+
+    with pytest.raises(HostError):
+        asyncio.run(operations.set_server(VIP, "192.168.20.1,mode=dr"))
+
+    assert [step[:2] for step in story] == [("host", "add_server"), ("engine", "set_server"), ("host", "remove_server")]
+    assert story[0][2:] == story[2][2:] == (KEY, RIP, 80, DR)
+    assert operations.servers == before
 
 
 @pytest.mark.parametrize(("service", "server", "error"), [
