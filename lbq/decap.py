@@ -26,6 +26,7 @@ from lbq.host import addresses, sysctl
 from lbq.host.probes import check_permission
 from lbq.modes import tun
 from lbq.options import Parser
+from lbq.realserver import TUNNEL, tunnel_is_up
 
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
@@ -35,6 +36,14 @@ BUFFER = 8 << 20
 LARGEST = 65535
 TYPES = {"ipip": socket.IPPROTO_IPIP, "gre": socket.IPPROTO_GRE}
 GUE_PORT = 6080
+EPILOG = """\
+It listens where tunnel packets arrive (a raw socket; for gue a UDP port), lets in what is IPv4 and for a VIP, and
+hands it to this host through a tun device; the host answers clients directly.  rp_filter is 0 while it runs.
+The director says which type it sends: lbq add server … RIP,mode=tun,tunnel=ipip|gue|gre,tunnel-port=N.
+
+examples:
+  lbq realserver tun --vip 172.16.10.1 && lbq decap --vip 172.16.10.1
+  lbq decap --vip 172.16.10.1 --type gue --port 6080"""
 GUE_HEADER = 4
 
 
@@ -43,7 +52,7 @@ def main(words: list[str]) -> int:
     parser = Parser("lbq decap", "On a real server of TUN without a tunnel device: take the director's packets out of "
                     "their tunnel and hand them to this host.  Runs until Ctrl-C; the VIP must be on lo "
                     "(lbq realserver).",
-                    usage="lbq decap --vip VIP [--vip VIP]... [--type ipip|gue|gre] [--port N]")
+                    usage="lbq decap --vip VIP [--vip VIP]... [--type ipip|gue|gre] [--port N]", epilog=EPILOG)
     parser.add_argument("--vip", metavar="VIP", action="append", default=[], help="let packets for this address in")
     parser.add_argument("--type", metavar="TYPE", default="ipip", help="ipip (default), gue or gre")
     parser.add_argument("--port", metavar="N", default=str(GUE_PORT), help=f"UDP port of gue (default {GUE_PORT})")
@@ -55,6 +64,9 @@ def main(words: list[str]) -> int:
     vips = {parse_address(vip) for vip in said.vip}
     port = parse_number(said.port, "--port", 1, 65535)
     check_permission()
+    if said.type == "ipip" and tunnel_is_up():
+        raise HostError(f"{TUNNEL} is up and ends IPIP tunnels here: with lbq decap beside it every packet would come "
+                        f"twice; leave lbq decap away, or take the device down (ip link set {TUNNEL} down)")
     for vip in vips:
         if not addresses.is_local(vip):
             raise HostError(f"{format_address(vip)} is not an address of this host, so nobody here would take its "

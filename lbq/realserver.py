@@ -13,6 +13,7 @@ Kernel: Documentation/networking/ip-sysctl.rst (arp_ignore, arp_announce, rp_fil
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -24,6 +25,16 @@ from lbq.host.probes import check_permission
 from lbq.host.setup import state_directory
 from lbq.options import Parser
 
+EPILOG = """\
+What it does, and --undo takes back (the answers go past the director, so nothing must ask this machine for the VIP):
+  the VIP/32 on lo                         packets to it are accepted here
+  arp_ignore=1, arp_announce=2             nobody learns this machine's MAC as the VIP's (all and lo)
+  tun: tunl0 up, rp_filter=0               it ends IPIP tunnels; for gue and gre, or without ipip: lbq decap
+All of it is gone after a reboot, like everything in /run/lbq.
+
+examples:
+  lbq realserver dr --vip 172.16.10.1
+  lbq realserver dr --undo"""
 FILE = "realserver.json"
 TUNNEL = "tunl0"
 ARP = {"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2",
@@ -35,7 +46,8 @@ def main(words: list[str]) -> int:
     """Do what ``lbq realserver WORDS`` says; return the exit status."""
     parser = Parser("lbq realserver", "On a real server of DR or TUN: the VIP on lo without ARP for it (and, for tun, "
                     "the tunnel's end), or all of it undone.",
-                    usage="lbq realserver dr|tun --vip VIP [--vip VIP]... | --undo")
+                    usage="lbq realserver dr|tun --vip VIP [--vip VIP]...\n       lbq realserver dr|tun --undo",
+                    epilog=EPILOG)
     parser.add_argument("mode", metavar="MODE", help="dr or tun")
     parser.add_argument("--vip", metavar="VIP", action="append", default=[], help="a virtual address; again for more")
     parser.add_argument("--undo", action="store_true", help="put everything back as it was before")
@@ -43,6 +55,8 @@ def main(words: list[str]) -> int:
     if said.mode not in ("dr", "tun"):
         raise ConfigError(f"unknown mode '{said.mode}': a real server is prepared for dr or tun; with nat it needs "
                           "only a route back through the director")
+    if said.undo and said.vip:
+        raise ConfigError("--undo puts everything back, so it takes no --vip")
     if not said.undo and not said.vip:
         raise ConfigError("no --vip: say which virtual address this real server is to accept")
     vips = [parse_address(vip) for vip in said.vip]
@@ -86,18 +100,19 @@ def undo() -> list[str]:
         lines.append(f"{TUNNEL} is down")
     lines += sysctl.restore(record["sysctls"])
     _file().unlink()
+    with contextlib.suppress(OSError):      # a director may run here, too
+        _file().parent.rmdir()
     return lines
 
 
 def _bring_up_tunnel(record: dict) -> list[str]:
     """Bring the kernel's own tunnel device up, or say what ends the tunnel instead."""
-    shown = _ip("link", "show", TUNNEL)
-    if shown.returncode:
+    if tunnel_is_up() is None:
         subprocess.run(["modprobe", "-q", "ipip"], check=False, capture_output=True)
-        shown = _ip("link", "show", TUNNEL)
-    if shown.returncode:
+    is_up = tunnel_is_up()
+    if is_up is None:
         return ["this kernel has no ipip: run `lbq decap --vip VIP` beside the service, it ends the tunnel"]
-    if "UP" in shown.stdout.split(">")[0]:
+    if is_up:
         return []
     record["device"] = True
     _save(record)
@@ -105,6 +120,12 @@ def _bring_up_tunnel(record: dict) -> list[str]:
     if done.returncode:
         raise HostError(f"cannot bring {TUNNEL} up: {done.stderr.strip()}")
     return [f"{TUNNEL} is up: it ends IPIP tunnels"]
+
+
+def tunnel_is_up() -> bool | None:
+    """Return whether the kernel's own end of IPIP tunnels is up, None when there is none."""
+    shown = _ip("link", "show", TUNNEL)
+    return None if shown.returncode else "UP" in shown.stdout.split(">")[0].split("<")[-1].split(",")
 
 
 def _ip(*words: str) -> subprocess.CompletedProcess:

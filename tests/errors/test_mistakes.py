@@ -79,12 +79,16 @@ MISTAKES = [
     (("lab", "tnu"), "unknown mode 'tnu'; did you mean 'tun'?"),
     (("add", "service", "192.168.10.1:80", "--mode", "drr"), "unknown mode 'drr'"),
     (("sysctl", "conn_reuse_mod=1"), "no sysctl net.ipv4.vs.conn_reuse_mod"),
+    (("sysctl", "pmtu_disc=0", "sloppy_tcp=yes"), "net.ipv4.vs.sloppy_tcp=yes: not a number from 0 to"),
+    (("sysctl", "net.ipv4.vs.pmtu_dics"), "no sysctl net.ipv4.vs.pmtu_dics; did you mean 'pmtu_disc'?"),
     (("sysctl", "drop_entry=4"), "net.ipv4.vs.drop_entry=4: not a number from 0 to 3"),
     (("timeouts", "--udp", "-1"), "udp"),
     (("drain", SERVICE, "192.168.20.1", "--wait", "long"), "--wait 'long' is not a number"),
     (("zero", "nonsense"), "'nonsense' has no port"),
     (("realserver", "nat", "--vip", "192.168.10.1"), "a real server is prepared for dr or tun"),
     (("realserver", "dr"), "no --vip"),
+    (("realserver", "dr", "--undo", "--vip", "192.168.10.1"), "--undo puts everything back, so it takes no --vip"),
+    ((*VIP, *NAT, "--scheduler", "no/such.py"), "it does not say which class; write no/such.py:ClassName"),
     (("decap", "--vip", "192.168.10.99"), "192.168.10.99 is not an address of this host"),
 ]
 
