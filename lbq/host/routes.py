@@ -3,8 +3,10 @@
 A route is (address, mtu, source, device, mac), as docs/architecture.md has it: read once a second, and whenever the
 kernel says that a neighbour, a route, a link or an address changed.
 
-A packet socket does not tell the kernel that a neighbour still answers, so the kernel would trust an old MAC for ever:
-``refresh_stale`` has it asked again.
+A packet socket does not tell the kernel that it uses a neighbour, so the kernel would never look whether one still has
+its MAC: ``read`` has it asked again as soon as the entry is stale, base_reachable_time after its last word.  One that
+answers is reachable for as long again; one that does not has failed, and packets go through the kernel, which looks for
+it anew.
 
 Kernel: include/uapi/linux/rtnetlink.h, neighbour.h; net/core/neighbour.c.
 """
@@ -15,11 +17,10 @@ import errno
 import fcntl
 import socket
 import struct
-import time
 from collections.abc import Iterable
 
 from lbq.host.addresses import NDMSG, RTMSG, RTN_LOCAL
-from lbq.host.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_DUMP, ask, attribute, walk
+from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, attribute, walk
 
 Route = tuple[int, int, int, int, str]      # address, mtu, source, device, mac
 
@@ -33,7 +34,6 @@ USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PER
 GROUPS = (1, 3, 5, 7, 8)                    # LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 SIOCGIFMTU = 0x8921
-ASK_AGAIN_SECONDS = 30                      # as base_reachable_time
 NO_ROUTE = -1
 
 
@@ -46,7 +46,6 @@ class Routes:
         self.socket.bind((0, 0))
         for group in GROUPS:
             self.socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-        self.asked: dict[tuple[int, int], float] = {}       # when a stale neighbour was asked again
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when something may have changed."""
@@ -67,26 +66,23 @@ class Routes:
         self.socket.close()
 
     def read(self, addresses: Iterable[int]) -> list[Route]:
-        """Return the routes to *addresses*, and ask neighbours again whose MAC has not been confirmed for long."""
+        """Return the routes to *addresses*, and have the kernel ask stale neighbours again."""
         neighbours = _neighbours()
         routes = []
         for address in addresses:
             mtu, source, device, hop = _route(address)
             state, mac = neighbours.get((device, hop), (0, ""))
             if state & NUD_STALE:
-                self._ask_again(device, hop, mac)
+                _ask_again(device, hop, mac)
             routes.append((address, mtu, source, device, mac if state & USABLE else ""))
         return routes
 
-    def _ask_again(self, device: int, hop: int, mac: str) -> None:
-        now = time.monotonic()
-        if now < self.asked.get((device, hop), -ASK_AGAIN_SECONDS) + ASK_AGAIN_SECONDS:
-            return
-        self.asked[device, hop] = now
-        body = NDMSG.pack(socket.AF_INET, 0, 0, device, NUD_PROBE, 0, 0)
-        body += attribute(NDA_DST, struct.pack(">I", hop)) + attribute(NDA_LLADDR, bytes.fromhex(mac))
-        with contextlib.suppress(OSError):      # it is gone: the next look will see that
-            ask(NETLINK_ROUTE, RTM_NEWNEIGH, body, NLM_F_CREATE)
+
+def _ask_again(device: int, hop: int, mac: str) -> None:
+    body = NDMSG.pack(socket.AF_INET, 0, 0, device, NUD_PROBE, 0, 0)
+    body += attribute(NDA_DST, struct.pack(">I", hop)) + attribute(NDA_LLADDR, bytes.fromhex(mac))
+    with contextlib.suppress(OSError):      # it is gone: the next look will see that
+        ask(NETLINK_ROUTE, RTM_NEWNEIGH, body)
 
 
 def _route(address: int) -> tuple[int, int, int, int]:
