@@ -98,8 +98,8 @@ class Watch:
             sniffer.setblocking(False)
             self.places[name] = sniffer
 
-    def report(self) -> list[str]:
-        """Return what was seen, one line each."""
+    def count(self) -> tuple[Counter, bytes | None]:
+        """Return how many were seen at each place, and the first tunnel packet of the director; watch no longer."""
         counted: Counter = Counter()
         tunnelled = None
         vip = ipaddress.IPv4Address(self.lab.vip).packed
@@ -109,6 +109,11 @@ class Watch:
                 if tunnelled is None and packet[9] == IPIP and name == "director":
                     tunnelled = packet
             sniffer.close()
+        return counted, tunnelled
+
+    def report(self) -> list[str]:
+        """Return what was seen, one line each."""
+        counted, tunnelled = self.count()
         lines = [f"seen on the director's device  {counted['director']:4}   (0: replies bypassed it)",
                  f"seen on the router             {counted['router']:4}"]
         if tunnelled is not None:

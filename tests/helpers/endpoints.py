@@ -1,7 +1,7 @@
 """What runs on the lab's servers when nginx is not enough: ``endpoints.py KIND PORT NAME``.
 
 bulk   HTTP: GET /N answers N bytes of known content, PUT answers the SHA-256 of what arrived.
-echo   UDP: answers each datagram with the server's name, a space and the datagram.
+echo   UDP: answers each datagram with the server's name, a space and the datagram, from the address it was sent to.
 hold   TCP: says the server's name, then echoes bytes until the client closes.
 
 Content is made as it is sent and hashed as it arrives: nothing here keeps a gigabyte.
@@ -13,11 +13,14 @@ import hashlib
 import random
 import socket
 import socketserver
+import struct
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 BLOCK = 1 << 20
 SO_RCVBUFFORCE = 33     # <asm-generic/socket.h>; the socket module has no name for it
+IP_PKTINFO = 8          # <linux/in.h>; nor for this
+PKTINFO = struct.Struct("=i4s4s")       # device, our address, the packet's destination
 
 
 @functools.cache
@@ -115,11 +118,13 @@ def serve_echo(port: int, title: str) -> None:
     """Answer datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+        server.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         server.bind(("", port))
         print("ready", flush=True)
         while True:
-            data, client = server.recvfrom(65535)
-            server.sendto(title.encode() + b" " + data, client)
+            data, [(level, kind, info)], _, client = server.recvmsg(65535, 64)
+            _, address, _ = PKTINFO.unpack(info)
+            server.sendmsg([title.encode(), b" ", data], [(level, kind, PKTINFO.pack(0, address, bytes(4)))], 0, client)
 
 
 if __name__ == "__main__":

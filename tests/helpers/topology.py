@@ -8,9 +8,13 @@ import hashlib
 import json
 import os
 import re
+import select
 import socket
+import struct
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lbq.control.client import ControlClient
@@ -21,6 +25,9 @@ from tests.helpers import endpoints
 
 FULL = os.environ.get("LBQ_FULL") == "1"    # the whole load, not the slice for every run
 ENDPOINTS = Path(endpoints.__file__)
+
+IP_RECVERR, SO_EE_ORIGIN_ICMP = 11, 2        # <linux/in.h>, <linux/errqueue.h>
+EXTENDED_ERROR = struct.Struct("=IBBBxIIHH4s")      # errno, origin, type, code, info, data; family, port, address
 
 # A counter that moved in any namespace is a packet that somebody broke.
 BROKEN = ("IpInHdrErrors", "IpInAddrErrors", "IpReasmFails", "IpFragFails", "IpInCsumErrors", "TcpInErrs",
@@ -101,12 +108,42 @@ def connect(host: Namespace, address: str, port: int = 80, timeout: float = 10.0
 
 
 def udp_socket(host: Namespace, address: str, port: int, timeout: float = 10.0) -> socket.socket:
-    """Return a UDP socket of *host*, connected so that it hears ICMP errors."""
+    """Return a UDP socket of *host*, connected so that it hears ICMP errors (icmp_error tells more of them)."""
     with host.inside():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     sock.settimeout(timeout)
     sock.connect((address, port))
     return sock
+
+
+def udp_server(host: Namespace, address: str, port: int, timeout: float = 10.0) -> socket.socket:
+    """Return a UDP socket of *host* that others can send to."""
+    with host.inside():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(timeout)
+    sock.bind((address, port))
+    return sock
+
+
+def icmp_error(sock: socket.socket, datagram: bytes, times: int = 1) -> tuple[int, int, int, str]:
+    """Send *datagram*; return type, code, next hop's MTU and sender of the ICMP error that it meets with.
+
+    Up to so many *times*, where the change that makes it an error may not have come through yet.
+    """
+    waiting = select.poll()
+    waiting.register(sock, 0)       # errors are always waited for
+    for left in reversed(range(times)):
+        sock.send(datagram)
+        if waiting.poll(100 if left else 5000):
+            break
+    else:
+        raise TimeoutError("no ICMP error came")
+    _, ancillary, _, _ = sock.recvmsg(65535, 1024, socket.MSG_ERRQUEUE)
+    [told] = [data for level, kind, data in ancillary if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR)]
+    _, origin, kind, code, mtu, _, _, _, sender = EXTENDED_ERROR.unpack_from(told)
+    assert origin == SO_EE_ORIGIN_ICMP, f"an error of this host itself, origin {origin}"
+    return kind, code, mtu, socket.inet_ntoa(sender)
 
 
 def hold(host: Namespace, address: str, port: int = 80) -> tuple[str, socket.socket]:
@@ -188,16 +225,41 @@ def listing(lab: Lab) -> dict:
     return service
 
 
-def ask_director(method: str) -> dict:
+def ask_director(method: str, **parameters) -> dict:
     """Return what the director of this namespace answers, without the time that a start of Python takes."""
     with ControlClient(state_directory()) as client:
-        return client.call(method)
+        return client.call(method, **parameters)
 
 
 def server_row(lab: Lab, server: Namespace) -> dict:
     """Return the row of *server* in ``lbq list --json``."""
     [row] = [row for row in listing(lab)["servers"] if row["address"] == server.address]
     return row
+
+
+@contextmanager
+def visit(lab: Lab, forgiven: set[str] = frozenset()) -> Iterator[Lab]:
+    """Use *lab* for one test: what it starts ends with it, and no packet may have been broken or lost.
+
+    *forgiven* are the counters that the test's own packets are to move.
+    """
+    started = {host: len(host.processes) for host in lab.namespaces}
+    before = broken_packets(lab)
+    try:
+        yield lab
+        grown = {name: count - before.get(name, 0) for name, count in broken_packets(lab).items()
+                 if name.split()[1] not in forgiven}
+        assert {name: count for name, count in grown.items() if count} == {}
+        if any({"--vip", "serve"} & set(process.args) and process.poll() is None for process in lab.director.processes):
+            assert {name: count for name, count in lost_packets(lab).items() if name not in forgiven} == {}
+    finally:
+        for process in lab.director.processes[started[lab.director]:]:      # pytest shows this beside a failure
+            print(f"--- {process.title()}\n{process.log.read_text(errors='replace')}")
+        for host, number in started.items():
+            for process in reversed(host.processes[number:]):
+                process.stop()
+                process.log.unlink(missing_ok=True)     # the next one takes its place
+            del host.processes[number:]
 
 
 def broken_packets(lab: Lab) -> dict[str, int]:
@@ -233,6 +295,43 @@ def settle(lab: Lab, quiet: float = 0.1, timeout: float = 10.0) -> None:
         assert time.monotonic() < deadline, f"packets still arrive after {timeout:g} s"
         time.sleep(quiet)
         before, now = now, sum(host.counters()["IpInReceives"] for host in lab.namespaces)
+
+
+@contextmanager
+def route(host: Namespace, *words: str) -> Iterator[None]:
+    """Give *host* a route, ``ip route add WORDS``, for the length of a ``with`` block."""
+    host.run(["ip", "route", "add", *words])
+    try:
+        yield
+    finally:
+        host.run(["ip", "route", "del", *words])
+
+
+@contextmanager
+def features(host: Namespace, words: str) -> Iterator[None]:
+    """Switch *words* such as ``tso off`` of ethtool on eth0 of *host* for the length of a ``with`` block."""
+    host.run(["ethtool", "-K", "eth0", *words.split()])
+    try:
+        yield
+    finally:
+        host.run(["ethtool", "-K", "eth0", *words.replace("off", "on").split()])
+
+
+@contextmanager
+def no_route_cache(host: Namespace) -> Iterator[None]:
+    """Let *host* forget the path MTUs that it learns in a ``with`` block."""
+    try:
+        yield
+    finally:
+        host.run(["ip", "route", "flush", "cache"])
+
+
+def received_bytes(host: Namespace, device: str = "eth0") -> int:
+    """Return how many bytes have come in by *device*, as its driver counts them."""
+    with host.inside():
+        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    [line] = [line for line in lines if line.strip().startswith(device + ":")]
+    return int(line.partition(":")[2].split()[0])
 
 
 def grown(host: Namespace, before: dict[str, int], *names: str) -> tuple[int, ...]:

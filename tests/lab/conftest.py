@@ -13,7 +13,7 @@ from pyroute2 import netns
 
 from lbq.lab.topology import Lab
 from tests.helpers.namespaces import VARIANTS
-from tests.helpers.topology import FULL, broken_packets, lost_packets
+from tests.helpers.topology import FULL, visit
 
 OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
 
@@ -58,23 +58,36 @@ def say_how_much(record_testsuite_property):
                                   "100,000 of 1,000,000 requests; the reference engine 16 of 256 MiB")
 
 
-@pytest.fixture
-def make_lab():
-    """Return a function that builds a lab; it is examined and taken down after the test."""
+def builder(stack: ExitStack, enter=lambda lab: lab):
+    """Return a function that builds one lab, which ends with *stack*."""
     labs = []
-    with ExitStack() as stack:
-        def make(**options) -> Lab:
-            assert not labs, "one lab a test: they share their names"
-            labs.append(stack.enter_context(Lab(prefix=f"lbqt{os.getpid()}-", **options)))
-            return labs[0]
 
-        yield make
-        for lab in labs:
-            for process in lab.director.processes:      # pytest shows this beside a failure
-                print(f"--- {process.title()}\n{process.log.read_text(errors='replace')}")
-            assert broken_packets(lab) == {}
-            if any("--vip" in process.args and process.poll() is None for process in lab.director.processes):
-                assert lost_packets(lab) == {}
+    def build(kind=Lab, *arguments, **options) -> Lab:
+        assert not labs, "one lab at a time: they share their names"
+        labs.append(stack.enter_context(kind(*arguments, prefix=f"lbqt{os.getpid()}-", **options)))
+        return enter(labs[0])
+
+    return build
+
+
+@pytest.fixture
+def make_lab(forgiven):
+    """Return a function that builds a lab; it is examined and taken down after the test."""
+    with ExitStack() as stack:
+        yield builder(stack, lambda lab: stack.enter_context(visit(lab, forgiven)))
+
+
+@pytest.fixture(scope="module")
+def make_shared_lab():
+    """Return a function that builds a lab for all tests of a module; each of them visits it."""
+    with ExitStack() as stack:
+        yield builder(stack)
+
+
+@pytest.fixture
+def forgiven() -> set[str]:
+    """Return a set to which a test adds the counters that its packets are to move: see topology.BROKEN."""
+    return set()
 
 
 @pytest.fixture

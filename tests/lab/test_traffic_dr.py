@@ -1,0 +1,347 @@
+"""Direct routing with real clients and servers: one segment, one router, and replies that bypass the director."""
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from lbq.lab.routed import CLIENT_GATEWAY, DIRECTOR, RoutedLab
+from tests.helpers.endpoints import digest_of
+from tests.helpers.processes import wait_until
+from tests.helpers.topology import (
+    FULL,
+    ask_director,
+    connect,
+    curl,
+    download,
+    features,
+    hold,
+    icmp_error,
+    listing,
+    no_route_cache,
+    received_bytes,
+    resets_suffered,
+    route,
+    server_row,
+    start_endpoints,
+    start_nginx,
+    still_answers,
+    udp_server,
+    udp_socket,
+    upload,
+    visit,
+)
+
+MIB = 1 << 20
+SIZES = {"fast": (1024 if FULL else 128) * MIB, "reference": (64 if FULL else 4) * MIB}
+HOLD, DISCARD, BULK, ECHO = 7, 9, 8080, 5300
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2      # <linux/in.h>
+NEW_MAC = "02:00:00:00:99:99"
+# NetfilterQueue, under the reference engine, reads 4 KB of a packet.
+DATAGRAMS = {"fast": (0, 1472, 1473, 4000, 60_000), "reference": (0, 1472, 1473, 3900)}
+
+
+@pytest.fixture(scope="module")
+def network(make_shared_lab):
+    """Return the network of DR, with servers of every kind on its two machines."""
+    lab = make_shared_lab(RoutedLab, "dr")
+    start_nginx(lab)
+    for kind, port in (("hold", HOLD), ("bulk", BULK), ("echo", ECHO)):
+        start_endpoints(lab, kind, port)
+    return lab
+
+
+@pytest.fixture
+def lab(network, forgiven):
+    """Lend the network to one test."""
+    with visit(network, forgiven) as lab:
+        yield lab
+
+
+@pytest.fixture(params=["vip-local", "vip-routed"])
+def either_lab(lab, request):
+    """Lend it with the VIP on the director, and with the VIP only routed there."""
+    with vip_routed(lab) if request.param == "vip-routed" else lab.director.inside():
+        yield lab
+
+
+@contextmanager
+def vip_routed(lab):
+    """Take the VIP off the director; the router sends its packets there."""
+    lab.director.run(["ip", "address", "del", f"{lab.vip}/32", "dev", "eth0"])
+    lab.router.run(["ip", "route", "add", f"{lab.vip}/32", "via", DIRECTOR])
+    try:
+        yield
+    finally:
+        lab.router.run(["ip", "route", "del", f"{lab.vip}/32", "via", DIRECTOR])
+        lab.director.run(["ip", "address", "add", f"{lab.vip}/32", "dev", "eth0"])
+
+
+def start(lab, engine, port=80, *options, servers=None):
+    """Run a director with *servers*, all of them when none are said, behind VIP:port."""
+    reals = [word for server in lab.servers if servers is None or server in servers
+             for word in ("--real", server.address)]
+    return lab.start_director("--vip", f"{lab.vip}:{port}", "--mode", "dr", "--scheduler", "rr", "--engine", engine,
+                              *reals, *options)
+
+
+def test_servers_take_turns_and_answer_past_the_director(either_lab, engine):
+    lab = either_lab
+    start(lab, engine)
+    watch = lab.watch()
+
+    answers = [curl(lab.client, f"http://{lab.vip}/").strip() for _ in range(8)]
+
+    assert answers == ["web02", "web01"] * 4
+    seen, _ = watch.count()
+    assert seen["director"] == 0
+    assert seen["router"] >= 8 * 4      # SYN ACK, ACK, answer, FIN
+    rows = listing(lab)["servers"]
+    assert [row["stats"]["conns"] for row in rows] == [4, 4]
+    assert all(row["stats"]["packets_in"] >= 4 * 4 and row["stats"]["packets_out"] == 0 for row in rows)
+
+
+def test_a_client_on_the_director_is_balanced(lab, engine):
+    """The VIP must not be the director's own for this: it would take answers from its own address for forged."""
+    with vip_routed(lab):
+        start(lab, engine)
+
+        answers = [curl(lab.director, f"http://{lab.vip}/").strip() for _ in range(4)]
+
+    assert answers == ["web02", "web01"] * 2
+
+
+def test_bulk_arrives_intact_and_downloads_bypass_the_director(either_lab, engine):
+    lab, size = either_lab, SIZES[engine]
+    start(lab, engine, BULK)
+    before = received_bytes(lab.director)
+
+    assert download(lab.client, f"http://{lab.vip}:{BULK}/{size}") == digest_of(size)
+
+    assert received_bytes(lab.director) - before < size / 10     # acknowledgements
+    assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
+    assert resets_suffered(lab.client) == 0
+
+
+@pytest.mark.parametrize("what", ["tx off", "tso off gso off"])
+def test_it_does_not_matter_who_makes_segments_and_checksums(lab, what):
+    size = SIZES["fast"] // 16
+    start(lab, "fast", BULK)
+
+    with features(lab.client, what), features(lab.director, what):
+        assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
+
+
+def test_datagrams_of_every_size_pass(lab, engine):
+    """What is longer than a packet comes in fragments, and leaves in fragments."""
+    start(lab, engine, ECHO, "--udp")
+
+    for size in DATAGRAMS[engine]:
+        datagram, answers = os.urandom(size), []
+        for _ in lab.servers:
+            with udp_socket(lab.client, lab.vip, ECHO) as sock:
+                sock.send(datagram)
+                answers.append(sock.recv(65535))
+        assert sorted(answers) == [b"web01 " + datagram, b"web02 " + datagram], size
+
+
+# ---- Servers that go, come and change ------------------------------------------------------------------
+
+
+def quick_neighbours(lab):
+    """Let the director doubt a neighbour after half a second, as it else does after half a minute."""
+    for name, value in (("base_reachable_time_ms", 500), ("retrans_time_ms", 100), ("delay_first_probe_time", 0)):
+        lab.director.sysctl(f"net.ipv4.neigh.eth0.{name}", value)
+
+
+def neighbour(lab, server):
+    """Return what the director knows of the way to *server*: ``"lladdr 02:… REACHABLE"``."""
+    line = lab.director.run(["ip", "neighbour", "show", "to", server.address, "dev", "eth0"]).stdout
+    return line.partition(" ")[2].strip()
+
+
+def seconds_until_it_answers(sock):
+    """Return how long a held connection takes to carry bytes both ways."""
+    started = time.monotonic()
+    assert still_answers(sock)
+    return time.monotonic() - started
+
+
+@contextmanager
+def other_card(server, announced):
+    """Give *server* another MAC address, as a new card has one; put the old one back at the end."""
+    [link] = json.loads(server.run(["ip", "-json", "link", "show", "eth0"]).stdout)
+    server.sysctl("net.ipv4.conf.eth0.arp_notify", int(announced))
+    server.run(["ip", "link", "set", "eth0", "address", NEW_MAC])
+    try:
+        yield
+    finally:
+        server.run(["ip", "link", "set", "eth0", "address", link["address"]])
+
+
+@pytest.mark.parametrize(("engine", "announced"), [("fast", True), ("reference", True), ("fast", False)])
+def test_flows_go_on_when_a_server_has_another_card(lab, engine, announced):
+    """A new card says so (gratuitous ARP), or the director finds that the old one is not there any more."""
+    web01, _ = lab.servers
+    quick_neighbours(lab)
+    start(lab, engine, HOLD, servers=[web01])
+    _, held = hold(lab.client, lab.vip, HOLD)
+
+    with other_card(web01, announced):
+        waited = seconds_until_it_answers(held)
+        name, _ = hold(lab.client, lab.vip, HOLD)
+
+        assert waited < (1 if announced else 8)
+        assert name == "web01"
+        assert f"lladdr {NEW_MAC}" in neighbour(lab, web01)
+    assert seconds_until_it_answers(held) < 8
+
+
+def test_flows_go_on_when_a_neighbour_is_forgotten(lab, engine):
+    start(lab, engine, HOLD)
+    held = dict(hold(lab.client, lab.vip, HOLD) for _ in range(2))
+
+    for _ in range(3):
+        lab.director.run(["ip", "neighbour", "flush", "dev", "eth0"])
+        assert seconds_until_it_answers(held["web01"]) < 1
+        assert seconds_until_it_answers(held["web02"]) < 1
+
+
+def test_flows_go_on_when_a_server_was_unplugged_for_a_while(lab):
+    """Without a carrier its neighbour entry fails; new clients hear of it, and all goes on when it is back."""
+    web01, _ = lab.servers
+    quick_neighbours(lab)
+    start(lab, "fast", HOLD, servers=[web01])
+    _, held = hold(lab.client, lab.vip, HOLD)
+
+    lab.router.run(["ip", "link", "set", "to-web01", "down"])
+    try:
+        wait_until(lambda: "FAILED" in neighbour(lab, web01) or not neighbour(lab, web01))
+        with pytest.raises(OSError, match="No route to host"):
+            connect(lab.client, lab.vip, HOLD)
+    finally:
+        lab.router.run(["ip", "link", "set", "to-web01", "up"])
+
+    assert seconds_until_it_answers(held) < 8
+    assert hold(lab.client, lab.vip, HOLD)[0] == "web01"
+
+
+def test_a_quiesced_server_keeps_what_it_has(lab, engine):
+    _, web02 = lab.servers
+    start(lab, engine, HOLD)
+    held = dict(hold(lab.client, lab.vip, HOLD) for _ in range(2))
+
+    lab.lbq("set", "server", f"{lab.vip}:{HOLD}", f"{web02.address},weight=0")
+    new = [hold(lab.client, lab.vip, HOLD)[0] for _ in range(4)]
+
+    assert new == ["web01"] * 4
+    assert still_answers(held["web01"]) and still_answers(held["web02"])
+    row = server_row(lab, web02)
+    assert (row["weight"], row["active"], row["stats"]["conns"]) == (0, 1, 1)
+
+
+def test_a_deleted_server_gets_nothing_until_it_is_back(lab, engine):
+    service, web02 = f"{lab.vip}:{HOLD}", lab.servers[1].address
+    start(lab, engine, HOLD)
+    held = dict(hold(lab.client, lab.vip, HOLD) for _ in range(2))
+
+    lab.lbq("del", "server", service, web02)
+    new = [hold(lab.client, lab.vip, HOLD)[0] for _ in range(4)]
+    held["web02"].sendall(b"anybody there?")
+
+    assert new == ["web01"] * 4
+    assert still_answers(held["web01"])
+    wait_until(lambda: lab.director.call(ask_director, "stats")["counters"]["dropped_server_gone"])
+    lab.lbq("add", "server", service, web02)
+    assert held["web02"].recv(100) == b"anybody there?"     # TCP has said it again
+    assert still_answers(held["web02"])
+
+
+def test_connections_of_a_deleted_server_end_at_once_where_that_is_asked_for(lab, engine):
+    _, web02 = lab.servers
+    start(lab, engine, HOLD, "--on-delete", "end")
+    held = dict(hold(lab.client, lab.vip, HOLD) for _ in range(2))
+
+    lab.lbq("del", "server", f"{lab.vip}:{HOLD}", web02.address)
+
+    with pytest.raises(ConnectionResetError):
+        still_answers(held["web02"])
+    assert still_answers(held["web01"])
+
+
+# ---- UDP, and errors -----------------------------------------------------------------------------------
+
+
+def test_one_packet_scheduling_takes_each_datagram_by_itself(lab, engine):
+    start(lab, engine, ECHO, "--udp", "--ops")
+    with udp_socket(lab.client, lab.vip, ECHO) as sock:
+        answers = []
+        for number in range(6):
+            sock.send(b"%d" % number)
+            answers.append(sock.recv(100))
+
+    assert answers == [b"web02 0", b"web01 1", b"web02 2", b"web01 3", b"web02 4", b"web01 5"]
+    service = listing(lab)
+    assert service["stats"]["conns"] == service["stats"]["packets_in"] == 6
+    assert [(row["active"], row["inactive"]) for row in service["servers"]] == [(0, 0)] * 2
+    assert lab.director.call(ask_director, "connections")["connections"] == []
+
+
+def test_a_client_hears_what_keeps_its_packets_from_a_server(lab, engine, forgiven):
+    """Too many hops, and nobody listens there."""
+    web01, _ = lab.servers
+    forgiven.add("IpInHdrErrors")       # the router's, for too many hops
+    start(lab, engine, ECHO, "--udp", servers=[web01])
+    lab.lbq("add", "service", f"udp:{lab.vip}:{DISCARD}", "--mode", "dr")
+    lab.lbq("add", "server", f"udp:{lab.vip}:{DISCARD}", web01.address)
+    with udp_socket(lab.client, lab.vip, ECHO) as sock, udp_socket(lab.client, lab.vip, DISCARD) as nobody:
+        for hops, sender in ((1, CLIENT_GATEWAY), (2, lab.vip)):
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+            assert icmp_error(sock, b"how far?") == (11, 0, 0, sender)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 3)
+        sock.send(b"how far?")
+        assert sock.recv(100) == b"web01 how far?"
+
+        assert icmp_error(nobody, b"hello?") == (3, 3, 0, lab.vip)
+
+
+def test_a_client_hears_which_packets_the_way_to_the_server_takes(lab, engine):
+    """TCP then sends smaller ones; UDP that forbids fragments hears of it, and that allows them arrives in some."""
+    web01, _ = lab.servers
+    size = SIZES[engine] // 16
+    with route(lab.director, web01.address, "dev", "eth0", "mtu", "1300"), no_route_cache(lab.client):
+        start(lab, engine, ECHO, "--udp", servers=[web01])
+        lab.lbq("add", "service", f"{lab.vip}:{BULK}", "--mode", "dr")
+        lab.lbq("add", "server", f"{lab.vip}:{BULK}", web01.address)
+        with udp_socket(lab.client, lab.vip, ECHO) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+            assert icmp_error(sock, bytes(1400)) == (3, 4, 1300, lab.vip)
+        lab.client.run(["ip", "route", "flush", "cache"])
+        with udp_socket(lab.client, lab.vip, ECHO) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+            sock.send(bytes(1400))
+            assert sock.recv(2000) == b"web01 " + bytes(1400)
+        with features(lab.client, "tso off gso off"):
+            assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
+        assert "mtu 1300" in lab.client.run(["ip", "route", "get", lab.vip]).stdout
+
+
+def test_a_server_hears_that_its_client_is_gone(lab, engine):
+    """A client's "port unreachable" is addressed to the VIP, and reaches the server that it is about."""
+    web01, _ = lab.servers
+    start(lab, engine, DISCARD, "--udp", servers=[web01])
+    with udp_server(web01, lab.vip, DISCARD) as server:
+        with udp_socket(lab.client, lab.vip, DISCARD) as sock:
+            sock.send(b"hello")
+            data, client = server.recvfrom(100)
+        server.connect(client)
+
+        server.send(b"too late")
+
+        assert data == b"hello"
+        with pytest.raises(ConnectionRefusedError):
+            server.recv(100)
