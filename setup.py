@@ -49,6 +49,7 @@ DIRECTIVES = {
     "embedsignature": True,
 }
 FLAGS = ["-O3", "-fno-strict-aliasing", "-Wno-unused-function"]
+SHEETS = [str(sheet) for sheet in Path("lbq").rglob("*.pxd")]   # Cython overlooks `from lbq cimport packet as pkt`
 
 
 def extensions():
@@ -58,7 +59,8 @@ def extensions():
     from Cython.Build import cythonize
 
     modules = [
-        Extension(str(Path(source).with_suffix("")).replace("/", "."), [source], extra_compile_args=FLAGS)
+        Extension(str(Path(source).with_suffix("")).replace("/", "."), [source], depends=SHEETS,
+                  extra_compile_args=FLAGS)
         for source in COMPILED
     ]
     return cythonize(modules, build_dir="build/c", compiler_directives=DIRECTIVES, nthreads=os.cpu_count(),
