@@ -50,7 +50,7 @@ class ServiceTable:
         self.active_cost = 257 if self.is_new else 256
         self.sysctls = sysctls.defaults()
         self.by_key: dict[ServiceKey, VirtualService] = {}
-        self.asked: dict[ServiceKey, str] = {}      # the scheduler as it was asked for; a file's may call itself otherwise
+        self.asked: dict[ServiceKey, str] = {}      # the scheduler as it was asked for; its own name may differ
         self.trash: dict[Place, RealServer] = {}
         self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
         self.next_round = 0

@@ -21,7 +21,9 @@ from typing import TextIO
 from tests.kernel import compare, wire
 from tests.kernel.world import World, write
 
-PATIENCE = 1.5              # seconds that all between two waits may take; the shortest timeout is 2
+# Seconds that all between two waits may take, by the shortest timeout that the scenario may meet.
+PATIENCE = {"--set": 1.5, " -p ": 1.5, "schedule_icmp": 2.5, "sctp": 3.5}
+PATIENCE_OTHERWISE = 8.5        # CLOSE ends after 10 s
 TRIES = 5
 SETTLE_SECONDS = 0.03       # some timer ticks: what the kernel does "now" with timers is done then
 WORLDS = 60                 # at a time
@@ -33,6 +35,7 @@ def play(scenario: dict, transcript: dict) -> Iterator[float]:
     """Play *scenario*, write down in *transcript* what the kernel does, and yield the seconds to wait."""
     world = World(scenario.get("world", {}))
     started = since = time.monotonic()
+    patience = patience_with(json.dumps(scenario))
     outputs = {}
     transcript.update(results=[], at=[], late=False)
     try:
@@ -48,13 +51,18 @@ def play(scenario: dict, transcript: dict) -> Iterator[float]:
             now = time.monotonic()
             transcript["results"].append(result)
             transcript["at"].append(round(now - started, 3))
-            if now - since > PATIENCE:
+            if now - since > patience:
                 transcript["late"] = True
                 return
             if step["do"] == "wait":
                 since = now
     finally:
         world.close()
+
+
+def patience_with(scenario: str) -> float:
+    """Return how many seconds all between two waits of *scenario* (JSON) may take."""
+    return min((seconds for word, seconds in PATIENCE.items() if word in scenario), default=PATIENCE_OTHERWISE)
 
 
 def playing(scenario: dict, transcript: dict) -> Iterator[float]:
