@@ -192,7 +192,12 @@ cdef class Slots:
 
     def set_server(self, key, address, port, weight, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
         """Give a real server other settings, all of them; weight 0 quiesces it."""
-        self._place_server(self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel))
+        server = self.services.find_server(key, address, port) if key in self.services.by_key else None
+        try:
+            self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel)
+        finally:                                # a scheduler that fails when told of it does not undo it
+            if server is not None:
+                self._place_server(server)
 
     def _place_server(self, RealServer server):
         cdef ServerSlot *place = &self.servers[server.slot]

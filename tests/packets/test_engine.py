@@ -19,6 +19,7 @@ from tests.helpers.cases import (
     connections,
     dropped,
     refused,
+    sent_to,
     server,
     service,
     shows,
@@ -307,3 +308,20 @@ def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete)
     Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
     engine.expire(10**15)
     assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
+
+
+def test_a_scheduler_that_fails_every_second_keeps_nothing_from_being_forgotten(engine):
+    with_notices_that_fail(engine, "tick")
+    engine.delete_server(key(WEB), *RIP)
+
+    assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
+    assert engine.statistics()["scheduler_errors"] > 0
+
+
+def test_settings_hold_even_if_the_scheduler_fails_when_told_of_them(engine):
+    with_notices_that_fail(engine, "server_changed")
+
+    with pytest.raises(NoticeFailed):
+        engine.set_server(key(WEB), *RIP, 1, DR)
+
+    Case("", client().syn() >> sent_to("192.168.20.1"), shows(WEB, "192.168.20.1:80", mode="dr")).play(engine)
