@@ -19,7 +19,7 @@ cdef class Connections(Slots):
     cdef uint64_t sctp_timeouts[14]
     cdef uint64_t udp_timeout
     cdef uint32_t waiting_cport             # connections whose client's port is not known yet
-    cdef uint64_t conns, expired, scheduler_errors
+    cdef uint64_t conns, expired, started_over, scheduler_errors
     cdef Flow flow
     cdef dict ftp                           # FtpControl by number of the control connection
     cdef object random
@@ -44,5 +44,6 @@ cdef class Connections(Slots):
     cdef int _without_server(self, uint32_t service, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil
     cdef int _connect(self, Packet *packet, uint32_t slot, int dport, int flags, uint64_t now,
                       uint32_t *number) noexcept nogil
-    cdef bint _is_valid(self, uint32_t template) noexcept nogil
+    cdef bint _is_valid(self, uint32_t template, bint moves) noexcept nogil
+    cdef uint32_t _lasting(self, FlowEntry *entry, uint32_t usual) noexcept nogil
     cdef int choose(self, uint32_t service, Packet *packet, uint64_t now) noexcept with gil

@@ -19,7 +19,8 @@ from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_NO_C
                              link_entry, next_due, set_deadline, take_entry, unlink_entry, wheel_add, wheel_remove)
 from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
                           PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet)
-from lbq._slots cimport INET, NO_SERVER, SERVER_AVAILABLE, ServerLink, ServerSlot, ServiceSlot, Slots
+from lbq._slots cimport (INET, MOVE_QUIESCED, NO_SERVER, OPS, SERVER_AVAILABLE, SERVER_ENDS, ServerLink, ServerSlot,
+                         ServiceSlot, Slots)
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq.protocols cimport sctp, tcp
 from lbq.schedulers.base cimport Scheduler
@@ -29,8 +30,7 @@ from lbq.protocols.tcp import TIMEOUTS as TCP_TIMEOUTS
 from lbq.protocols.udp import TIMEOUTS as UDP_TIMEOUTS
 
 cdef enum:
-    PERSISTENT = 0x01               # a service's flags, as in model.py
-    OPS = 0x04
+    PERSISTENT = 0x01               # a service's flag, as in model.py
     NAT = 0
     BYPASS = 4
     SCANNED = 1 << 14               # entries that one round of a scan looks at: well under 200 µs
@@ -216,23 +216,44 @@ cdef class Connections(Slots):
         self.ftp.pop(number, None)
 
     cdef void flush_some(self, uint32_t count) noexcept nogil:
-        """Go on ending connections of deleted servers (expire_nodest_conn), at most *count* entries further."""
+        """Go on ending connections of deleted servers (expire_nodest_conn, END_DELETED), at most *count* entries on."""
         cdef FlowEntry *entry
+        cdef ServerSlot *server
         cdef uint32_t number = self.flush_cursor, control
         if number == 0:
             return
         while number < self.table.fresh and count:
             entry = &self.table.entries[number]
-            if (entry.flags & ENTRY_VALID and entry.server != NO_SERVER and entry.controlled == 0
-                    and not self.servers[entry.server].flags & SERVER_AVAILABLE):
-                control = entry.control
-                self.forget(number)
-                entry = &self.table.entries[control]
-                if control and entry.flags & ENTRY_VALID and entry.controlled == 0:
-                    self.forget(control)
+            if entry.flags & ENTRY_VALID and entry.server != NO_SERVER and entry.controlled == 0:
+                server = &self.servers[entry.server]
+                if not server.flags & SERVER_AVAILABLE and (
+                        self.settings.expire_nodest_conn or server.flags & SERVER_ENDS):
+                    control = entry.control
+                    self.forget(number)
+                    entry = &self.table.entries[control]
+                    if control and entry.flags & ENTRY_VALID and entry.controlled == 0:
+                        self.forget(control)
             number += 1
             count -= 1
         self.flush_cursor = number if number < self.table.fresh else 0
+
+    def end_connections(self, connections):
+        """End connections and templates, each (protocol, caddr, cport, vaddr, vport); return how many ended.
+
+        What governs others stays.
+        """
+        cdef uint32_t number, caddr, vaddr, ended = 0
+        cdef uint64_t hashed
+        cdef int protocol, cport, vport
+        for protocol, caddr, cport, vaddr, vport in connections:
+            hashed = hash_key(&self.table, DIRECTION_IN, protocol, caddr, cport, vaddr, vport)
+            number = find(&self.table, hashed, DIRECTION_IN, protocol, caddr, cport, vaddr, vport, FLAG_NO_CPORT)
+            if number == 0 and cport == 0:
+                number = find(&self.table, hashed, DIRECTION_IN, protocol, caddr, cport, vaddr, vport, FLAG_TEMPLATE)
+            if number and self.table.entries[number].controlled == 0:
+                self.forget(number)
+                ended += 1
+        return ended
 
     def _drop_entries(self, uint64_t now):
         """End some half-open and little used connections: a thirty-second of the table, from a random place on.
@@ -292,7 +313,7 @@ cdef class Connections(Slots):
         if entry.protocol == UDP:
             if direction == tcp.OUT:
                 assure(&self.table.entries[entry.control])
-            entry.timeout = self.udp_timeout
+            entry.timeout = self._lasting(entry, self.udp_timeout)
             return
         if entry.flags & FLAG_NO_OUTPUT:
             if direction == tcp.OUT:
@@ -302,6 +323,8 @@ cdef class Connections(Slots):
         if entry.protocol == TCP:
             state = tcp.next_state(direction, packet.flags, entry.state, self.settings.secure_tcp)
             entry.timeout = self.tcp_timeouts[state]
+            if state == tcp.ESTABLISHED:
+                entry.timeout = self._lasting(entry, entry.timeout)
             if state == entry.state:
                 return
             active = tcp.is_active(state)
@@ -312,6 +335,8 @@ cdef class Connections(Slots):
                 return
             state = sctp.next_state(direction, packet.flags, entry.state)
             entry.timeout = self.sctp_timeouts[state]
+            if state == sctp.ESTABLISHED:
+                entry.timeout = self._lasting(entry, entry.timeout)
             if state == entry.state:
                 return
             active = sctp.is_active(state)
@@ -328,6 +353,13 @@ cdef class Connections(Slots):
             link.active[0] -= 1
             link.inactive[0] += 1
         entry.flags ^= FLAG_INACTIVE
+
+    cdef uint32_t _lasting(self, FlowEntry *entry, uint32_t usual) noexcept nogil:
+        """Return how many idle seconds end a connection that lasts: its service's, or the *usual* ones."""
+        cdef uint32_t idle = 0
+        if entry.server != NO_SERVER:
+            idle = self.servers[entry.server].idle
+        return idle if idle else usual
 
     # ---- The first packet: service, persistence, server --------------------------------------------------
 
@@ -386,7 +418,7 @@ cdef class Connections(Slots):
             protocol, vaddr = 0, place.fwmark
         template = find(&self.table, hash_key(&self.table, DIRECTION_IN, protocol, client, 0, vaddr, vport),
                         DIRECTION_IN, protocol, client, 0, vaddr, vport, FLAG_TEMPLATE)
-        if template and not self._is_valid(template):
+        if template and not self._is_valid(template, place.flags & MOVE_QUIESCED):
             template = 0
         if template == 0:
             slot = self.choose(service, packet, now)
@@ -410,11 +442,11 @@ cdef class Connections(Slots):
         set_deadline(&self.table, template, now + self.table.entries[template].timeout * <uint64_t> SECOND)
         return outcome
 
-    cdef bint _is_valid(self, uint32_t template) noexcept nogil:
+    cdef bint _is_valid(self, uint32_t template, bint moves) noexcept nogil:
         """Return whether *template* may still be used; if not, put it where nobody finds it until it expires."""
         cdef FlowEntry *entry = &self.table.entries[template]
         if (self.servers[entry.server].flags & SERVER_AVAILABLE and
-                not (self.settings.expire_quiescent_template and self.links[entry.server].weight[0] == 0)):
+                not ((self.settings.expire_quiescent_template or moves) and self.links[entry.server].weight[0] == 0)):
             return True
         if entry.vport != 0xFFFF:
             unlink_entry(&self.table, template)

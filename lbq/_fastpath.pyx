@@ -30,8 +30,9 @@ from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_H
                            verdict_with_packet)
 from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED,
                           LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP, PASSED_NO_CONNECTION,
-                          PASSED_NO_SERVICE, PASSED_REPLY, POSTROUTING, REWRITTEN, SCTP, TCP, Packet, parse)
-from lbq._slots cimport INET, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot
+                          PASSED_NO_SERVICE, PASSED_REPLY, POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, parse)
+from lbq._slots cimport (INET, MOVE_QUIESCED, NO_SERVER, SERVER_AVAILABLE, SERVER_ENDS, SERVER_LOCAL, Route,
+                         ServerSlot, ServiceSlot)
 from lbq._transmit cimport Outgoing, send_all
 from lbq cimport packet as pkt
 from lbq.modes cimport nat
@@ -118,7 +119,7 @@ cdef class FastDirector(Forwarding):
                        if name == "rewritten" or name.startswith("passed"))
         return {"packets": counted.packets, "bytes": counted.bytes, "accepted": accepted,
                 "connections": self.table.used, "connections_max": self.table.capacity, "conns": self.conns,
-                "expired": self.expired, "icmp_sent": self.icmp_sent, "icmp_limited": self.icmp_limited,
+                "expired": self.expired, "started_over": self.started_over, "icmp_sent": self.icmp_sent, "icmp_limited": self.icmp_limited,
                 "verdict_errors": counted.verdict_errors, "send_errors": self.send_errors,
                 "scheduler_errors": self.scheduler_errors + self.services.scheduler_errors, **named}
 
@@ -160,11 +161,12 @@ cdef class FastDirector(Forwarding):
         return tuple(sent)
 
     def expire(self, uint64_t now_ns):
-        """Forget every connection whose time is over at *now_ns*."""
+        """Forget every connection whose time is over at *now_ns*, and those of deleted servers that are to end."""
         cdef int budget
         while self.table.used and self.table.tick < now_ns >> TICK_BITS:
             budget = 1 << 16
             self.expire_due(now_ns, &budget)
+        self.flush_some(self.table.fresh)
 
     # ---- Parse ----------------------------------------------------------------------------------------
 
@@ -230,7 +232,19 @@ cdef class FastDirector(Forwarding):
 
     cdef int _unknown_reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A packet of no connection's: pass it, unless the server is to hear that nobody waits for it."""
-        cdef int slot = self.server_at(packet) if self.settings.nat_icmp_send else -1
+        cdef int slot = self.one_packet_server(packet) if self.has_ops_replies and packet.protocol == UDP else -1
+        cdef ServerSlot *server
+        cdef ServiceSlot *service
+        if slot >= 0:
+            server = &self.servers[slot]
+            service = &self.service_slots[server.service]
+            nat.to_client(packet.queued.data, packet.length, service.address,
+                          service.port if service.port else packet.source_port, packet.queued.form,
+                          packet.queued.hook == LOCAL_IN or packet.queued.out_device == LOOPBACK)
+            count_out(&server.counters, packet.length)
+            count_out(&service.counters, packet.length)
+            return REWRITTEN
+        slot = self.server_at(packet) if self.settings.nat_icmp_send else -1
         if slot < 0:
             return PASSED_NO_CONNECTION
         if packet.protocol == TCP and packet.flags & tcp.RST or (
@@ -248,7 +262,7 @@ cdef class FastDirector(Forwarding):
         cdef ServerSlot *server
         cdef Route *route
         cdef uint32_t former = 0
-        cdef bint ends = True
+        cdef bint ends = True, may_stay = False
         cdef int outcome
         if number == 0 and self.waiting_cport:
             number = self._find_waiting(packet)
@@ -257,14 +271,19 @@ cdef class FastDirector(Forwarding):
             if self._opens(packet) and self._starts_over(entry):
                 former, ends, number = number, entry.controlled == 0, 0
             elif entry.server != NO_SERVER and not self.servers[entry.server].flags & SERVER_AVAILABLE:
-                if not self.settings.expire_nodest_conn:
+                if not (self.settings.expire_nodest_conn or self.servers[entry.server].flags & SERVER_ENDS):
                     return DROPPED_SERVER_GONE
                 former, number = number, 0
+            elif self._may_move(entry, packet):
+                former, may_stay, number = number, True, 0
         if number == 0:
             outcome = self.admit(packet, now, &number)
+            if outcome == DROPPED_NO_SERVER and may_stay:
+                number, former, outcome = former, 0, REWRITTEN      # there is no better one
             if outcome == DROPPED_NO_SERVER:
                 self.refuse(packet, &self.table.entries[former] if former else NULL, 3, 3, 0, now)
             if former and ends:             # now: the kernel's scheduler, too, still counts it
+                self.started_over += 1
                 self.expire_now(former, now)
             if outcome != REWRITTEN:
                 return outcome
@@ -331,6 +350,13 @@ cdef class FastDirector(Forwarding):
         return (entry.state == tcp.TIME_WAIT or entry.state == tcp.CLOSE or
                 (self.settings.conn_reuse_mode & REUSE_FIN_WAIT and entry.state == tcp.FIN_WAIT and
                  entry.flags & FLAG_NO_OUTPUT))
+
+    cdef bint _may_move(self, FlowEntry *entry, Packet *packet) noexcept nogil:
+        """Return True for a datagram, or the begin of a conversation, whose server is quiesced and may be left."""
+        if entry.server == NO_SERVER or self.links[entry.server].weight[0] != 0 or entry.controlled:
+            return False
+        return (self.service_slots[self.servers[entry.server].service].flags & MOVE_QUIESCED != 0 and
+                (packet.protocol == UDP or self._opens(packet)))
 
     cdef void _restart_timer(self, uint32_t number, uint64_t now) noexcept nogil:
         set_deadline(&self.table, number, now + self.table.entries[number].timeout * <uint64_t> 1000000000)

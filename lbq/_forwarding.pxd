@@ -37,6 +37,7 @@ cdef class Forwarding(Connections):
     cdef int _without_ports(self, unsigned char *quote) noexcept nogil
     cdef int _tunnel_error(self, Packet *packet, int quoted, uint64_t now) noexcept nogil
     cdef int server_at(self, Packet *packet) noexcept nogil
+    cdef int one_packet_server(self, Packet *packet) noexcept nogil
     cdef int ftp_client(self, Packet *packet, uint32_t number, uint64_t now) noexcept with gil
     cdef int ftp_server(self, Packet *packet, uint32_t number, uint64_t now) noexcept with gil
 

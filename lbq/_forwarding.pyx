@@ -18,7 +18,8 @@ from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_FTP, DROPPED_ICMP_CHECKSUM, 
                           DROPPED_NO_ROUTE, DROPPED_NO_SERVER, DROPPED_TOO_BIG, DROPPED_TTL, DROPPED_UNSEGMENTABLE,
                           FORWARDED, LOCAL_IN, PASSED_BYPASS, PASSED_ICMP, PASSED_LOCAL, PASSED_REPLY, PREROUTING,
                           REWRITTEN, SCTP, TCP, UDP, Packet)
-from lbq._slots cimport NO_ROUTE, NO_SERVER, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot
+from lbq._slots cimport (NO_ROUTE, NO_SERVER, OPS, OPS_REPLIES, SERVER_AVAILABLE, SERVER_LOCAL, Route, ServerSlot,
+                         ServiceSlot)
 from lbq._transmit cimport ARENA_ROOM, MOST_OUTGOING, Outgoing, send_all
 from lbq cimport packet as pkt
 from lbq.modes cimport nat, pieces, tun
@@ -401,6 +402,25 @@ cdef class Forwarding(Connections):
                                                            self.service_slots[server.service].fwmark)):
                 return slot
         return -1
+
+    cdef int one_packet_server(self, Packet *packet) noexcept nogil:
+        """Return the NAT server whose answer this is (OPS_REPLIES); -1 when there is none, or more than one."""
+        cdef uint32_t slot
+        cdef int found = -1
+        cdef ServerSlot *server
+        cdef ServiceSlot *service
+        for slot in range(self.server_count):
+            server = &self.servers[slot]
+            if not (server.flags & SERVER_AVAILABLE and server.mode == NAT and server.protocol == UDP and
+                    server.address == packet.source):
+                continue
+            service = &self.service_slots[server.service]
+            if (service.flags & OPS and service.flags & OPS_REPLIES and service.fwmark == 0 and
+                    (service.port == 0 or packet.source_port == (server.port if server.port else service.port))):
+                if found >= 0:
+                    return -1
+                found = slot
+        return found
 
     # ---- FTP ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,10 @@ cdef enum:
     INET = 2                        # AF_INET
     SERVER_AVAILABLE = 1
     SERVER_LOCAL = 2
+    SERVER_ENDS = 4                 # deleted, and its connections end
+    OPS = 0x04                      # a service's flags, as in model.py
+    MOVE_QUIESCED = 0x20000
+    OPS_REPLIES = 0x40000
     NO_SERVER = 0xFFFFFFFF          # in an entry: it goes where the client wanted (cache_bypass)
     NO_ROUTE = -1                   # as an mtu
     COUNTERS = 5                    # in a Counters
@@ -21,7 +25,7 @@ cdef struct ServerSlot:             # in the shared mapping
     uint32_t service, flags
     uint8_t tunnel_type, tunnel_flags
     uint16_t tunnel_port
-    uint32_t spare
+    uint32_t idle                   # seconds, of its service; 0: not said
     Counters counters
 
 cdef struct ServiceSlot:            # in the shared mapping
@@ -75,7 +79,7 @@ cdef class Slots:
     cdef uint32_t *service_index            # open addressing: slot number + 1 by address, port, protocol
     cdef uint32_t service_mask
     cdef int service_count
-    cdef bint has_ftp, has_port_zero
+    cdef bint has_ftp, has_port_zero, has_ops_replies
     cdef uint32_t *local                    # the host's own addresses, sorted
     cdef int local_count
     cdef uint32_t reserved                  # entries up to here have memory

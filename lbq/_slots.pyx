@@ -22,7 +22,7 @@ from lbq.model cimport RealServer, VirtualService
 from lbq import netlink, sysctls
 from lbq.errors import ServiceError
 from lbq.estimator import ROUND_NS
-from lbq.model import NEW, NAT, TUN, Tunnel
+from lbq.model import END_DELETED, NEW, NAT, TUN, Tunnel
 from lbq.services import ServiceTable
 
 cdef extern from "<fcntl.h>" nogil:
@@ -113,11 +113,11 @@ cdef class Slots:
 
     # ---- Services and servers: between two batches, under the GIL -----------------------------------
 
-    def add_service(self, key, scheduler, flags=0, timeout=0, netmask=0xFFFFFFFF):
+    def add_service(self, key, scheduler, flags=0, timeout=0, netmask=0xFFFFFFFF, idle=0):
         """Add the virtual service *key* with the scheduler called *scheduler*."""
         cdef VirtualService service
         self._require_room(self.free_services, self.service_objects, MAX_SERVICES, "services")
-        service = self.services.add_service(key, scheduler, flags, timeout, netmask)
+        service = self.services.add_service(key, scheduler, flags, timeout, netmask, idle)
         service.slot = self._take_slot(self.free_services, self.service_objects, service)
         cdef ServiceSlot *place = &self.service_slots[service.slot]
         memset(place, 0, sizeof(ServiceSlot))
@@ -130,21 +130,20 @@ cdef class Slots:
         self._place_service(service)
         self._index_services(len(self.services.by_key))
 
-    def set_service(self, key, scheduler, flags, timeout, netmask):
+    def set_service(self, key, scheduler, flags, timeout, netmask, idle=0):
         """Give a service other settings, all of them."""
-        self._place_service(self.services.set_service(key, scheduler, flags, timeout, netmask))
+        self._place_service(self.services.set_service(key, scheduler, flags, timeout, netmask, idle))
 
     def delete_service(self, key):
         """Delete the virtual service *key*; connections of its servers stay in the trash."""
         service = self.services.delete_service(key)
         for server in self.services.trash.values():
-            if not (<RealServer> server).available:
-                self.servers[(<RealServer> server).slot].flags &= ~<uint32_t> SERVER_AVAILABLE
+            self._place_deleted(server)
         self.service_objects[service.slot] = None
         self.free_services.append(service.slot)
         self._index_services(len(self.services.by_key))
         self._list_tunnels()
-        self._after_delete()
+        self._after_delete(service)
 
     def flush(self):
         """Delete every service; connections stay, and their servers in the trash."""
@@ -156,9 +155,12 @@ cdef class Slots:
         place.flags = service.flags
         place.timeout = service.timeout
         place.netmask = service.netmask
+        for server in service.servers:
+            self.servers[(<RealServer> server).slot].idle = service.idle
+        self.has_ops_replies = any((<VirtualService> each).flags & OPS_REPLIES for each in self.services.by_key.values())
 
     def add_server(self, key, address, port, weight=1, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
-        """Add a real server to the service *key*, or bring it back from the trash."""
+        """Add a real server to the service *key*, or bring it back from the trash; return its connections."""
         cdef RealServer server
         cdef ServerSlot *place
         cdef ServerLink *link
@@ -187,8 +189,10 @@ cdef class Slots:
         place.port = port
         place.protocol = key.protocol
         place.service = self.services.service(key).slot
+        place.idle = self.services.service(key).idle
         self._place_server(server)
         self._place_route(server.slot)
+        return server.active_conns + server.inactive_conns
 
     def set_server(self, key, address, port, weight, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
         """Give a real server other settings, all of them; weight 0 quiesces it."""
@@ -215,15 +219,24 @@ cdef class Slots:
                 self.tunnel_count += 1
 
     def delete_server(self, key, address, port):
-        """Delete a real server; clients' packets of its connections are dropped, its replies still pass."""
-        cdef RealServer server = self.services.server(key, address, port)
-        self.services.delete_server(key, address, port)
-        self.servers[server.slot].flags &= ~<uint32_t> SERVER_AVAILABLE
-        self._list_tunnels()
-        self._after_delete()
+        """Delete a real server and return how many connections it had.
 
-    def _after_delete(self):
-        if self.settings.expire_nodest_conn:
+        Clients' packets of its connections are dropped, its replies still pass.
+        """
+        cdef RealServer server = self.services.delete_server(key, address, port)
+        self._place_deleted(server)
+        self._list_tunnels()
+        self._after_delete(server.service)
+        return server.active_conns + server.inactive_conns
+
+    def _place_deleted(self, RealServer server):
+        cdef ServerSlot *place = &self.servers[server.slot]
+        place.flags &= ~<uint32_t> SERVER_AVAILABLE
+        if server.ends:
+            place.flags |= SERVER_ENDS
+
+    def _after_delete(self, VirtualService service):
+        if self.settings.expire_nodest_conn or service.flags & END_DELETED:
             self.flush_cursor = 1
 
     def set_sysctl(self, name, value):
@@ -283,7 +296,8 @@ cdef class Slots:
         for server in self.server_objects:
             if server is not None:
                 place = &self.servers[(<RealServer> server).slot]
-                place.flags = (place.flags & SERVER_AVAILABLE) | (SERVER_LOCAL if self.is_local(place.address) else 0)
+                place.flags &= ~<uint32_t> SERVER_LOCAL
+                place.flags |= SERVER_LOCAL if self.is_local(place.address) else 0
 
     def set_routes(self, routes):
         """Say what the host knows of the ways to servers: (address, mtu, source, device, mac) each."""

@@ -33,12 +33,15 @@ from lbq import sysctls, traffic
 from lbq.conntrack import ASSURED, SECOND, Connection, ConnectionTable
 from lbq.forwarding import Forwarding, Route
 from lbq.model import (
+    END_DELETED,
+    MOVE_QUIESCED,
     NAT,
     NEW,
     NO_CPORT,
     NO_OUTPUT,
     ONE_PACKET,
     OPS,
+    OPS_REPLIES,
     PERSISTENT,
     SCTP,
     TCP,
@@ -188,18 +191,23 @@ class Director(Forwarding, Related):
     def _request(self, packet: bytearray, parsed: Parsed, form: int, now_ns: int) -> str:
         """A client's packet: find or make its connection, and send it to the real server."""
         connection = self._find(parsed)
-        former, ends = None, True
+        former, ends, may_stay = None, True, False
         if connection is not None and self._opens(parsed) and self._starts_over(connection):
             former, ends, connection = connection, connection.controlled == 0, None
         elif connection is not None and connection.server is not None and not connection.server.available:
-            if not self.services.sysctls["expire_nodest_conn"]:
+            if not (self.services.sysctls["expire_nodest_conn"] or connection.server.ends):
                 return "dropped_server_gone"    # the timer is not restarted, so that the connection ages
             former, connection = connection, None
+        elif connection is not None and self._may_move(connection, parsed):
+            former, may_stay, connection = connection, True, None
         if connection is None:
             connection = self.admit(parsed, now_ns)
+            if connection == "dropped_no_server" and may_stay:
+                connection, former = former, None       # there is no better one
             if connection == "dropped_no_server":
                 self.refuse(packet, parsed, former, 3, 3, 0, now_ns)
             if former is not None and ends:     # now: the kernel's scheduler, too, still counts it
+                self.counted["started_over"] += 1
                 self.connections.expire_now(former, now_ns)
             if isinstance(connection, str):
                 return connection
@@ -228,7 +236,7 @@ class Director(Forwarding, Related):
         connection = self.connections.find_reply(parsed.protocol, parsed.destination, parsed.destination_port,
                                                  parsed.source, parsed.source_port)
         if connection is None:
-            return self._unknown_reply(packet, parsed, now_ns)
+            return self._unknown_reply(packet, parsed, form, delivered_here, now_ns)
         outcome = self.ftp_server(packet, parsed, connection, form, now_ns) if connection.helper else None
         if outcome is not None:
             return outcome
@@ -240,8 +248,18 @@ class Director(Forwarding, Related):
         self.connections.restart_timer(connection, now_ns)
         return "rewritten" if connection.mode() == NAT else "passed_reply"
 
-    def _unknown_reply(self, packet: bytearray, parsed: Parsed, now_ns: int) -> str:
-        """A packet of no connection's: pass it, unless the server is to hear that nobody waits for it."""
+    def _unknown_reply(self, packet: bytearray, parsed: Parsed, form: int, delivered_here: bool, now_ns: int) -> str:
+        """A packet of no connection's: pass it, unless the server is to hear that nobody waits for it.
+
+        Differs from IPVS: an answer to a one-packet datagram comes from the VIP where a service asks for it.
+        """
+        server = self._one_packet_server(parsed)
+        if server is not None:
+            key = server.service.key
+            nat.to_client(packet, parsed.length, key.address, key.port or parsed.source_port, form, delivered_here)
+            for thing in (server, server.service):
+                self.traffic[thing].count_out(parsed.length)
+            return "rewritten"
         ends = (parsed.protocol == TCP and parsed.flags & tcp.RST) or (
             parsed.protocol == SCTP and parsed.flags == sctp.EVENT_ABORT)
         if not self.services.sysctls["nat_icmp_send"] or ends or not self._is_server(parsed):
@@ -252,6 +270,17 @@ class Director(Forwarding, Related):
             icmp.come_from(answer, self.routes.get(parsed.source, Route()).source)
             self.answer = bytes(answer)
         return "dropped_nat_icmp"
+
+    def _one_packet_server(self, parsed: Parsed) -> RealServer | None:
+        """Return the NAT server whose answer *parsed* is (OPS_REPLIES); None when there is none, or more than one."""
+        if parsed.protocol != UDP:
+            return None
+        found = [server for key, service in self.services.by_key.items()
+                 if service.flags & OPS and service.flags & OPS_REPLIES and not key.fwmark and key.protocol == UDP
+                 for server in service.servers
+                 if server.mode == NAT and server.address == parsed.source
+                 and (key.port == 0 or parsed.source_port == (server.port or key.port))]
+        return found[0] if len(found) == 1 else None
 
     def _is_server(self, parsed: Parsed) -> bool:
         return any(server.mode == NAT and (server.address, server.port) == (parsed.source, parsed.source_port)
@@ -286,12 +315,21 @@ class Director(Forwarding, Related):
             values["conn_reuse_mode"] & REUSE_FIN_WAIT != 0 and connection.state == tcp.FIN_WAIT
             and connection.flags & NO_OUTPUT != 0)
 
+    def _may_move(self, connection: Connection, parsed: Parsed) -> bool:
+        """Return True for a datagram, or the begin of a conversation, whose server is quiesced and may be left.
+
+        Differs from IPVS: where a service asks for it (MOVE_QUIESCED).
+        """
+        server = connection.server
+        return (server is not None and server.weight == 0 and server.service.flags & MOVE_QUIESCED != 0
+                and connection.controlled == 0 and (parsed.protocol == UDP or self._opens(parsed)))
+
     def _see(self, connection: Connection, direction: int, parsed: Parsed) -> None:
         """Let the protocol see the packet: its state, its timeout, active or not."""
         if connection.protocol == UDP:
             if direction == tcp.OUT:
                 self._assure(connection)
-            connection.timeout_seconds = self.timeout_table[UDP][udp.NORMAL]
+            connection.timeout_seconds = self._idle_of(connection) or self.timeout_table[UDP][udp.NORMAL]
             return
         if connection.flags & NO_OUTPUT:
             if direction == tcp.OUT:
@@ -307,11 +345,16 @@ class Director(Forwarding, Related):
         else:
             state = sctp.next_state(direction, parsed.flags, connection.state)
             active, established = sctp.is_active(state), state == sctp.ESTABLISHED
-        connection.timeout_seconds = self.timeout_table[connection.protocol][state]
+        connection.timeout_seconds = (self._idle_of(connection) if established else 0) or (
+            self.timeout_table[connection.protocol][state])
         if state != connection.state:
             if established:
                 self._assure(connection)
             self.connections.set_state(connection, state, active)
+
+    def _idle_of(self, connection: Connection) -> int:
+        """Return how many idle seconds end a connection of this service, 0 when it does not say."""
+        return connection.server.service.idle if connection.server is not None else 0
 
     def _assure(self, connection: Connection) -> None:
         """Mark the template that governs *connection* as used in earnest."""
@@ -377,7 +420,7 @@ class Director(Forwarding, Related):
             protocol, vaddr = 0, service.key.fwmark
         client = parsed.source & service.netmask
         template = self.connections.find(protocol, client, 0, vaddr, vport, TEMPLATE)
-        if template is None or not self._is_valid(template):
+        if template is None or not self._is_valid(template, service):
             server = self._choose(service, parsed, now_ns)
             if server is None:
                 return self._without_server(service, parsed)
@@ -398,9 +441,10 @@ class Director(Forwarding, Related):
         self.connections.restart_timer(template, now_ns)
         return connection
 
-    def _is_valid(self, template: Connection) -> bool:
+    def _is_valid(self, template: Connection, service: VirtualService) -> bool:
         """Return whether *template* may still be used; if not, put it where nobody finds it until it expires."""
-        quiesced = self.services.sysctls["expire_quiescent_template"] and template.server.weight == 0
+        quiesced = template.server.weight == 0 and (
+            self.services.sysctls["expire_quiescent_template"] or service.flags & MOVE_QUIESCED)
         if template.server.available and not quiesced:
             return True
         if template.vport != 0xFFFF:
@@ -461,8 +505,9 @@ class Director(Forwarding, Related):
             self.traffic[connection.server.service].count_out(length)
 
     def expire(self, now_ns: int) -> None:
-        """Forget every connection whose time is over at *now_ns*."""
+        """Forget every connection whose time is over at *now_ns*, and those of deleted servers that are to end."""
         self.counted["expired"] += self.connections.expire(now_ns)
+        self._flush_connections()
 
     def tick(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
         """Do what is due about once a second; return the deleted servers that were forgotten."""
@@ -470,19 +515,25 @@ class Director(Forwarding, Related):
             self.next_round = now_ns + traffic.ROUND_NS
             for counters in self.traffic.values():
                 counters.estimate()
-        if self.flush_due:
-            self.flush_due = False
-            self._flush_connections()
+        self._flush_connections()
         if self.services.sysctls["drop_entry"] > 1:
             self._drop_entries(now_ns)
         self.services.tick(now_ns)
         return self._empty_trash(now_ns)
 
     def _flush_connections(self) -> None:
-        """End the connections of deleted servers (expire_nodest_conn), and their templates with the last of them."""
+        """End the connections of deleted servers, and their templates with the last of them.
+
+        All with expire_nodest_conn, else those of services that want it (END_DELETED).
+        """
+        if not self.flush_due:
+            return
+        self.flush_due = False
+        of_all = self.services.sysctls["expire_nodest_conn"]
         for connection in list(self.connections.numbered):
             if (connection is not None and connection.number and connection.server is not None
-                    and connection.controlled == 0 and not connection.server.available):
+                    and connection.controlled == 0 and not connection.server.available
+                    and (of_all or connection.server.ends)):
                 governor = connection.control
                 self.connections.forget(connection)
                 if governor is not None and governor.number and governor.controlled == 0:
@@ -528,18 +579,20 @@ class Director(Forwarding, Related):
     # ---- Services and servers: between two packets ---------------------------------------------------
 
     def add_service(self, key: ServiceKey, scheduler: str, flags: int = 0, timeout: int = 0,
-                    netmask: int = 0xFFFFFFFF) -> None:
+                    netmask: int = 0xFFFFFFFF, idle: int = 0) -> None:
         """Add the virtual service *key* with the scheduler called *scheduler*."""
-        self.traffic[self.services.add_service(key, scheduler, flags, timeout, netmask)] = traffic.Traffic()
+        self.traffic[self.services.add_service(key, scheduler, flags, timeout, netmask, idle)] = traffic.Traffic()
 
-    def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int, netmask: int) -> None:
+    def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int, netmask: int,
+                    idle: int = 0) -> None:
         """Give a service other settings, all of them."""
-        self.services.set_service(key, scheduler, flags, timeout, netmask)
+        self.services.set_service(key, scheduler, flags, timeout, netmask, idle)
 
     def delete_service(self, key: ServiceKey) -> None:
         """Delete the virtual service *key*; its servers rest in the trash while connections refer to them."""
-        del self.traffic[self.services.delete_service(key)]
-        self._after_delete()
+        service = self.services.delete_service(key)
+        del self.traffic[service]
+        self._after_delete(service)
 
     def flush(self) -> None:
         """Delete every service; connections stay, and their servers in the trash."""
@@ -547,8 +600,8 @@ class Director(Forwarding, Related):
             self.delete_service(key)
 
     def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT,
-                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> None:
-        """Add a real server to the service *key*, or bring it back from the trash."""
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> int:
+        """Add a real server to the service *key*, or bring it back from the trash; return its connections."""
         deleted = self.services.trash.get((key, address, port))
         former = deleted.service if deleted is not None else None
         server = self.services.add_server(key, address, port, weight, mode, upper, lower, tunnel)
@@ -557,19 +610,39 @@ class Director(Forwarding, Related):
         if server.slot < 0:
             server.slot = self.slots.index(None) if None in self.slots else len(self.slots)
             self.slots[server.slot:server.slot + 1] = [server]
+        return server.active_conns + server.inactive_conns
 
     def set_server(self, key: ServiceKey, address: int, port: int, weight: int, mode: int = NAT,
                    upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> None:
         """Give a real server other settings, all of them; weight 0 quiesces it."""
         self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel)
 
-    def delete_server(self, key: ServiceKey, address: int, port: int) -> None:
-        """Delete a real server; its clients' packets are dropped from now on, its replies still pass."""
-        self.services.delete_server(key, address, port)
-        self._after_delete()
+    def delete_server(self, key: ServiceKey, address: int, port: int) -> int:
+        """Delete a real server and return how many connections it had.
 
-    def _after_delete(self) -> None:
-        self.flush_due |= self.services.sysctls["expire_nodest_conn"] != 0
+        Its clients' packets are dropped from now on, its replies still pass.
+        """
+        server = self.services.delete_server(key, address, port)
+        self._after_delete(server.service)
+        return server.active_conns + server.inactive_conns
+
+    def _after_delete(self, service: VirtualService) -> None:
+        self.flush_due |= self.services.sysctls["expire_nodest_conn"] != 0 or service.flags & END_DELETED != 0
+
+    def end_connections(self, connections: list) -> int:
+        """End connections and templates, each (protocol, caddr, cport, vaddr, vport); return how many ended.
+
+        What governs others stays.
+        """
+        ended = 0
+        for protocol, caddr, cport, vaddr, vport in connections:
+            found = self.connections.find(protocol, caddr, cport, vaddr, vport)
+            if found is None and cport == 0:
+                found = self.connections.find(protocol, caddr, cport, vaddr, vport, TEMPLATE)
+            if found is not None and found.controlled == 0:
+                self.connections.forget(found)
+                ended += 1
+        return ended
 
     def _empty_trash(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
         before = dict(self.services.trash)

@@ -27,6 +27,7 @@ cdef class RealServer:
     cdef public int persistent_conns
     cdef public int overloaded          # an int, because the fast path points to it
     cdef public bint available
+    cdef public bint ends
     cdef public object service
     cdef public int position
     cdef public int slot
@@ -43,4 +44,5 @@ cdef class VirtualService:
     cdef public int flags
     cdef public int timeout
     cdef public unsigned int netmask
+    cdef public int idle
     cdef public int slot

@@ -39,7 +39,13 @@ OPS = 0x04              # one-packet scheduling, UDP only
 SCHED1 = 0x08           # sh-fallback, mh-fallback
 SCHED2 = 0x10           # sh-port, mh-port
 SCHED3 = 0x20
-SERVICE_FLAGS = {"persistent": PERSISTENT, "ops": OPS, "sched1": SCHED1, "sched2": SCHED2, "sched3": SCHED3}
+
+# lbq's own, which no ipvsadm line sets: a service does better than the kernel's (docs/better.md).
+END_DELETED = 0x10000   # connections of a deleted server start over
+MOVE_QUIESCED = 0x20000     # clients of a server of weight 0 go elsewhere as soon as they can
+OPS_REPLIES = 0x40000   # answers to one-packet datagrams come from the VIP
+SERVICE_FLAGS = {"persistent": PERSISTENT, "ops": OPS, "sched1": SCHED1, "sched2": SCHED2, "sched3": SCHED3,
+                 "end-deleted": END_DELETED, "move-quiesced": MOVE_QUIESCED, "ops-replies": OPS_REPLIES}
 
 IPIP, GUE, GRE = range(3)               # how TUN wraps a packet; the kernel's IP_VS_CONN_F_TUNNEL_TYPE_*
 TUNNEL_NAMES = {IPIP: "ipip", GUE: "gue", GRE: "gre"}
@@ -135,6 +141,7 @@ class RealServer:
         self.persistent_conns = 0
         self.overloaded = False
         self.available = True       # False once deleted, while connections still refer to it
+        self.ends = False           # deleted, and its connections end (END_DELETED)
         self.service = None         # the service it is, or before it was deleted was, a server of
         self.position = -1          # index in service.servers
         self.slot = -1              # index in the engine's server array
@@ -159,16 +166,19 @@ class RealServer:
 class VirtualService:
     """A virtual service: what clients connect to, the servers behind it, and who chooses among them.
 
-    *timeout* (seconds) and *netmask* are those of persistence, used when PERSISTENT is in *flags*.
+    *timeout* (seconds) and *netmask* are those of persistence, used when PERSISTENT is in *flags*.  *idle* seconds
+    without a packet end an established or UDP connection; 0: as many as the director's timeouts say.
     """
 
-    def __init__(self, key: ServiceKey, scheduler=None, flags: int = 0, timeout: int = 0, netmask: int = 0xFFFFFFFF):
+    def __init__(self, key: ServiceKey, scheduler=None, flags: int = 0, timeout: int = 0, netmask: int = 0xFFFFFFFF,
+                 idle: int = 0):
         self.key = key
         self.servers = []           # newest first
         self.scheduler = scheduler
         self.flags = flags
         self.timeout = timeout
         self.netmask = netmask
+        self.idle = idle
         self.slot = -1              # index in the engine's service array
         if scheduler is not None:
             scheduler.bind(self)

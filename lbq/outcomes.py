@@ -7,6 +7,6 @@ ACCEPT = 1
 PASSED = ("not_ours", "no_service", "not_opening", "no_connection", "ftp_data", "local", "reply", "bypass", "icmp")
 DROPPED = ("truncated", "malformed", "fragment", "no_server", "server_gone", "table_full", "defence", "ttl", "too_big",
            "no_route", "boundary", "unsegmentable", "ftp", "icmp_checksum", "icmp_ours", "nat_icmp")
-COUNTED = ("packets", "bytes", "accepted", "rewritten", "forwarded", "conns", "expired", "icmp_sent", "icmp_limited",
-           "verdict_errors", "send_errors", "scheduler_errors",
+COUNTED = ("packets", "bytes", "accepted", "rewritten", "forwarded", "conns", "expired", "started_over",
+           "icmp_sent", "icmp_limited", "verdict_errors", "send_errors", "scheduler_errors",
            *(f"passed_{reason}" for reason in PASSED), *(f"dropped_{reason}" for reason in DROPPED))

@@ -15,6 +15,7 @@ from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, 
 from lbq.grammar import format_address, format_endpoint, format_service
 from lbq.model import (
     CLASSIC,
+    END_DELETED,
     MODE_NAMES,
     NAT,
     NEW,
@@ -59,17 +60,17 @@ class ServiceTable:
     # ---- Services ------------------------------------------------------------------------------------
 
     def add_service(self, key: ServiceKey, scheduler: str, flags: int = 0, timeout: int = 0,
-                    netmask: int = 0xFFFFFFFF) -> VirtualService:
+                    netmask: int = 0xFFFFFFFF, idle: int = 0) -> VirtualService:
         """Add the service *key*, whose new connections *scheduler* (a name) distributes."""
         if key in self.by_key:
             raise ServiceExists(f"cannot add service {format_service(key)}: it is already there")
-        service = VirtualService(key, self._create(scheduler), flags, timeout, netmask)
+        service = VirtualService(key, self._create(scheduler), flags, timeout, netmask, idle)
         self.by_key[key] = service
         self.asked[key] = scheduler
         return service
 
     def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int,
-                    netmask: int) -> VirtualService:
+                    netmask: int, idle: int = 0) -> VirtualService:
         """Give a service other settings; another scheduler starts with the servers as they are now."""
         service = self.service(key)
         if scheduler != self.asked[key]:
@@ -77,7 +78,7 @@ class ServiceTable:
             successor.bind(service)
             service.scheduler = successor
             self.asked[key] = scheduler
-        service.flags, service.timeout, service.netmask = flags, timeout, netmask
+        service.flags, service.timeout, service.netmask, service.idle = flags, timeout, netmask, idle
         return service
 
     def service(self, key: ServiceKey) -> VirtualService:
@@ -157,7 +158,7 @@ class ServiceTable:
         self._configure(server, weight, mode, upper, lower, tunnel)
         server.last_weight = weight     # even 0, unlike an edit
         service.add(server)
-        server.available = True
+        server.available, server.ends = True, False
         self.trash.pop((key, address, port), None)
         self.idle_since.pop((key, address, port), None)
         return server
@@ -225,7 +226,7 @@ class ServiceTable:
                                f"{upper} connections can only be free again below that")
 
     def _discard(self, service: VirtualService, server: RealServer) -> None:
-        server.available = False
+        server.available, server.ends = False, service.flags & END_DELETED != 0
         self.trash[service.key, server.address, server.port] = server
         self.scheduler_errors += not service.remove(server)
 
@@ -269,12 +270,13 @@ def _service_row(key: ServiceKey, service: VirtualService) -> dict:
     return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
             "port": key.port, "fwmark": key.fwmark, "scheduler": service.scheduler.name,
             "flags": [name for name, bit in SERVICE_FLAGS.items() if service.flags & bit],
-            "timeout": service.timeout, "netmask": format_address(service.netmask)}
+            "timeout": service.timeout, "netmask": format_address(service.netmask), "idle": service.idle}
 
 
 def _server_row(key: ServiceKey, server: RealServer) -> dict:
     return {"address": format_address(server.address, key.family), "port": server.port,
             "mode": MODE_NAMES[server.mode], "weight": server.weight, "upper": server.upper, "lower": server.lower,
+            "overloaded": bool(server.overloaded),
             "tunnel": TUNNEL_NAMES[server.tunnel.type], "tunnel_port": server.tunnel.port,
             "tunnel_flags": TUNNEL_FLAG_NAMES[server.tunnel.flags],
             "active": server.active_conns, "inactive": server.inactive_conns, "persistent": server.persistent_conns}

@@ -16,7 +16,7 @@ STORY_STEPS = 500
 STORIES_A_TEST = 20
 TESTS = max(1, sampled.STEPS // (STORY_STEPS * STORIES_A_TEST))
 CROWD_STEPS = 20_000
-OUTCOMES = ["rewritten", "forwarded", "expired", "icmp_sent", "icmp_limited",
+OUTCOMES = ["rewritten", "forwarded", "expired", "started_over", "icmp_sent", "icmp_limited",
             *(f"passed_{reason}" for reason in PASSED), *(f"dropped_{reason}" for reason in DROPPED)]
 CROWDS = max(1, sampled.STEPS // 100_000)
 

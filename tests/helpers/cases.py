@@ -226,7 +226,8 @@ def passed(reason: str) -> Callable[[Result], None]:
     def check(result: Result) -> None:
         assert result.verdict == Verdict(ACCEPT), f"{result.verdict} {result.counted}"
         assert result.came_out == result.sent
-        assert result.counted == counters(result.sent, "accepted", f"passed_{reason}")
+        assert result.counted == counters(result.sent, "accepted", f"passed_{reason}",
+                                          *({"started_over"} & set(result.counted)))
 
     return check
 
@@ -284,7 +285,7 @@ def sent_to(real_server: str, wrap: Callable[[bytes], bytes] = bytes) -> Callabl
         action, _, answer, sent, _ = result.verdict
         assert (action, answer) == (DROP, None), f"{result.verdict} {result.counted}"
         assert sent == ((address(real_server), wrap(packets.with_less_ttl(result.sent)), 0),)
-        assert result.counted == counters(result.sent, "forwarded", *({"conns"} & set(result.counted)))
+        assert result.counted == counters(result.sent, "forwarded", *({"conns", "started_over"} & set(result.counted)))
 
     return check
 

@@ -11,7 +11,19 @@ import random
 from typing import NamedTuple
 
 from lbq.errors import LbqError
-from lbq.model import DR, NAT, OPS, PERSISTENT, SCHED1, SCHED2, TUN, ServiceKey
+from lbq.model import (
+    DR,
+    END_DELETED,
+    MOVE_QUIESCED,
+    NAT,
+    OPS,
+    OPS_REPLIES,
+    PERSISTENT,
+    SCHED1,
+    SCHED2,
+    TUN,
+    ServiceKey,
+)
 from lbq.outcomes import ACCEPT
 from tests.helpers import packets
 from tests.helpers.engines import (
@@ -47,7 +59,8 @@ REQUEST_HOOKS = [PREROUTING] * 8 + [LOCAL_OUT] * 3 + [POSTROUTING, FORWARD]
 REPLY_HOOKS = [POSTROUTING] * 6 + [LOCAL_IN] * 3 + [PREROUTING, FORWARD]
 SCHEDULERS = ("rr", "wrr", "wlc", "lc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr")
 COMMANDS = ["set_server"] * 4 + ["delete_server"] * 3 + ["add_service"] * 8 + ["set_sysctl"] * 3 + [
-    "set_service", "delete_service", "set_local_addresses", "set_routes", "set_timeouts", "zero", "set_memory"]
+    "set_service", "delete_service", "set_local_addresses", "set_routes", "set_timeouts", "zero", "set_memory",
+    "end_connections"]
 JUMPS = [0, NS // 10] * 12 + [3 * NS] * 6 + [11 * NS] * 3 + [61 * NS, 121 * NS, 301 * NS, 901 * NS]
 SYSCTLS = {"conn_reuse_mode": (0, 1, 2), "expire_nodest_conn": (0, 1), "expire_quiescent_template": (0, 1),
            "sloppy_tcp": (0, 1), "sloppy_sctp": (0, 1), "secure_tcp": (0, 3), "drop_packet": (0, 0, 3, 1),
@@ -218,18 +231,29 @@ def _command(choose: random.Random, name: str) -> Step:
         "set_sysctl": (sysctl, choose.choice(SYSCTLS[sysctl])),
         "set_memory": (choose.choice((10, 1000, 100000)),),
         "zero": choose.choice(((), (service,))),
+        "end_connections": ([_place(choose) for _ in range(4)],),
     }[name]
     return Step("call", (name, *arguments))
+
+
+def _place(choose: random.Random) -> tuple:
+    """Return what a connection or template is found by."""
+    service = key(choose.choice(SERVICES))
+    client, port = endpoint(choose.choice(CLIENTS))
+    if choose.random() < 0.3:
+        client, port = client & choose.choice((0xFFFFFFFF, 0xFFFFFF00)), 0
+    return service.protocol, client, port, service.address, service.port
 
 
 def _mark(choose: random.Random) -> ServiceKey:
     return ServiceKey(6, 0, 0, fwmark=choose.choice(MARKS))
 
 
-def _persistence(choose: random.Random) -> tuple[int, int, int]:
-    """Return a service's flags, timeout and netmask."""
+def _persistence(choose: random.Random) -> tuple[int, int, int, int]:
+    """Return a service's flags, timeout, netmask and idle time."""
     flags = choose.choice((0, 0, 0, PERSISTENT)) | choose.choice((0, 0, OPS)) | choose.choice((0, SCHED1, SCHED2))
-    return flags, choose.choice((20, 300)), choose.choice((0xFFFFFFFF, 0xFFFFFF00))
+    flags |= choose.choice((0, END_DELETED)) | choose.choice((0, MOVE_QUIESCED)) | choose.choice((0, OPS_REPLIES))
+    return flags, choose.choice((20, 300)), choose.choice((0xFFFFFFFF, 0xFFFFFF00)), choose.choice((0, 0, 8))
 
 
 def _settings(choose: random.Random) -> tuple:

@@ -35,7 +35,7 @@ REASONS = {*(f"dropped_{reason}" for reason in DROPPED), *(f"passed_{reason}" fo
 def test_the_counters_have_the_names_that_are_documented(engine):
     assert set(engine.statistics()) == REASONS | {
         "packets", "bytes", "accepted", "rewritten", "forwarded", "connections", "connections_max", "conns", "expired",
-        "icmp_sent", "icmp_limited", "verdict_errors", "send_errors", "scheduler_errors"}
+        "started_over", "icmp_sent", "icmp_limited", "verdict_errors", "send_errors", "scheduler_errors"}
     assert engine.statistics()["connections_max"] == 100
     assert sum(engine.statistics().values()) == 100
 
@@ -45,11 +45,11 @@ def test_a_row_of_the_listing(engine):
     nothing = {"conns": 0, "packets_in": 0, "packets_out": 0, "bytes_in": 0, "bytes_out": 0}
     traffic = {"stats": nothing, "shown": nothing, "rates": nothing}
     plain = {"mode": "nat", "upper": 0, "lower": 0, "tunnel": "ipip", "tunnel_port": 0, "tunnel_flags": "nocsum",
-             "active": 0, "inactive": 0, "persistent": 0, **traffic}
+             "active": 0, "inactive": 0, "persistent": 0, "overloaded": False, **traffic}
 
     assert engine.list_services() == ([{
         "protocol": "tcp", "address": "192.168.10.1", "port": 80, "fwmark": 0, "scheduler": "wlc", "flags": [],
-        "timeout": 0, "netmask": "255.255.255.255", **traffic,
+        "timeout": 0, "netmask": "255.255.255.255", "idle": 0, **traffic,
         "servers": [{"address": "192.168.20.2", "port": 8080, "weight": 3, **plain},
                     {"address": "192.168.20.1", "port": 80, "weight": 1, **plain}]}], None)
 
