@@ -104,6 +104,7 @@ def _client():
     return ControlClient(state_directory())
 
 
+SERVICE_FORM = "[tcp:|udp:|sctp:]VIP:PORT or fwmark:N"
 LIST_FORMS = {"thresholds": "upper and lower thresholds of the servers", "persistent": "clients bound to each server",
               "tunnels": "how each server's packets are wrapped"}
 
@@ -134,16 +135,47 @@ def _list(words: list[str]) -> int:
 
 
 def _conns(words: list[str]) -> int:
-    from lbq.show import filters, table
+    from lbq import filters
+    from lbq.show import table
 
     parser = Parser("lbq conns", "Show connections: state, time left, client, VIP, real server.  Those of client port "
                     "0 are templates: they bind a client to its server (--persistent).")
-    filters.add_options(parser)
+    _add_filters(parser)
     said = _show(parser, words)
-    wanted = filters.chosen(said)
+    wanted = filters.chosen(**_filters(said))
     lines = table.json_lines if said.json else table.connections
     with _client() as client:
         return _print(lines(filter(wanted, client.connections())))
+
+
+def _add_filters(parser: Parser) -> None:
+    parser.add_argument("--service", metavar="SERVICE", help=SERVICE_FORM)
+    parser.add_argument("--server", metavar="RIP[:PORT]", help="those of one real server")
+    parser.add_argument("--client", metavar="CIP[:PORT]", help="those of one client")
+    parser.add_argument("--state", metavar="STATE", help="such as ESTABLISHED or TIME_WAIT")
+
+
+def _filters(said: argparse.Namespace) -> dict[str, str | None]:
+    return {name: getattr(said, name) for name in ("service", "server", "client", "state")}
+
+
+def _end(words: list[str]) -> int:
+    from lbq import filters
+
+    parser = Parser("lbq end", "End connections, and the templates that bind clients to a server: those that match all "
+                    "of what is said.  A TCP client's next segment is answered by this host (a reset, where the VIP "
+                    "is its own), a datagram is scheduled anew.", epilog="""\
+examples:
+  lbq end --client 192.168.10.100          this client begins anew, with whoever the scheduler says
+  lbq end --server 192.168.20.1            what is left at this server""")
+    _add_filters(parser)
+    said = _filters(parser.parse_args(words))
+    filters.chosen(**said)
+    if set(said.values()) == {None}:
+        raise ConfigError("say which connections end: --service, --server, --client or --state; lbq end --help tells")
+    with _client() as client:
+        print(f"ended connections: {client.call('end_connections', **said)['ended']}")
+    return 0
 
 
 def _stats(words: list[str]) -> int:
@@ -179,7 +211,7 @@ SETTINGs: weight (0: finish what you have, take nothing new), mode (nat, dr, tun
 thresholds: nothing new from upper on, until there are fewer than lower), tunnel (ipip, gue, gre), tunnel-port (of gue),
 tunnel-csum (no, yes, remcsum).  `set` changes what is named and nothing else.
 
-A deleted server's clients: lbq --on-delete says what becomes of them; lbq drain lets them finish first.
+A deleted server's clients: the service's --on-delete says what becomes of them; lbq drain lets them finish first.
 examples:
   lbq add server 192.168.10.1:80 192.168.20.3,weight=2
   lbq set server 192.168.10.1:80 192.168.20.3,weight=0"""
@@ -190,7 +222,7 @@ def _change_server(verb: str, words: list[str]) -> int:
     parser = Parser(f"lbq {verb}", f"lbq {verb} server SERVICE {form}, or lbq {verb} service SERVICE: change what "
                     "runs, now.", usage=f"lbq {verb} server SERVICE {form}", epilog=SERVER_HELP)
     parser.add_argument("what", metavar="server", help="what to change; the word server")
-    parser.add_argument("service", metavar="SERVICE", help="[tcp:|udp:|sctp:]VIP:PORT or fwmark:N")
+    parser.add_argument("service", metavar="SERVICE", help=SERVICE_FORM)
     parser.add_argument("server", metavar="SERVER", help=form)
     said = parser.parse_args(words)
     server = parse_server(said.server, parse_service(said.service))
@@ -207,7 +239,7 @@ def _change_service(verb: str, words: list[str]) -> int:
     parser = Parser(f"lbq {verb} service", "A virtual service of the running director: what clients connect to.",
                     usage=f"lbq {verb} service SERVICE" + ("" if verb == "del" else " [OPTION]..."))
     parser.add_argument("what", metavar="service", help="what to change; the word service")
-    parser.add_argument("service", metavar="SERVICE", help="[tcp:|udp:|sctp:]VIP:PORT or fwmark:N")
+    parser.add_argument("service", metavar="SERVICE", help=SERVICE_FORM)
     settings = {}
     if verb != "del":
         add_service_options(parser)
@@ -215,6 +247,8 @@ def _change_service(verb: str, words: list[str]) -> int:
                             help="nat, dr or tun: of servers added to it that do not say their own (default nat)")
     if verb == "set":
         parser.add_argument("--no-ops", dest="ops", action="store_const", const=False, help="UDP: connections again")
+        parser.add_argument("--no-ops-replies", dest="ops_replies", action="store_const", const=False,
+                            help="answers leave as the real server sends them")
         parser.add_argument("--no-persistent", dest="persistent", action="store_const", const="0",
                             help="clients go where the scheduler says, each time")
     said = parser.parse_args(words)
@@ -232,9 +266,12 @@ def _change_service(verb: str, words: list[str]) -> int:
 
 def _sysctl(words: list[str]) -> int:
     lines = "\n".join(f"  {name:<26}{entry.default:>6}  {entry.meaning}" for name, entry in sysctls.TABLE.items())
+    others = "\n".join(f"  {name:<26}{why}" for name, why in sysctls.ELSEWHERE.items())
     parser = Parser("lbq sysctl", "Show or set what kernel IPVS calls net.ipv4.vs.NAME; without a name, all of them.",
-                    epilog=f"net.ipv4.vs. may be left away.  Names, defaults, meanings:\n{lines}")
-    parser.add_argument("settings", metavar="NAME[=VALUE]", nargs="*")
+                    epilog=f"net.ipv4.vs. may be left away.  All are looked at before one is set.  Names, defaults, "
+                           f"meanings:\n{lines}\nThe kernel's others mean nothing here and are refused, with the "
+                           f"reason:\n{others}")
+    parser.add_argument("settings", metavar="NAME[=VALUE]", nargs="*", help="shown, or set; such as conn_reuse_mode=0")
     parser.add_argument("--json", action="store_true", help="print JSON")
     said = parser.parse_args(words)
     for text in said.settings:
@@ -248,8 +285,8 @@ def _sysctl(words: list[str]) -> int:
 def _timeouts(words: list[str]) -> int:
     parser = Parser("lbq timeouts", "Show or set the timeouts of established TCP, closing TCP (FIN_WAIT) and UDP "
                     "connections; a new one holds for a connection from its next packet on.")
-    for name in ("tcp", "tcpfin", "udp"):
-        parser.add_argument(f"--{name}", metavar="SECONDS", default="0")
+    for name, meaning in (("tcp", "established TCP (900)"), ("tcpfin", "TCP in FIN_WAIT (120)"), ("udp", "UDP (300)")):
+        parser.add_argument(f"--{name}", metavar="SECONDS", default="0", help=f"{meaning}; 0 leaves it")
     parser.add_argument("--json", action="store_true", help="print JSON")
     said = parser.parse_args(words)
     values = {name: parse_number(getattr(said, name), f"--{name}", 0, MAX_SECONDS) for name in ("tcp", "tcpfin", "udp")}
@@ -261,8 +298,9 @@ def _timeouts(words: list[str]) -> int:
 
 
 def _zero(words: list[str]) -> int:
-    parser = Parser("lbq zero", "Start the counters of a service and its servers, or all counters, from zero.")
-    parser.add_argument("service", metavar="SERVICE", nargs="?")
+    parser = Parser("lbq zero", "Start the counters of a service and its servers, or of all services, from zero.  What "
+                    "became of packets, at the end of lbq stats, counts on.")
+    parser.add_argument("service", metavar="SERVICE", nargs="?", help=f"{SERVICE_FORM}; all when none is said")
     said = parser.parse_args(words)
     if said.service is not None:
         parse_service(said.service)
@@ -280,9 +318,18 @@ def _clear(words: list[str]) -> int:
 
 
 def _drain(words: list[str]) -> int:
-    parser = Parser("lbq drain", "Let a real server finish what it has and take nothing new: weight 0.")
-    parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("server", metavar="RIP[:PORT]")
+    parser = Parser("lbq drain", "Let a real server finish what it has and take nothing new: weight 0.  The director "
+                    "sees to the rest, also when this command has ended; giving the server weight again calls it off.",
+                    epilog="""\
+UDP and persistent clients stay with a server of weight 0 unless the service says --on-quiesce move.
+examples:
+  lbq drain 192.168.10.1:80 192.168.20.1 --wait                      before a reboot
+  lbq drain 192.168.10.1:80 192.168.20.1 --end-after 60 --delete     it goes, in a minute at the latest""")
+    parser.add_argument("service", metavar="SERVICE", help=SERVICE_FORM)
+    parser.add_argument("server", metavar="RIP[:PORT]", help="the real server; no port: the service's")
+    parser.add_argument("--end-after", metavar="SECONDS",
+                        help="end what it still has after so long (default: its connections last as long as they do)")
+    parser.add_argument("--delete", action="store_true", help="delete the server when it has none left")
     parser.add_argument("--wait", metavar="SECONDS", nargs="?", const="3600",
                         help="return when its last connection is gone, with status 1 after so long (3600)")
     said = parser.parse_args(words)
@@ -290,9 +337,11 @@ def _drain(words: list[str]) -> int:
     server = parse_server(said.server, key)
     if server.says_something():
         raise ConfigError(f"'{said.server}': draining takes no settings; write {said.server.partition(',')[0]}")
-    limit = None if said.wait is None else parse_number(said.wait, "--wait", 0, MAX_SECONDS)
+    limit, end_after = (None if text is None else parse_number(text, name, 0, MAX_SECONDS)
+                        for name, text in (("--wait", said.wait), ("--end-after", said.end_after)))
     with _client() as client:
-        print(client.call("set_server", service=said.service, server=f"{said.server},weight=0"), flush=True)
+        print(client.call("drain", service=said.service, server=said.server, end_after=end_after, delete=said.delete),
+              flush=True)
         return 0 if limit is None else _wait_until_idle(client, key, server, limit)
 
 
@@ -307,7 +356,7 @@ def _wait_until_idle(client, key, server, limit: int) -> int:
                     format_address(server.address), server.port)]
         left = sum(row["active"] + row["inactive"] for row in rows)
         if left != last:
-            print(f"{left} connections left", flush=True)
+            print("connections left:", left, flush=True)
             last = left
         if left == 0:
             return 0
@@ -372,6 +421,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "set": _change("set"),
     "del": _change("del"),
     "drain": _drain,
+    "end": _end,
     "zero": _zero,
     "clear": _clear,
     "sysctl": _sysctl,

@@ -29,6 +29,8 @@ from lbq.schedulers import BUILT_IN, DEFAULT, create, flag_names, names
 ENGINES = ("fast", "reference")
 PROFILES = (CLASSIC, NEW)
 ALL_FLAGS = tuple(flag for scheduler in ("sh", "mh") for flag in flag_names(scheduler))
+ON_DELETE = ("keep", "end")
+ON_QUIESCE = ("keep", "move")
 MAX_SECONDS = 31 * 24 * 3600    # what ipvsadm takes for -p
 MAX_CONNECTIONS = 1 << 27       # the table's indices have 32 bits, its file 8 GiB
 
@@ -45,7 +47,8 @@ commands that speak to the running director (each has its own --help):
   lbq add server SERVICE RIP[:PORT][,SETTING=VALUE]...    one more real server, now
   lbq set server SERVICE RIP[:PORT],SETTING=VALUE...      changes what is named; weight=0 quiesces
   lbq del server SERVICE RIP[:PORT]             no more packets for it
-  lbq drain SERVICE RIP[:PORT] [--wait]         weight 0, and wait until its connections are gone
+  lbq drain SERVICE RIP[:PORT] [--end-after S] [--delete] [--wait]    weight 0, until its connections are gone
+  lbq end [--service S] [--server RIP] [--client CIP] [--state STATE]    end connections; their clients begin anew
   lbq sysctl [NAME[=VALUE]]...                  net.ipv4.vs.* as in kernel IPVS
   lbq timeouts [--tcp S] [--tcpfin S] [--udp S] of established, closing and UDP connections
   lbq zero [SERVICE] | clear                    counters from zero; delete all services
@@ -106,6 +109,10 @@ class ServiceWords:
     ops: bool | None = None
     scheduler_flags: list[str] | None = None
     mode: str | None = None             # of servers that do not say it themselves
+    on_delete: str | None = None        # these four: where lbq can do better than the kernel (docs/better.md)
+    on_quiesce: str | None = None
+    ops_replies: bool | None = None
+    idle: int | None = None             # seconds; 0: as the director's timeouts say
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -161,9 +168,6 @@ def _add_director_options(parser: Parser) -> None:
         help="decide as IPVS of kernels up to 6.1.176 (classic) or of newer ones (new, default)")
     add("--accept-forward", action="store_true",
         help="let the service's packets through a FORWARD DROP policy")
-    add("--on-delete", metavar="WHAT", default="keep",
-        help="connections of a deleted or, at a SYN, quiesced server: keep (default; its clients wait for it to come "
-             "back, as in kernel IPVS) or end (they start over with another; sysctl expire_nodest_conn)")
     add("--sysctl", metavar="NAME=VALUE", action="append", default=[],
         help="set one of net.ipv4.vs.* from the start; lbq sysctl lists them")
     add("--add-vip", metavar="DEV", help="put the VIP on this device while the director runs")
@@ -216,11 +220,23 @@ def add_service_options(parser: Parser) -> None:
         help="a client goes where it went before, for so long (300 when no number is said; 0: not)")
     add("--netmask", metavar="MASK", help="clients of one network count as one: 255.255.255.0 or 24")
     add("--ops", action="store_const", const=True, help="UDP: schedule every datagram by itself")
+    add("--ops-replies", action="store_const", const=True,
+        help="with --ops and nat: answers come from the VIP (default: they leave as the real server sends them, as "
+             "in kernel IPVS)")
+    add("--on-delete", metavar="WHAT",
+        help="connections of a deleted server: keep (default; their clients hear nothing until it is added again, as "
+             "in kernel IPVS) or end (they start over with another server)")
+    add("--on-quiesce", metavar="WHAT",
+        help="clients of a server of weight 0: keep (default; UDP and persistent ones stay with it, as in kernel "
+             "IPVS) or move (their next datagram, SYN or persistent connection goes to another, if there is one)")
+    add("--idle", metavar="SECONDS",
+        help="idle time after which established and UDP connections end (default 0: as lbq timeouts says, 900 and "
+             "300 s; hosts' own keepalives come after 7200)")
 
 
 def service_words(words: argparse.Namespace) -> ServiceWords:
     """Return what *words* say about a service, or raise for the first that is wrong."""
-    seconds = words.persistent
+    seconds, idle = words.persistent, words.idle
     return ServiceWords(
         scheduler=None if words.scheduler is None else _scheduler(words.scheduler),
         persistent=None if seconds is None else _number("--persistent", seconds, 0, MAX_SECONDS),
@@ -228,6 +244,10 @@ def service_words(words: argparse.Namespace) -> ServiceWords:
         ops=words.ops,
         scheduler_flags=None if words.scheduler_flags is None else [
             _one_of("scheduler flag", flag, ALL_FLAGS) for flag in words.scheduler_flags.split(",") if flag],
+        on_delete=on_delete_of(words.on_delete),
+        on_quiesce=on_quiesce_of(words.on_quiesce),
+        ops_replies=words.ops_replies,
+        idle=None if idle is None else _number("--idle", idle, 0, MAX_SECONDS),
     )
 
 
@@ -238,6 +258,12 @@ def check_service(service: ServiceKey, settings: ServiceWords) -> None:
                           "IPVS takes it without, and then never forwards anything")
     if settings.ops and service.protocol != UDP and not service.fwmark:
         raise ConfigError(f"{format_service(service)}: --ops is for UDP services")
+    if settings.ops_replies and not settings.ops:
+        raise ConfigError(f"{format_service(service)}: --ops-replies is about the answers to --ops datagrams; "
+                          "say --ops, too, or leave it away")
+    if settings.ops_replies and service.fwmark:
+        raise ConfigError(f"{format_service(service)}: --ops-replies needs a VIP for answers to come from, and a "
+                          "firewall mark has none")
     known = flag_names(settings.scheduler or DEFAULT)
     for flag in settings.scheduler_flags or []:
         if flag not in known:
@@ -246,7 +272,7 @@ def check_service(service: ServiceKey, settings: ServiceWords) -> None:
 
 
 def _sysctls(words: argparse.Namespace) -> dict[str, int]:
-    values = {"expire_nodest_conn": int(_one_of("--on-delete", words.on_delete, ("keep", "end")) == "end")}
+    values = {}
     for text in words.sysctl:
         name, value = parse_sysctl(text)
         if value is None:
@@ -273,6 +299,16 @@ def mode_of(mode: str | None) -> str:
     if mode is None:
         raise ConfigError("no --mode: say how packets reach the real servers: --mode nat, dr or tun")
     return _one_of("mode", mode, MODES)
+
+
+def on_delete_of(what: str | None) -> str | None:
+    """Return *what* becomes of a deleted server's connections, when there is such a thing."""
+    return None if what is None else _one_of("--on-delete", what, ON_DELETE)
+
+
+def on_quiesce_of(what: str | None) -> str | None:
+    """Return *what* becomes of a quiesced server's clients, when there is such a thing."""
+    return None if what is None else _one_of("--on-quiesce", what, ON_QUIESCE)
 
 
 def _scheduler(name: str) -> str:

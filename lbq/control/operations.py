@@ -10,9 +10,13 @@ every client speaks the language of the command line.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
+from lbq import filters
 from lbq.conntrack import RECORD, decode
 from lbq.control.channel import PacketProcess, to_its_end
 from lbq.errors import ConfigError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
@@ -21,6 +25,7 @@ from lbq.grammar import (
     MODES,
     ServerWords,
     check_server,
+    format_address,
     format_endpoint,
     format_service,
     format_settings,
@@ -29,20 +34,51 @@ from lbq.grammar import (
     parse_service,
 )
 from lbq.losses import queue_counters
-from lbq.model import IPIP, NAT, NOCSUM, OPS, PERSISTENT, ServiceKey
-from lbq.options import MAX_SECONDS, ServiceWords, check_service, mode_of, parse_sysctl
+from lbq.model import (
+    END_DELETED,
+    IPIP,
+    MOVE_QUIESCED,
+    NAT,
+    NOCSUM,
+    OPS,
+    OPS_REPLIES,
+    PERSISTENT,
+    PROTOCOL_NAMES,
+    TEMPLATE,
+    ServiceKey,
+)
+from lbq.options import (
+    MAX_SECONDS,
+    ServiceWords,
+    check_service,
+    mode_of,
+    on_delete_of,
+    on_quiesce_of,
+    parse_sysctl,
+)
 from lbq.schedulers import DEFAULT, flag_names
-from lbq.services import join_pages
+from lbq.services import FTP, join_pages
 from lbq.sysctls import PREFIX
 
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
 LINES_PAGE = 16         # services and servers; likewise
+ENDED_PAGE = 64         # connections to end; likewise
 
 logger = logging.getLogger("lbq.control")
 Membership = tuple[ServiceKey, int, int]
 NEW_SERVER = ServerWords(0, 0, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCSUM)
-SETTING_TYPES = {"scheduler": str, "persistent": int, "netmask": int, "ops": bool, "scheduler_flags": list, "mode": str}
-NEW_SERVICE = ServiceWords(DEFAULT, 0, 0xFFFFFFFF, False, [], "nat")
+SETTING_TYPES = {"scheduler": str, "persistent": int, "netmask": int, "ops": bool, "scheduler_flags": list, "mode": str,
+                 "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int}
+SECONDS = ("persistent", "idle")
+PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
+NEW_SERVICE = ServiceWords(DEFAULT, 0, 0xFFFFFFFF, False, [], "nat", "keep", "keep", False, 0)
+
+
+class Drain(NamedTuple):
+    """A server that is being emptied: until when its connections may last, and whether it is deleted then."""
+
+    ends_at: float | None       # of time.monotonic()
+    delete: bool
 
 
 class HostThread:
@@ -75,13 +111,14 @@ class Operations:
         self.services: dict[ServiceKey, ServiceWords] = {}
         self.servers: dict[Membership, ServerWords] = {}
         self.trash: dict[Membership, ServerWords] = {}      # deleted, but the host still lets their replies through
+        self.drains: dict[Membership, Drain] = {}
         self._change = asyncio.Lock()           # one change at a time, host and engine together
 
     def methods(self) -> dict:
         """Return the coroutines that the control socket offers, by name."""
         offered = (self.status, self.list, self.connections, self.stats, self.add_service, self.set_service,
-                   self.delete_service, self.clear, self.add_server, self.set_server, self.delete_server, self.zero,
-                   self.sysctl, self.timeouts)
+                   self.delete_service, self.clear, self.add_server, self.set_server, self.delete_server, self.drain,
+                   self.end_connections, self.zero, self.sysctl, self.timeouts)
         return {method.__name__: method for method in offered}
 
     async def begin(self, key: ServiceKey | None, settings: ServiceWords, servers: list[ServerWords],
@@ -137,6 +174,30 @@ class Operations:
                 for at in range(0, len(records), RECORD.size)]
         return {"connections": rows, "next": page["ok"]}
 
+    async def end_connections(self, service: str | None = None, server: str | None = None, client: str | None = None,
+                              state: str | None = None) -> dict:
+        """End the connections that match all of what is said; return how many ended."""
+        if (service, server, client, state) == (None,) * 4:
+            raise ConfigError("say which connections: of a service, a server, a client or a state")
+        ended = await self._end(filters.chosen(service, server, client, state))
+        self._did(f"ended connections: {ended}")
+        return {"ended": ended}
+
+    async def _end(self, wanted: filters.Wanted) -> int:
+        """End connections; what may govern others (templates, FTP) last, for as long as it does it stays."""
+        ended, cursor, later = 0, 0, []
+        while cursor is not None:
+            page = await self.connections(cursor)
+            cursor = page["next"]
+            found = [row for row in page["connections"] if wanted(row)]
+            later += [_found_by(row) for row in found if _may_govern(row)]
+            ended += await self._end_these([_found_by(row) for row in found if not _may_govern(row)])
+        return ended + await self._end_these(later)
+
+    async def _end_these(self, places: list) -> int:
+        return sum([await self.process.call("end_connections", places[at:at + ENDED_PAGE])
+                    for at in range(0, len(places), ENDED_PAGE)])
+
     async def sysctl(self, settings: list[str]) -> dict:
         """Set those of *settings* that say NAME=VALUE; return the values of all that are named, or of all there are."""
         words = [parse_sysctl(text) for text in settings]       # all are looked at before one is set
@@ -182,6 +243,8 @@ class Operations:
         async with self._change:
             key = self._known(service)
             words = _merged(self.services[key], said)
+            if said.ops is False and said.ops_replies is None:
+                words.ops_replies = False
             if said.scheduler is not None and said.scheduler_flags is None:
                 words.scheduler_flags = [flag for flag in words.scheduler_flags if flag in flag_names(said.scheduler)]
             check_service(key, words)
@@ -235,7 +298,7 @@ class Operations:
             if former is None or former.mode != words.mode:
                 await self.host.call("add_server", *place, words.mode)
             try:
-                await self.process.call("add_server", *place, *_server_arguments(words))
+                back = await self.process.call("add_server", *place, *_server_arguments(words))
             except BaseException:
                 if former is None or former.mode != words.mode:
                     await self.host.call("remove_server", *place, words.mode)
@@ -244,7 +307,8 @@ class Operations:
                 await self.host.call("remove_server", *place, former.mode)
             self.trash.pop(place, None)
             self.servers[place] = words
-        return self._did(f"added server {_name(words)} to {format_service(key)}")
+        return self._did(f"added server {_name(words)} to {format_service(key)}"
+                         + (f", back with the connections it had: {back}" if back else ""))
 
     async def set_server(self, service: str, server: str) -> str:
         """Change those settings of a real server that are named; return what was done."""
@@ -253,10 +317,7 @@ class Operations:
             if not said.says_something():
                 raise ConfigError(f"'{server}' says nothing to set; write {server},weight=N")
             place = key, said.address, said.port
-            before = self.servers.get(place)
-            if before is None:
-                raise NoSuchServer(f"service {format_service(key)} has no server {_name(said)}; "
-                                   "`lbq list` shows those it has")
+            before = self._there(place)
             words = _filled(said, before)
             check_server(words, key, words.mode)
             if words.mode != before.mode:
@@ -281,9 +342,68 @@ class Operations:
             if place not in self.servers:
                 raise NoSuchServer(f"cannot delete {_name(words)} from {format_service(key)}: "
                                    "it is not there; `lbq list` shows those that are")
-            await self.process.call("delete_server", *place)
-            self.trash[place] = self.servers.pop(place)
-        return self._did(f"deleted server {_name(words)} from {format_service(key)}")
+            return await self._delete_server(place)
+
+    async def _delete_server(self, place: Membership) -> str:
+        key, address, port = place
+        left = await self.process.call("delete_server", *place)
+        self.trash[place] = self.servers.pop(place)
+        what = "" if not left else (f"; its connections start over: {left}" if self.services[key].on_delete == "end"
+                                    else f"; its connections get no more packets: {left} (--on-delete end, lbq drain)")
+        return self._did(f"deleted server {format_endpoint(address, port)} from {format_service(key)}{what}")
+
+    async def drain(self, service: str, server: str, end_after: int | None = None, delete: bool = False) -> str:
+        """Give a server nothing new; end what it still has after so many seconds; delete it when it has none left."""
+        async with self._change:
+            key, said = self._parse(service, server)
+            if said.says_something():
+                raise ConfigError(f"'{server}': draining takes no settings")
+            if end_after is not None and not 0 <= end_after <= MAX_SECONDS:
+                raise ConfigError(f"end_after is a number of seconds from 0 to {MAX_SECONDS}")
+            place = key, said.address, said.port
+            words = self._there(place)._replace(weight=0)
+            await self.process.call("set_server", *place, *_server_arguments(words))
+            self.servers[place] = words
+            self.drains.pop(place, None)
+            if end_after is not None or delete:
+                self.drains[place] = Drain(None if end_after is None else time.monotonic() + end_after, delete)
+        what = f"server {_name(words)} of {format_service(key)} has weight 0 now"
+        if end_after is not None:
+            what += f"; what it still has in {end_after} s ends"
+        return self._did(what + ("; then it is deleted" if delete else ""))
+
+    def _there(self, place: Membership) -> ServerWords:
+        """Return the settings of the server *place*, or raise."""
+        if place not in self.servers:
+            raise NoSuchServer(f"service {format_service(place[0])} has no server {format_endpoint(*place[1:])}; "
+                               "`lbq list` shows those it has")
+        return self.servers[place]
+
+    async def _drain_on(self) -> None:
+        """End and delete what is due; a server that was given weight again, or deleted, drains no more."""
+        for place in list(self.drains):
+            if place not in self.servers or self.servers[place].weight:
+                del self.drains[place]
+        if not self.drains:
+            return
+        left = {(row["protocol"], row["address"], row["port"], row["fwmark"], server["address"], server["port"]):
+                server["active"] + server["inactive"] for row in await self.list() for server in row["servers"]}
+        for place, drain in list(self.drains.items()):
+            count = left.get(_listed_as(place), 0)
+            is_over = drain.ends_at is not None and time.monotonic() >= drain.ends_at
+            if count and not is_over:
+                continue
+            del self.drains[place]
+            key, address, port = place
+            name = f"server {format_endpoint(address, port)} of {format_service(key)}"
+            if count:
+                ended = await self._end(_of_server(place))
+                self._did(f"{name}: the time to drain is over; connections ended: {ended}")
+            else:
+                self._did(f"{name} is drained")
+            async with self._change:
+                if drain.delete and place in self.servers:
+                    await self._delete_server(place)
 
     async def tick(self) -> None:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
@@ -293,6 +413,7 @@ class Operations:
                 server = self.trash.pop(place, None)
                 if server is not None:
                     await self.host.call("remove_server", *place, server.mode)
+        await self._drain_on()
 
     def _known(self, service: str) -> ServiceKey:
         key = parse_service(service)
@@ -337,27 +458,56 @@ def _service_words(settings: dict) -> ServiceWords:
     for name, value in settings.items():
         if value is not None and not isinstance(value, SETTING_TYPES[name]):
             raise ConfigError(f"a service's {name} cannot be {value!r}")
-    if isinstance(settings.get("persistent"), bool) or not 0 <= (settings.get("persistent") or 0) <= MAX_SECONDS:
-        raise ConfigError(f"a service's persistent is a number of seconds from 0 to {MAX_SECONDS}")
+    for name in SECONDS:
+        if isinstance(settings.get(name), bool) or not 0 <= (settings.get(name) or 0) <= MAX_SECONDS:
+            raise ConfigError(f"a service's {name} is a number of seconds from 0 to {MAX_SECONDS}")
     if not 0 <= (settings.get("netmask") or 0) <= 0xFFFFFFFF:
         raise ConfigError("a service's netmask is like 255.255.255.0, or a prefix length in quotes")
     if settings.get("mode") is not None:
         mode_of(settings["mode"])
+    on_delete_of(settings.get("on_delete"))
+    on_quiesce_of(settings.get("on_quiesce"))
     return ServiceWords(**settings)
 
 
-def _service_arguments(words: ServiceWords) -> tuple[str, int, int, int]:
+def _service_arguments(words: ServiceWords) -> tuple[str, int, int, int, int]:
     """Return a service's settings as the engine takes them."""
     flags = (PERSISTENT if words.persistent else 0) | (OPS if words.ops else 0)
+    flags |= (END_DELETED if words.on_delete == "end" else 0) | (MOVE_QUIESCED if words.on_quiesce == "move" else 0)
+    flags |= OPS_REPLIES if words.ops_replies else 0
     for flag in words.scheduler_flags:
         flags |= flag_names(words.scheduler)[flag]
-    return words.scheduler, flags, words.persistent, words.netmask
+    return words.scheduler, flags, words.persistent, words.netmask, words.idle
 
 
 def _server_arguments(words: ServerWords) -> tuple:
     """Return a server's settings as the engine takes them."""
     return (words.weight, words.mode, words.upper, words.lower,
             (words.tunnel, words.tunnel_port, words.tunnel_csum))
+
+
+def _found_by(row: dict) -> tuple[int, int, int, int, int]:
+    """Return what the engine finds the connection in a listing's *row* by."""
+    return (PROTOCOL_NUMBERS[row["protocol"]], int(ipaddress.ip_address(row["caddr"])), row["cport"],
+            int(ipaddress.ip_address(row["vaddr"])), row["vport"])
+
+
+def _may_govern(row: dict) -> bool:
+    return row["flags"] & TEMPLATE != 0 or row["vport"] == FTP
+
+
+def _of_server(place: Membership) -> filters.Wanted:
+    """Return the test for connections and templates of the server *place*."""
+    key, address, port = place
+    wanted = filters.chosen(service=format_service(key), server=format_address(address))
+    return lambda row: wanted(row) and (port == 0 or row["dport"] in (0, port))
+
+
+def _listed_as(place: Membership) -> tuple:
+    """Return what tells the server *place* from others in the rows of a listing."""
+    key, address, port = place
+    return (PROTOCOL_NAMES[key.protocol], format_address(key.address), key.port, key.fwmark,
+            format_address(address), port)
 
 
 def _name(server: ServerWords) -> str:

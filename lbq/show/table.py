@@ -15,6 +15,7 @@ FORWARD = {"nat": "Masq", "tun": "Tunnel", "dr": "Route", "local": "Local"}
 CHECKSUMS = {"nocsum": "-c", "csum": "+c", "remcsum": "r+c"}
 SCALE = ((10**8, 1, ""), (10**9, 10**3, "K"), (10**11, 10**6, "M"), (10**14, 10**9, "G"),
          (10**99, 10**12, "T"))
+OWN_FLAGS = ("end-deleted", "move-quiesced", "ops-replies")     # what ipvsadm does not know
 TRAFFIC = ("conns", "packets_in", "packets_out", "bytes_in", "bytes_out")
 
 
@@ -26,10 +27,11 @@ def services(rows: Iterable[dict]) -> Iterator[str]:
 
 
 def thresholds(rows: Iterable[dict]) -> Iterator[str]:
-    """Give the thresholds of every real server."""
+    """Give the thresholds of every real server, and say which are full: they get nothing new."""
     yield "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn"
     yield "  -> RemoteAddress:Port"
-    yield from _listing(rows, lambda server: f"{server['upper']:<10} {server['lower']:<10}")
+    yield from _listing(rows, lambda server: f"{server['upper']:<10} {server['lower']:<10}",
+                        lambda server: "  full" if server.get("overloaded") else "")
 
 
 def persistent(rows: Iterable[dict]) -> Iterator[str]:
@@ -47,12 +49,14 @@ def tunnels(rows: Iterable[dict]) -> Iterator[str]:
                                              f"{server['weight']:<6}")
 
 
-def _listing(rows: Iterable[dict], columns: Callable[[dict], str]) -> Iterator[str]:
-    """Give services and servers, with *columns* of a server between its name and its connections."""
+def _listing(rows: Iterable[dict], columns: Callable[[dict], str],
+             remark: Callable[[dict], str] = lambda server: "") -> Iterator[str]:
+    """Give services and servers, with *columns* of a server between its name and its connections, and a *remark*."""
     for row in rows:
         yield f"{_service(row)} {row['scheduler']}{_flags(row)}"
         for server in row["servers"]:
-            yield (f"  -> {_endpoint(server):<28} {columns(server)} {server['active']:<10} {server['inactive']}")
+            yield (f"  -> {_endpoint(server):<28} {columns(server)} {server['active']:<10} {server['inactive']}"
+                   + remark(server))
 
 
 def _tunnel(server: dict) -> str:
@@ -126,6 +130,9 @@ def _outcomes(counters: dict, queue: dict | None) -> Iterator[str]:
     if not any(losses.get(name) for name in DROPPED):
         yield "nothing was lost"
     yield _count("ICMP answers sent", counters["icmp_sent"])
+    if counters.get("started_over"):
+        yield _count("connections that a packet of their client's started over", counters["started_over"],
+                     "started_over")
     yield _count(f"connections now (of at most {counters['connections_max']})", counters["connections"])
     if queue is not None:
         yield _count("waiting in the kernel's queue", queue["waiting"])
@@ -147,6 +154,9 @@ def _flags(row: dict) -> str:
              if any(SERVICE_FLAGS[flag] == bit for flag in row["flags"])]
     if names:
         words.append(f"({','.join(names)})")
+    words += [flag for flag in OWN_FLAGS if flag in row["flags"]]
+    if row.get("idle"):
+        words.append(f"idle {row['idle']}")
     return "".join(" " + word for word in words)
 
 

@@ -41,9 +41,18 @@ def director(tmp_path, monkeypatch, asked):
             raise NoSuchServer("cannot delete 10.0.0.9: it is not there")
         return "done"
 
+    async def end_connections(service: str | None, server: str | None, client: str | None, state: str | None) -> dict:
+        asked.append((service, server, client, state))
+        return {"ended": 3}
+
+    async def drain(service: str, server: str, end_after: int | None, delete: bool) -> str:
+        asked.append((service, server, end_after, delete))
+        return "draining"
+
     monkeypatch.setattr("lbq.host.setup.state_directory", lambda: tmp_path)
     with serving(tmp_path, {"list": answer_list, "connections": connections, "stats": stats,
-                            "add_server": change, "set_server": change, "delete_server": change}):
+                            "add_server": change, "set_server": change, "delete_server": change,
+                            "end_connections": end_connections, "drain": drain}):
         yield
 
 
@@ -94,6 +103,26 @@ def test_changes_pass_the_words_on_and_say_what_was_done(director, asked, capsys
     assert asked == [("192.168.10.1:80", server)]
 
 
+def test_end_passes_on_what_is_to_end(director, asked, capsys):
+    assert run(capsys, "end", "--client", "192.168.10.100", "--state", "established") == (
+        0, "ended connections: 3\n", "")
+    assert asked == [(None, None, "192.168.10.100", "established")]
+
+
+@pytest.mark.parametrize(("words", "passed_on"), [
+    ([], (None, False)), (["--end-after", "60"], (60, False)), (["--delete"], (None, True)),
+    (["--end-after", "0", "--delete"], (0, True)),
+])
+def test_drain_leaves_the_rest_to_the_director(director, asked, capsys, words, passed_on):
+    assert run(capsys, "drain", "192.168.10.1:80", "192.168.20.1", *words) == (0, "draining\n", "")
+    assert asked == [("192.168.10.1:80", "192.168.20.1", *passed_on)]
+
+
+def test_drain_can_wait_for_the_end(director, capsys):
+    assert run(capsys, "drain", "192.168.10.1:80", "192.168.20.1", "--wait", "0") == (
+        0, "draining\nconnections left: 0\n", "")
+
+
 def test_what_the_director_refuses_is_one_line_and_status_2(director, capsys):
     assert run(capsys, "del", "server", "192.168.10.1:80", "10.0.0.9") == (
         2, "", "lbq: cannot delete 10.0.0.9: it is not there\n")
@@ -121,6 +150,14 @@ def test_what_the_director_refuses_is_one_line_and_status_2(director, capsys):
     (["sysctl", "pmtu_dics=1"], "no sysctl net.ipv4.vs.pmtu_dics"),
     (["timeouts", "--tcp", "x"], "--tcp 'x' is not a number"),
     (["drain", "192.168.10.1:80", "10.0.0.1,weight=1"], "draining takes no settings"),
+    (["drain", "192.168.10.1:80", "10.0.0.1", "--end-after", "soon"], "--end-after 'soon' is not a number"),
+    (["end"], "say which connections end: --service, --server, --client or --state"),
+    (["end", "--client", "web01"], "names"),
+    (["end", "--state", "closd"], "did you mean 'closed'?"),
+    (["add", "service", "192.168.10.1:80", "--on-quiesce", "leave"], "unknown --on-quiesce 'leave'; lbq has keep"),
+    (["add", "service", "udp:192.168.10.1:53", "--ops-replies"], "--ops-replies is about the answers to --ops"),
+    (["add", "service", "fwmark:1", "--ops", "--ops-replies"], "a firewall mark has none"),
+    (["set", "service", "192.168.10.1:80", "--idle", "-1"], "--idle -1: not a number from 0"),
     (["zero", "nonsense"], "nonsense"),
     (["realserver", "nat"], "unknown mode 'nat'"),
     (["realserver", "dr"], "no --vip"),

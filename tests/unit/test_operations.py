@@ -9,7 +9,17 @@ from lbq.conntrack import RECORD
 from lbq.control.operations import Operations
 from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, ServerExists
 from lbq.grammar import parse_server, parse_service
-from lbq.model import DR, GUE, NAT, TUN
+from lbq.model import (
+    DR,
+    END_DELETED,
+    GUE,
+    MOVE_QUIESCED,
+    NAT,
+    OPS,
+    OPS_REPLIES,
+    TEMPLATE,
+    TUN,
+)
 from lbq.options import ServiceWords
 
 PLAIN = (NAT, 0, 0, (0, 0, 0))      # mode, thresholds, tunnel
@@ -63,7 +73,7 @@ def operations(story):
 
 def test_the_first_service_and_its_servers_go_to_the_engine(operations, story):
     assert story == [("engine", "set_sysctl", "pmtu_disc", 0),
-                     ("engine", "add_service", KEY, "wlc", 0, 0, 0xFFFFFFFF),
+                     ("engine", "add_service", KEY, "wlc", 0, 0, 0xFFFFFFFF, 0),
                      ("engine", "add_server", KEY, RIP, 80, 2, *PLAIN)]
     assert operations.members() == ([KEY], [(KEY, RIP, 80, NAT)])
 
@@ -234,7 +244,7 @@ def test_a_service_comes_with_its_settings_engine_first(operations, story):
                                               scheduler_flags=["sh-port"]))
 
     key = parse_service("fwmark:7")
-    assert story == [("engine", "add_service", key, "sh", 1 | 0x10, 300, 0xFFFFFF00), ("host", "add_service", key)]
+    assert story == [("engine", "add_service", key, "sh", 1 | 0x10, 300, 0xFFFFFF00, 0), ("host", "add_service", key)]
     assert said == "added service fwmark:7"
 
 
@@ -252,7 +262,7 @@ def test_setting_a_service_changes_what_is_named(operations, story):
     asyncio.run(operations.set_service(VIP, persistent=60))
     asyncio.run(operations.set_service(VIP, scheduler="rr"))
 
-    assert story[-1] == ("engine", "set_service", KEY, "rr", 1, 60, 0xFFFFFFFF)
+    assert story[-1] == ("engine", "set_service", KEY, "rr", 1, 60, 0xFFFFFFFF, 0)
 
 
 def test_setting_a_server_changes_what_is_named(operations, story):
@@ -325,3 +335,170 @@ def test_without_a_first_service_only_the_sysctls_are_set(story):
 
     assert story == [("engine", "set_sysctl", "pmtu_disc", 0)]
     assert operations.members() == ([], [])
+
+
+# ---- What lbq does better than the kernel where a service asks for it ---------------------------------
+
+
+def test_a_services_own_behaviour_is_flags_to_the_engine(operations, story):
+    asyncio.run(operations.add_service("udp:192.168.10.1:53", ops=True, ops_replies=True, on_delete="end",
+                                       on_quiesce="move", idle=30))
+    key = parse_service("udp:192.168.10.1:53")
+    assert story[-2] == ("engine", "add_service", key, "wlc", OPS | OPS_REPLIES | END_DELETED | MOVE_QUIESCED, 0,
+                         0xFFFFFFFF, 30)
+
+    asyncio.run(operations.set_service("udp:192.168.10.1:53", ops=False, on_delete="keep"))
+    assert story[-1] == ("engine", "set_service", key, "wlc", MOVE_QUIESCED, 0, 0xFFFFFFFF, 30)
+
+
+@pytest.mark.parametrize("settings", [
+    {"on_delete": "restart"}, {"on_quiesce": 1}, {"ops_replies": True}, {"idle": -1}, {"idle": True}, {"idle": 1 << 40},
+])
+def test_a_behaviour_that_does_not_exist_changes_nothing(operations, story, settings):
+    before, story[:] = dict(operations.services), []
+
+    with pytest.raises(ConfigError):
+        asyncio.run(operations.set_service(VIP, **settings))
+
+    assert (story, operations.services) == ([], before)
+
+
+def test_adding_and_deleting_tell_of_connections(operations):
+    operations.process.answers.update(add_server=2, delete_server=3)
+
+    assert asyncio.run(operations.add_server(VIP, "192.168.20.2")) == (
+        "added server 192.168.20.2:80 to tcp:192.168.10.1:80, back with the connections it had: 2")
+    assert "; its connections get no more packets: 3" in asyncio.run(operations.delete_server(VIP, "192.168.20.2"))
+    asyncio.run(operations.set_service(VIP, on_delete="end"))
+    assert "; its connections start over: 3" in asyncio.run(operations.delete_server(VIP, "192.168.20.1"))
+
+
+def record(caddr: int, cport: int, server: str = "192.168.20.1", flags: int = 0) -> bytes:
+    """Return a record of a TCP connection to the service of these tests."""
+    return RECORD.pack(caddr, KEY.address, parse_server(server, KEY).address, cport, 80, 80, 6, 2, 0, 0x8000 | flags, 0,
+                       0, 0, 90_000_000_000, 0, 0, 60, 7, 0, 0)
+
+
+def ended(story: list) -> list:
+    """Return what the engine was asked to end."""
+    return [place[1:3] for step in story if step[1] == "end_connections" for place in step[2]]
+
+
+@pytest.fixture
+def busy(operations):
+    """Operations with a listing of four connections and a template, and an engine that ends what it is asked to."""
+    records = (record(1, 0, flags=TEMPLATE) + record(1, 1000) + record(1, 2000) + record(2, 1000)
+               + record(3, 1, "192.168.20.2"))
+    operations.process.answers.update(list_connections=({"ok": None, "count": 5, "now": 0}, records), end_connections=1)
+    return operations
+
+
+@pytest.mark.parametrize(("words", "whom"), [
+    ({"client": "0.0.0.1"}, None),
+    ({"client": "1.0.0.1"}, []),
+    ({"server": "192.168.20.1"}, [(1, 1000), (1, 2000), (2, 1000), (1, 0)]),
+    ({"server": "192.168.20.2"}, [(3, 1)]),
+    ({"service": VIP, "state": "none"}, [(1, 1000), (1, 2000), (2, 1000), (3, 1), (1, 0)]),
+])
+def test_connections_that_fit_are_ended_templates_last(busy, story, words, whom):
+    if whom is None:
+        with pytest.raises(ConfigError):
+            asyncio.run(busy.end_connections(**words))
+        return
+    asyncio.run(busy.end_connections(**words))
+
+    assert ended(story) == whom
+
+
+def test_not_every_connection_is_ended_by_accident(busy, story):
+    with pytest.raises(ConfigError, match="say which connections"):
+        asyncio.run(busy.end_connections())
+    assert ended(story) == []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves."""
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr("lbq.control.operations.time.monotonic", lambda: Clock.now)
+    return Clock
+
+
+def listing(active: int, server: str = "192.168.20.1"):
+    """Return the engine's answer with one server that has *active* connections."""
+    return [{"protocol": "tcp", "address": "192.168.10.1", "port": 80, "fwmark": 0,
+             "servers": [{"address": server, "port": 80, "active": active, "inactive": 0}]}], None
+
+
+def test_draining_is_weight_0_and_nothing_else_when_nothing_else_is_said(operations, story):
+    story.clear()
+    said = asyncio.run(operations.drain(VIP, "192.168.20.1"))
+    asyncio.run(operations.tick())
+
+    assert story == [("engine", "set_server", KEY, RIP, 80, 0, *PLAIN), ("engine", "tick")]
+    assert said == "server 192.168.20.1:80 of tcp:192.168.10.1:80 has weight 0 now"
+
+
+def test_what_a_drained_server_still_has_ends_when_its_time_is_over(busy, story, clock):
+    busy.process.answers["list_services"] = listing(3)
+    said = asyncio.run(busy.drain(VIP, "192.168.20.1", end_after=60, delete=True))
+    asyncio.run(busy.tick())
+    assert said.endswith("has weight 0 now; what it still has in 60 s ends; then it is deleted")
+    assert ended(story) == [] and (KEY, RIP, 80) in busy.servers
+
+    clock.now += 60
+    asyncio.run(busy.tick())
+
+    assert ended(story) == [(1, 1000), (1, 2000), (2, 1000), (1, 0)]
+    assert story[-1] == ("engine", "delete_server", KEY, RIP, 80)
+    assert list(busy.trash) == [(KEY, RIP, 80)]
+
+
+def test_a_server_that_has_nothing_left_is_deleted_before_its_time(busy, story, clock):
+    busy.process.answers["list_services"] = listing(0)
+    asyncio.run(busy.drain(VIP, "192.168.20.1", end_after=60, delete=True))
+    asyncio.run(busy.tick())
+
+    assert ended(story) == []
+    assert story[-1] == ("engine", "delete_server", KEY, RIP, 80)
+
+
+def test_a_drained_server_without_delete_stays(busy, story, clock):
+    busy.process.answers["list_services"] = listing(3)
+    asyncio.run(busy.drain(VIP, "192.168.20.1", end_after=0))
+    asyncio.run(busy.tick())
+    asyncio.run(busy.tick())
+
+    assert len(ended(story)) == 4
+    assert list(busy.servers) == [(KEY, RIP, 80)] and busy.drains == {}
+
+
+@pytest.mark.parametrize("change", [
+    lambda operations: operations.set_server(VIP, "192.168.20.1,weight=1"),
+    lambda operations: operations.delete_server(VIP, "192.168.20.1"),
+    lambda operations: operations.delete_service(VIP),
+], ids=["weight", "deleted", "service deleted"])
+def test_a_server_that_is_wanted_again_or_gone_drains_no_more(busy, story, clock, change):
+    busy.process.answers["list_services"] = listing(3)
+    asyncio.run(busy.drain(VIP, "192.168.20.1", end_after=0, delete=True))
+    asyncio.run(change(busy))
+    story.clear()
+
+    asyncio.run(busy.tick())
+
+    assert story == [("engine", "tick")] and busy.drains == {}
+
+
+@pytest.mark.parametrize(("server", "options", "error"), [
+    ("192.168.20.9", {}, NoSuchServer), ("192.168.20.1,weight=1", {}, ConfigError),
+    ("192.168.20.1", {"end_after": -1}, ConfigError), ("192.168.20.1", {"end_after": 1 << 40}, ConfigError),
+])
+def test_a_drain_that_cannot_be_changes_nothing(operations, story, server, options, error):
+    story.clear()
+
+    with pytest.raises(error):
+        asyncio.run(operations.drain(VIP, server, **options))
+
+    assert (story, operations.drains) == ([], {})

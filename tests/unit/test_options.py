@@ -25,7 +25,7 @@ def test_address_and_mode_are_enough():
     assert options() == Options(
         service=service, mode="nat", settings=ServiceWords(scheduler="wlc", mode="nat"), servers=[], engine="fast",
         queue=0, profile="new", max_connections=1048576, accept_forward=False, add_vip=None,
-        sysctls={"expire_nodest_conn": 0})
+        sysctls={})
 
 
 def test_every_option_arrives():
@@ -35,16 +35,18 @@ def test_every_option_arrives():
                    "--engine", "reference", "--queue", "65535", "--kernel-profile", "classic",
                    "--max-connections", "99", "--accept-forward", "--add-vip", "eth0", "--persistent", "60",
                    "--netmask", "24",
-                   "--ops", "--on-delete", "end", "--sysctl", "net.ipv4.vs.pmtu_disc=0") == Options(
+                   "--ops", "--ops-replies", "--on-delete", "end", "--on-quiesce", "move", "--idle", "30",
+                   "--sysctl", "net.ipv4.vs.pmtu_disc=0") == Options(
         service=service, mode="nat",
-        settings=ServiceWords(scheduler="wrr", persistent=60, netmask=0xFFFFFF00, ops=True, mode="nat"),
+        settings=ServiceWords(scheduler="wrr", persistent=60, netmask=0xFFFFFF00, ops=True, mode="nat",
+                              on_delete="end", on_quiesce="move", ops_replies=True, idle=30),
         servers=[parse_server("10.0.0.1", service), parse_server("10.0.0.2:8080,weight=3", service)],
         engine="reference", queue=65535, profile="classic", max_connections=99, accept_forward=True,
-        add_vip="eth0", sysctls={"expire_nodest_conn": 1, "pmtu_disc": 0})
+        add_vip="eth0", sysctls={"pmtu_disc": 0})
 
 
 def test_a_director_can_start_without_a_service():
-    found = validate_serve(serve_parser().parse_args(["--queue", "7", "--on-delete", "end"]))
+    found = validate_serve(serve_parser().parse_args(["--queue", "7", "--sysctl", "expire_nodest_conn=1"]))
 
     assert (found.service, found.servers, found.queue, found.sysctls) == (None, [], 7, {"expire_nodest_conn": 1})
 

@@ -32,6 +32,12 @@ def test_a_mark_persistence_and_flags_are_shown():
         "  -> 10.0.0.11:0                  Route   1      0          0"]
 
 
+def test_what_only_lbq_can_do_is_shown_too():
+    own = {**MARKED, "flags": ["ops", "end-deleted", "move-quiesced", "ops-replies"], "idle": 30}
+
+    assert list(table.services([own]))[2] == "FWM  7 sh ops end-deleted move-quiesced ops-replies idle 30"
+
+
 TUNNELLED = {**MARKED, "servers": [
     {**MARKED["servers"][0], "port": 80, "mode": mode, "tunnel": tunnel, "tunnel_port": port, "tunnel_flags": flags,
      "upper": 100, "lower": 20, "persistent": 3}
@@ -51,6 +57,9 @@ def test_tunnels_are_listed_as_ipvsadm_does():
 def test_thresholds_and_bound_clients_have_their_own_tables():
     assert list(table.thresholds([TUNNELLED]))[3] == (
         "  -> 10.0.0.11:80                 100        20         0          0")
+    full = {**TUNNELLED, "servers": [TUNNELLED["servers"][0] | {"overloaded": True}]}
+    assert list(table.thresholds([full]))[3] == (
+        "  -> 10.0.0.11:80                 100        20         0          0  full")
     assert list(table.persistent([TUNNELLED]))[3] == (
         "  -> 10.0.0.11:80                 1         3           0          0")
 

@@ -1,7 +1,9 @@
-"""Which connections are shown: ``lbq conns --service … --server … --client … --state …``, all of what is said."""
+"""Which connections are meant: those of a service, a server, a client, a state; all of what is said.
+
+What ``lbq conns`` shows, and what ``lbq end`` ends, are rows of ``conntrack.decode`` that pass such a test.
+"""
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 from lbq.conntrack import STATE_NAMES, TEMPLATE_STATES
@@ -14,18 +16,11 @@ STATES = tuple(dict.fromkeys(name for names in (*STATE_NAMES.values(), TEMPLATE_
 Wanted = Callable[[dict], bool]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Let *parser* understand what connections can be chosen by."""
-    parser.add_argument("--service", metavar="SERVICE", help="[tcp:|udp:|sctp:]VIP:PORT or fwmark:N")
-    parser.add_argument("--server", metavar="RIP[:PORT]", help="those of one real server")
-    parser.add_argument("--client", metavar="CIP[:PORT]", help="those of one client")
-    parser.add_argument("--state", metavar="STATE", help="such as ESTABLISHED or TIME_WAIT")
-
-
-def chosen(words: argparse.Namespace) -> Wanted:
+def chosen(service: str | None = None, server: str | None = None, client: str | None = None,
+           state: str | None = None) -> Wanted:
     """Return the test that a connection passes when it is wanted, or raise for the first word that is wrong."""
-    tests = [make(text) for make, text in ((_of_service, words.service), (_of("d"), words.server),
-                                           (_of("c"), words.client), (_in_state, words.state)) if text is not None]
+    tests = [make(text) for make, text in ((_of_service, service), (_of("d"), server), (_of("c"), client),
+                                           (_in_state, state)) if text is not None]
     return lambda row: all(test(row) for test in tests)
 
 
