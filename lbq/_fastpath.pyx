@@ -353,10 +353,10 @@ cdef class FastDirector(Forwarding):
 
     cdef bint _may_move(self, FlowEntry *entry, Packet *packet) noexcept nogil:
         """Return True for a datagram, or the begin of a conversation, whose server is quiesced and may be left."""
-        if entry.server == NO_SERVER or self.links[entry.server].weight[0] != 0 or entry.controlled:
+        if packet.protocol != UDP and not self._opens(packet):      # first: all that an established packet is asked
             return False
-        return (self.service_slots[self.servers[entry.server].service].flags & MOVE_QUIESCED != 0 and
-                (packet.protocol == UDP or self._opens(packet)))
+        return (entry.server != NO_SERVER and entry.controlled == 0 and self.links[entry.server].weight[0] == 0 and
+                self.service_slots[self.servers[entry.server].service].flags & MOVE_QUIESCED != 0)
 
     cdef void _restart_timer(self, uint32_t number, uint64_t now) noexcept nogil:
         set_deadline(&self.table, number, now + self.table.entries[number].timeout * <uint64_t> 1000000000)
