@@ -237,6 +237,11 @@ def server_row(lab: Lab, server: Namespace) -> dict:
     return row
 
 
+def new_lab(kind, *arguments, **options) -> Lab:
+    """Return a lab of this *kind* with names of this run; one at a time, as they share them."""
+    return kind(*arguments, prefix=f"lbqt{os.getpid()}-", **options)
+
+
 @contextmanager
 def visit(lab: Lab, forgiven: set[str] = frozenset()) -> Iterator[Lab]:
     """Use *lab* for one test: what it starts ends with it, and no packet may have been broken or lost.

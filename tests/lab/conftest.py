@@ -5,7 +5,7 @@ import os
 import re
 import resource
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from pyroute2 import netns
 
 from lbq.lab.topology import Lab
 from tests.helpers.namespaces import VARIANTS
-from tests.helpers.topology import FULL, visit
+from tests.helpers.routed import vip_routed
+from tests.helpers.topology import FULL, new_lab, visit
 
 OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
 
@@ -58,30 +59,24 @@ def say_how_much(record_testsuite_property):
                                   "100,000 of 1,000,000 requests; the reference engine 16 of 256 MiB")
 
 
-def builder(stack: ExitStack, enter=lambda lab: lab):
-    """Return a function that builds one lab, which ends with *stack*."""
-    labs = []
-
-    def build(kind=Lab, *arguments, **options) -> Lab:
-        assert not labs, "one lab at a time: they share their names"
-        labs.append(stack.enter_context(kind(*arguments, prefix=f"lbqt{os.getpid()}-", **options)))
-        return enter(labs[0])
-
-    return build
-
-
 @pytest.fixture
 def make_lab(forgiven):
     """Return a function that builds a lab; it is examined and taken down after the test."""
+    labs = []
     with ExitStack() as stack:
-        yield builder(stack, lambda lab: stack.enter_context(visit(lab, forgiven)))
+        def make(**options) -> Lab:
+            assert not labs, "one lab a test: they share their names"
+            labs.append(stack.enter_context(new_lab(Lab, **options)))
+            return stack.enter_context(visit(labs[0], forgiven))
+
+        yield make
 
 
-@pytest.fixture(scope="module")
-def make_shared_lab():
-    """Return a function that builds a lab for all tests of a module; each of them visits it."""
+@pytest.fixture
+def lend(forgiven):
+    """Return a function that lends a lab of the whole module to one test; it is examined after it."""
     with ExitStack() as stack:
-        yield builder(stack)
+        yield lambda lab: stack.enter_context(visit(lab, forgiven))
 
 
 @pytest.fixture
@@ -94,6 +89,13 @@ def forgiven() -> set[str]:
 def lab(make_lab) -> Lab:
     """Return the article's lab: one client, two servers, the VIP on the director."""
     return make_lab()
+
+
+@pytest.fixture(params=["vip-local", "vip-routed"])
+def either_lab(lab, request):
+    """Return the network of DR or TUN with the VIP on the director, and with the VIP only routed there."""
+    with vip_routed(lab) if request.param == "vip-routed" else nullcontext():
+        yield lab
 
 
 @pytest.fixture(params=["fast", "reference"])

@@ -1,4 +1,4 @@
-"""Direct routing with real clients and servers: one segment, one router, and replies that bypass the director."""
+"""Direct routing with real clients and servers on one segment: servers that go, come and change; UDP; errors."""
 from __future__ import annotations
 
 import json
@@ -9,122 +9,52 @@ from contextlib import contextmanager
 
 import pytest
 
-from lbq.lab.routed import CLIENT_GATEWAY, DIRECTOR, RoutedLab
+from lbq.lab.routed import CLIENT_GATEWAY, RoutedLab
 from tests.helpers.endpoints import digest_of
 from tests.helpers.processes import wait_until
+from tests.helpers.routed import (
+    BULK,
+    DISCARD,
+    ECHO,
+    HOLD,
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_DO,
+    IP_PMTUDISC_DONT,
+    LONG,
+    SIZES,
+    start,
+    with_servers,
+)
 from tests.helpers.topology import (
-    FULL,
     ask_director,
     connect,
-    curl,
-    download,
     features,
     hold,
     icmp_error,
     listing,
+    new_lab,
     no_route_cache,
-    received_bytes,
-    resets_suffered,
     route,
     server_row,
-    start_endpoints,
-    start_nginx,
     still_answers,
-    udp_server,
     udp_socket,
     upload,
-    visit,
 )
 
-MIB = 1 << 20
-SIZES = {"fast": (1024 if FULL else 128) * MIB, "reference": (64 if FULL else 4) * MIB}
-HOLD, DISCARD, BULK, ECHO = 7, 9, 8080, 5300
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2      # <linux/in.h>
 NEW_MAC = "02:00:00:00:99:99"
-# NetfilterQueue, under the reference engine, reads 4 KB of a packet.
-DATAGRAMS = {"fast": (0, 1472, 1473, 4000, 60_000), "reference": (0, 1472, 1473, 3900)}
 
 
 @pytest.fixture(scope="module")
-def network(make_shared_lab):
-    """Return the network of DR, with servers of every kind on its two machines."""
-    lab = make_shared_lab(RoutedLab, "dr")
-    start_nginx(lab)
-    for kind, port in (("hold", HOLD), ("bulk", BULK), ("echo", ECHO)):
-        start_endpoints(lab, kind, port)
-    return lab
+def network():
+    """Return the network of DR."""
+    with new_lab(RoutedLab, "dr") as lab:
+        yield with_servers(lab)
 
 
 @pytest.fixture
-def lab(network, forgiven):
+def lab(network, lend):
     """Lend the network to one test."""
-    with visit(network, forgiven) as lab:
-        yield lab
-
-
-@pytest.fixture(params=["vip-local", "vip-routed"])
-def either_lab(lab, request):
-    """Lend it with the VIP on the director, and with the VIP only routed there."""
-    with vip_routed(lab) if request.param == "vip-routed" else lab.director.inside():
-        yield lab
-
-
-@contextmanager
-def vip_routed(lab):
-    """Take the VIP off the director; the router sends its packets there."""
-    lab.director.run(["ip", "address", "del", f"{lab.vip}/32", "dev", "eth0"])
-    lab.router.run(["ip", "route", "add", f"{lab.vip}/32", "via", DIRECTOR])
-    try:
-        yield
-    finally:
-        lab.router.run(["ip", "route", "del", f"{lab.vip}/32", "via", DIRECTOR])
-        lab.director.run(["ip", "address", "add", f"{lab.vip}/32", "dev", "eth0"])
-
-
-def start(lab, engine, port=80, *options, servers=None):
-    """Run a director with *servers*, all of them when none are said, behind VIP:port."""
-    reals = [word for server in lab.servers if servers is None or server in servers
-             for word in ("--real", server.address)]
-    return lab.start_director("--vip", f"{lab.vip}:{port}", "--mode", "dr", "--scheduler", "rr", "--engine", engine,
-                              *reals, *options)
-
-
-def test_servers_take_turns_and_answer_past_the_director(either_lab, engine):
-    lab = either_lab
-    start(lab, engine)
-    watch = lab.watch()
-
-    answers = [curl(lab.client, f"http://{lab.vip}/").strip() for _ in range(8)]
-
-    assert answers == ["web02", "web01"] * 4
-    seen, _ = watch.count()
-    assert seen["director"] == 0
-    assert seen["router"] >= 8 * 4      # SYN ACK, ACK, answer, FIN
-    rows = listing(lab)["servers"]
-    assert [row["stats"]["conns"] for row in rows] == [4, 4]
-    assert all(row["stats"]["packets_in"] >= 4 * 4 and row["stats"]["packets_out"] == 0 for row in rows)
-
-
-def test_a_client_on_the_director_is_balanced(lab, engine):
-    """The VIP must not be the director's own for this: it would take answers from its own address for forged."""
-    with vip_routed(lab):
-        start(lab, engine)
-
-        answers = [curl(lab.director, f"http://{lab.vip}/").strip() for _ in range(4)]
-
-    assert answers == ["web02", "web01"] * 2
-
-
-def test_bulk_arrives_intact_and_downloads_bypass_the_director(either_lab, engine):
-    lab, size = either_lab, SIZES[engine]
-    start(lab, engine, BULK)
-    before = received_bytes(lab.director)
-
-    assert download(lab.client, f"http://{lab.vip}:{BULK}/{size}") == digest_of(size)
-
-    assert received_bytes(lab.director) - before < size / 10     # acknowledgements
-    assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
-    assert resets_suffered(lab.client) == 0
+    return lend(network)
 
 
 @pytest.mark.parametrize("what", ["tx off", "tso off gso off"])
@@ -140,7 +70,7 @@ def test_datagrams_of_every_size_pass(lab, engine):
     """What is longer than a packet comes in fragments, and leaves in fragments."""
     start(lab, engine, ECHO, "--udp")
 
-    for size in DATAGRAMS[engine]:
+    for size in (0, 1472, 1473, *LONG[engine]):
         datagram, answers = os.urandom(size), []
         for _ in lab.servers:
             with udp_socket(lab.client, lab.vip, ECHO) as sock:
@@ -328,20 +258,3 @@ def test_a_client_hears_which_packets_the_way_to_the_server_takes(lab, engine):
         with features(lab.client, "tso off gso off"):
             assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
         assert "mtu 1300" in lab.client.run(["ip", "route", "get", lab.vip]).stdout
-
-
-def test_a_server_hears_that_its_client_is_gone(lab, engine):
-    """A client's "port unreachable" is addressed to the VIP, and reaches the server that it is about."""
-    web01, _ = lab.servers
-    start(lab, engine, DISCARD, "--udp", servers=[web01])
-    with udp_server(web01, lab.vip, DISCARD) as server:
-        with udp_socket(lab.client, lab.vip, DISCARD) as sock:
-            sock.send(b"hello")
-            data, client = server.recvfrom(100)
-        server.connect(client)
-
-        server.send(b"too late")
-
-        assert data == b"hello"
-        with pytest.raises(ConnectionRefusedError):
-            server.recv(100)

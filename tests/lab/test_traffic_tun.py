@@ -1,0 +1,136 @@
+"""Tunnelling with real clients and servers: two routed networks, and a tunnel's end on each server.
+
+What ends a tunnel is this kernel where it knows the type (ipip, fou, ip_gre), and ``lbq decap`` where it does not.
+"""
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from lbq.lab.routed import CLIENT_GATEWAY, RoutedLab, has_device
+from lbq.realserver import TUNNEL
+from tests.helpers.endpoints import digest_of
+from tests.helpers.routed import (
+    BULK,
+    DISCARD,
+    ECHO,
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_DO,
+    IP_PMTUDISC_DONT,
+    LONG,
+    SIZES,
+    start,
+    with_servers,
+)
+from tests.helpers.topology import (
+    download,
+    features,
+    icmp_error,
+    new_lab,
+    no_route_cache,
+    resets_suffered,
+    route,
+    udp_server,
+    udp_socket,
+    upload,
+)
+from tests.helpers.tunnels import TUNNELS, ending, last_words, send_tunnelled, start_decap
+
+
+@pytest.fixture(scope="module")
+def network(record_testsuite_property):
+    """Return the network of TUN."""
+    with new_lab(RoutedLab, "tun") as lab:
+        if not has_device(lab.servers[0], TUNNEL):
+            record_testsuite_property("sampled", "tunnels ended by lbq decap only: this kernel has no ipip")
+        yield with_servers(lab)
+
+
+@pytest.fixture
+def lab(network, lend):
+    """Lend the network to one test."""
+    return lend(network)
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS[1:], ids=str)
+def test_bulk_arrives_intact_by_every_kind_of_tunnel(lab, engine, tunnel):
+    size = SIZES[engine] // 4
+    with ending(lab, tunnel, lab.servers):
+        start(lab, engine, BULK, settings=tunnel.settings())
+
+        assert download(lab.client, f"http://{lab.vip}:{BULK}/{size}") == digest_of(size)
+        assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
+    assert resets_suffered(lab.client) == 0
+
+
+@pytest.mark.parametrize("tunnel", [TUNNELS[0], TUNNELS[1], TUNNELS[4]], ids=str)
+def test_clients_send_what_fits_the_path_behind_the_tunnel(lab, engine, tunnel, forgiven):
+    """A router on that path takes 1400 bytes and tells the director; the director tells the client."""
+    web01, _ = lab.servers
+    size, fits = SIZES[engine] // 16, 1400 - tunnel.overhead
+    forgiven.add("IpFragFails")         # the router's, for what was too large
+    with (ending(lab, tunnel, [web01]), route(lab.router, web01.address, "dev", "net1", "mtu", "1400"),
+          no_route_cache(lab.client)):
+        start(lab, engine, BULK, servers=[web01], settings=tunnel.settings())
+        assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
+        lab.client.run(["ip", "route", "flush", "cache"])
+        with features(lab.client, "tso off gso off"):
+            assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
+
+        assert f"mtu {fits}" in lab.client.run(["ip", "route", "get", lab.vip]).stdout
+    assert resets_suffered(lab.client) == 0
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS, ids=str)
+def test_datagrams_of_every_size_pass(lab, engine, tunnel):
+    """What may be cut leaves in fragments of the tunnel's own packet, whatever the tunnel takes."""
+    web01, _ = lab.servers
+    with (ending(lab, tunnel, [web01]), no_route_cache(lab.client),
+          udp_socket(lab.client, lab.vip, ECHO) as sock):
+        start(lab, engine, ECHO, "--udp", servers=[web01], settings=tunnel.settings())
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        whole = 1500 - tunnel.overhead - 28
+        for size in (0, whole, whole + 1, 1472, *LONG[engine]):
+            datagram = os.urandom(size)
+            sock.send(datagram)
+            assert sock.recv(65535) == b"web01 " + datagram, size
+
+
+def test_a_client_hears_what_keeps_its_packets_from_a_server(lab, engine, forgiven):
+    """Too many hops, before the tunnel and in it; nobody listens there; and how much fits."""
+    web01, _ = lab.servers
+    forgiven.add("IpInHdrErrors")       # the router's, for too many hops
+    start(lab, engine, ECHO, "--udp", servers=[web01])
+    lab.lbq("add", "service", f"udp:{lab.vip}:{DISCARD}", "--mode", "tun")
+    lab.lbq("add", "server", f"udp:{lab.vip}:{DISCARD}", web01.address)
+    with (udp_socket(lab.client, lab.vip, ECHO) as sock, udp_socket(lab.client, lab.vip, DISCARD) as nobody,
+          no_route_cache(lab.client)):
+        # The tunnel's packet inherits the hops that are left: the third ends on the router, within the tunnel.
+        for hops, sender in ((1, CLIENT_GATEWAY), (2, lab.vip), (3, lab.vip)):
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+            assert icmp_error(sock, b"how far?") == (11, 0, 0, sender)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 4)
+        sock.send(b"how far?")
+        assert sock.recv(100) == b"web01 how far?"
+
+        assert icmp_error(nobody, b"hello?") == (3, 3, 0, lab.vip)
+
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        assert icmp_error(sock, bytes(1472)) == (3, 4, 1480, lab.vip)
+
+
+@pytest.mark.parametrize("kind", ["gue", "gre"])
+def test_decap_lets_in_what_is_for_the_vip_and_nothing_else(lab, kind):
+    """Anybody can send tunnel packets: those must not reach what else a server has."""
+    web01, _ = lab.servers
+    decap = start_decap(web01, lab.vip, kind)
+    with udp_server(web01, web01.address, DISCARD, timeout=0.3) as other, udp_server(web01, lab.vip, DISCARD) as vip:
+        for destination in (web01.address, "127.0.0.1", lab.vip):
+            send_tunnelled(lab.client, web01.address, kind, f"{destination}:{DISCARD}", destination.encode())
+
+        assert vip.recv(100) == lab.vip.encode()
+        with pytest.raises(TimeoutError):
+            other.recv(100)
+    assert last_words(decap) == "let in 1, not for a VIP 2"
