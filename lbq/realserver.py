@@ -7,7 +7,8 @@ its link would come past the director:
     arp_ignore=1, arp_announce=2   no ARP answer for addresses of other devices, none announced as a source
     tun: the tunnel's end          an ipip device where the kernel has one, else ``lbq decap``
 
-What was before is kept in /run/lbq/<inode of the network namespace>/realserver.json, written first.
+What was before is kept in /run/lbq/<inode of the network namespace>/realserver.json, written first.  It also says of
+which boot and namespace: inode numbers are used again.
 
 Kernel: Documentation/networking/ip-sysctl.rst (arp_ignore, arp_announce, rp_filter); ip_vs's own how-to says the same.
 """
@@ -23,6 +24,7 @@ from lbq.grammar import format_address, parse_address
 from lbq.host import addresses, sysctl
 from lbq.host.probes import check_permission
 from lbq.host.setup import state_directory
+from lbq.host.undo import boot_id, netns_cookie
 from lbq.options import Parser
 
 EPILOG = """\
@@ -68,7 +70,7 @@ def main(words: list[str]) -> int:
 
 def prepare(mode: str, vips: list[int]) -> list[str]:
     """Give this machine the *vips*; return what was changed, one line each.  Once more changes nothing."""
-    record = _load() or {"sysctls": {}, "addresses": [], "device": False}
+    record = _load() or {"here": _here(), "sysctls": {}, "addresses": [], "device": False}
     lines = []
     if mode == "tun":
         lines += _bring_up_tunnel(record)
@@ -136,9 +138,15 @@ def _file() -> Path:
     return state_directory() / FILE
 
 
+def _here() -> list:
+    return [boot_id(), netns_cookie()]
+
+
 def _load() -> dict | None:
+    """Return what was recorded in this very namespace, or None."""
     try:
-        return json.loads(_file().read_text())
+        record = json.loads(_file().read_text())
+        return record if record.get("here") == _here() else None
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -1,0 +1,187 @@
+"""``lbq realserver`` and ``lbq decap``: what they change on a real server, that it works, and that it is taken back."""
+from __future__ import annotations
+
+import json
+import select
+import socket
+import struct
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lbq.lab.namespace import Namespace
+from lbq.lab.routed import has_device
+from lbq.lab.topology import lbq_command, this_lbq
+from lbq.realserver import TUNNEL
+from tests.helpers.namespaces import machines, picture
+from tests.helpers.tunnels import last_words, start_decap
+
+VIP, OTHER_VIP, RIP, NEIGHBOUR = "172.16.10.1", "172.16.10.2", "172.16.10.11", "172.16.10.254"
+ETH_P_ARP, REQUEST, REPLY = 0x0806, 1, 2
+ARP = struct.Struct("!6s6sHHHBBH6s4s6s4s")      # Ethernet header and ARP packet
+BROADCAST = b"\xff" * 6
+ARP_SETTINGS = {"net.ipv4.conf.all.arp_ignore": "1", "net.ipv4.conf.all.arp_announce": "2",
+                "net.ipv4.conf.lo.arp_ignore": "1", "net.ipv4.conf.lo.arp_announce": "2"}
+
+
+@pytest.fixture
+def link(tmp_path):
+    """Return a real server to be and a neighbour on its link."""
+    with machines(tmp_path, "s", "n") as (server, neighbour):
+        server.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", neighbour.name])
+        for host, address in ((server, RIP), (neighbour, NEIGHBOUR)):
+            host.run(["ip", "address", "add", f"{address}/24", "dev", "eth0"])
+            host.run(["ip", "link", "set", "eth0", "up"])
+        yield server, neighbour
+
+
+@pytest.fixture
+def server(link):
+    """Return a real server to be."""
+    return link[0]
+
+
+def realserver(host: Namespace, *words: str) -> list[str]:
+    """Return what ``lbq realserver WORDS`` says on *host*."""
+    return host.run(lbq_command("realserver", *words), env=this_lbq()).stdout.splitlines()
+
+
+def addresses(host: Namespace, device: str) -> list[str]:
+    """Return the IPv4 addresses of *device*, with their prefix lengths."""
+    [found] = json.loads(host.run(["ip", "-json", "-4", "address", "show", "dev", device]).stdout)
+    return [f"{entry['local']}/{entry['prefixlen']}" for entry in found["addr_info"]]
+
+
+@pytest.mark.parametrize("mode", ["dr", "tun"])
+def test_all_is_there_and_all_is_taken_back(server, mode):
+    for name, value in (("all.arp_ignore", 0), ("lo.arp_ignore", 8), ("all.arp_announce", 1), ("all.rp_filter", 1)):
+        server.sysctl(f"net.ipv4.conf.{name}", value)
+    before = picture(server)
+
+    said = realserver(server, mode, "--vip", VIP, "--vip", OTHER_VIP)
+
+    assert {name: server.sysctl(name) for name in ARP_SETTINGS} == ARP_SETTINGS
+    assert server.sysctl("net.ipv4.conf.all.rp_filter") == ("0" if mode == "tun" else "1")
+    assert addresses(server, "lo") == ["127.0.0.1/8", f"{VIP}/32", f"{OTHER_VIP}/32"]
+    assert addresses(server, "eth0") == [f"{RIP}/24"]
+    assert f"{VIP}/32 added to lo" in said
+    if mode == "tun" and not has_device(server, TUNNEL):
+        assert any("lbq decap" in line for line in said)
+    realserver(server, mode, "--undo")
+    assert picture(server) == before
+
+
+def test_once_more_changes_nothing_and_one_undo_takes_all_back(server):
+    before = picture(server)
+    realserver(server, "dr", "--vip", VIP)
+    once = picture(server)
+
+    said = realserver(server, "dr", "--vip", VIP)
+
+    assert said == [f"{VIP} is an address of this host already"]
+    assert picture(server) == once
+    realserver(server, "tun", "--vip", OTHER_VIP)
+    realserver(server, "dr", "--undo")
+    assert picture(server) == before
+    assert realserver(server, "dr", "--undo") == ["nothing to undo in this network namespace"]
+
+
+def test_an_address_that_was_there_before_stays(server):
+    server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
+    before = picture(server)
+
+    realserver(server, "dr", "--vip", VIP)
+    realserver(server, "dr", "--undo")
+
+    assert picture(server) == before
+
+
+def test_the_record_of_a_namespace_that_is_gone_is_not_taken_for_its_own(server):
+    """The kernel gives inode numbers, which name the folder, to later namespaces."""
+    folder = Path(f"/run/lbq/{server.inode}")
+    realserver(server, "dr", "--vip", VIP)
+    record = json.loads((folder / "realserver.json").read_text())
+    realserver(server, "dr", "--undo")
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "realserver.json").write_text(json.dumps(record | {"here": [record["here"][0], 1]}))
+    server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])      # the user's
+    before = picture(server)
+
+    assert realserver(server, "dr", "--undo") == ["nothing to undo in this network namespace"]
+    realserver(server, "dr", "--vip", VIP)
+    realserver(server, "dr", "--undo")
+
+    assert picture(server) == before
+
+
+@pytest.mark.parametrize("kind", ["ipip", "gue", "gre"])
+def test_decap_takes_back_what_it_changed(server, kind):
+    server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
+    server.sysctl("net.ipv4.conf.all.rp_filter", 1)
+    before = picture(server)
+
+    decap = start_decap(server, VIP, kind)
+    assert server.sysctl("net.ipv4.conf.all.rp_filter") == "0"
+
+    assert last_words(decap) == "no packet came"
+    assert decap.wait(10) == 0
+    assert picture(server) == before
+
+
+# ---- ARP -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def arp_socket(host: Namespace):
+    """Give a socket that sends and hears ARP on eth0 of *host*."""
+    with host.inside():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP))
+    with sock:
+        sock.bind(("eth0", ETH_P_ARP))
+        yield sock
+
+
+def heard(sock, kind: int, seconds: float = 0.3) -> list[tuple[str, str]]:
+    """Return sender and target address of the ARP packets of this *kind* that come within so many seconds."""
+    found = []
+    while select.select([sock], [], [], seconds)[0]:
+        _, _, _, _, _, _, _, operation, _, sender, _, target = ARP.unpack_from(sock.recv(100))
+        if operation == kind:
+            found.append((socket.inet_ntoa(sender), socket.inet_ntoa(target)))
+    return found
+
+
+def answers(neighbour: Namespace, address: str) -> list[tuple[str, str]]:
+    """Return who answers when *neighbour* asks for *address*."""
+    with arp_socket(neighbour) as sock:
+        mac = sock.getsockname()[4]
+        sock.send(ARP.pack(BROADCAST, mac, ETH_P_ARP, 1, 0x0800, 6, 4, REQUEST, mac, socket.inet_aton(NEIGHBOUR),
+                           bytes(6), socket.inet_aton(address)))
+        return heard(sock, REPLY)
+
+
+def questions(server: Namespace, neighbour: Namespace) -> list[tuple[str, str]]:
+    """Return how *server*, answering from the VIP, asks for the MAC of *neighbour*."""
+    server.run(["ip", "neighbour", "flush", "dev", "eth0"])
+    with arp_socket(neighbour) as sock:
+        with server.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind((VIP, 0))
+            sender.sendto(b"answer", (NEIGHBOUR, 40000))
+        return heard(sock, REQUEST)
+
+
+def test_a_real_server_is_silent_about_the_vip(link):
+    """Without the sysctls it answers for it, and asks in its name: both would bring clients past the director."""
+    server, neighbour = link
+    server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
+    assert answers(neighbour, VIP) == [(VIP, NEIGHBOUR)]
+    assert questions(server, neighbour) == [(VIP, NEIGHBOUR)]
+    server.run(["ip", "address", "del", f"{VIP}/32", "dev", "lo"])
+
+    realserver(server, "dr", "--vip", VIP)
+
+    assert answers(neighbour, VIP) == []
+    assert answers(neighbour, RIP) == [(RIP, NEIGHBOUR)]
+    assert questions(server, neighbour) == [(RIP, NEIGHBOUR)]
