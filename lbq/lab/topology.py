@@ -149,8 +149,8 @@ class Lab:
             _add_route(host, "default", gateway)
 
     def start_director(self, *options: str, timeout: float = 15.0) -> Process:
-        """Run ``lbq OPTIONS`` (``--vip VIP:80`` when they name none) until it says that it is ready."""
-        if "--vip" not in options:
+        """Run ``lbq OPTIONS`` (``--vip VIP:80`` unless they name one, or serve) until it says that it is ready."""
+        if not {"--vip", "serve"} & set(options):
             options = ("--vip", f"{self.vip}:80", *options)
         director = self.director.popen(lbq_command(*options), env=this_lbq())
         director.wait_for("ready", timeout)

@@ -225,10 +225,15 @@ def listing(lab: Lab) -> dict:
     return service
 
 
-def ask_director(method: str, **parameters) -> dict:
-    """Return what the director of this namespace answers, without the time that a start of Python takes."""
+def ask_director(method: str, **parameters):
+    """Return what the director of this namespace answers."""
     with ControlClient(state_directory()) as client:
         return client.call(method, **parameters)
+
+
+def tell(lab: Lab, method: str, **parameters):
+    """Return what the director of *lab* answers; `lbq` itself takes longer to start than to be answered."""
+    return lab.director.call(ask_director, method, **parameters)
 
 
 def server_row(lab: Lab, server: Namespace) -> dict:
@@ -278,7 +283,7 @@ def broken_packets(lab: Lab) -> dict[str, int]:
 
 def lost_packets(lab: Lab) -> dict[str, int]:
     """Return what the director dropped for another reason than that no server was there, by counter."""
-    stats = lab.director.call(ask_director, "stats")
+    stats = tell(lab, "stats")
     counters = stats["counters"] | stats["queue"]
     return {name: counters[name] for name in LOST if counters[name]}
 

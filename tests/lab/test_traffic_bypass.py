@@ -5,14 +5,18 @@ import pytest
 
 from lbq.lab.routed import IPIP, RoutedLab
 from tests.helpers.endpoints import digest_of
-from tests.helpers.routed import BULK, DISCARD, SIZES, start, vip_routed, with_servers
+from tests.helpers.routed import BULK, DISCARD, ECHO, HOLD, SIZES, start, vip_routed, with_servers
 from tests.helpers.topology import (
     curl,
     download,
+    hold,
     listing,
     new_lab,
     received_bytes,
     resets_suffered,
+    start_endpoint,
+    still_answers,
+    tell,
     udp_server,
     udp_socket,
     upload,
@@ -86,3 +90,28 @@ def test_a_server_hears_that_its_client_is_gone(lab, engine):
         assert data == b"hello"
         with pytest.raises(ConnectionRefusedError):
             server.recv(100)
+
+
+def test_the_director_is_one_of_its_own_servers(lab, engine):
+    """What is for it is delivered as it came, and answered from the VIP; the other server is none the worse."""
+    web01, size = lab.servers[0], SIZES[engine] // 8
+    for kind, port in (("hold", HOLD), ("bulk", BULK), ("echo", ECHO)):
+        start_endpoint(lab.director, kind, port)
+    lab.start_director("serve", "--engine", engine)
+    for service in (f"{lab.vip}:{HOLD}", f"{lab.vip}:{BULK}", f"udp:{lab.vip}:{ECHO}"):
+        tell(lab, "add_service", service=service, scheduler="rr", mode=lab.mode)
+        for server in (web01, lab.director):
+            tell(lab, "add_server", service=service, server=server.address)
+
+    held = [hold(lab.client, lab.vip, HOLD) for _ in range(4)]
+    with udp_socket(lab.client, lab.vip, ECHO) as one, udp_socket(lab.client, lab.vip, ECHO) as other:
+        for sock in (one, other):
+            sock.send(b"who?")
+        answers = [sock.recv(100) for sock in (one, other)]
+    downloads = {download(lab.client, f"http://{lab.vip}:{BULK}/{size}") for _ in range(2)}
+    uploads = {upload(lab.client, f"http://{lab.vip}:{BULK}/", size) for _ in range(2)}
+
+    assert [name for name, _ in held] == ["director", "web01"] * 2
+    assert all(still_answers(sock) for _, sock in held)
+    assert answers == [b"director who?", b"web01 who?"]
+    assert downloads == uploads == {digest_of(size)}

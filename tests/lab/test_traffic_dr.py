@@ -26,7 +26,6 @@ from tests.helpers.routed import (
     with_servers,
 )
 from tests.helpers.topology import (
-    ask_director,
     connect,
     features,
     hold,
@@ -37,6 +36,7 @@ from tests.helpers.topology import (
     route,
     server_row,
     still_answers,
+    tell,
     udp_socket,
     upload,
 )
@@ -185,7 +185,7 @@ def test_a_deleted_server_gets_nothing_until_it_is_back(lab, engine):
 
     assert new == ["web01"] * 4
     assert still_answers(held["web01"])
-    wait_until(lambda: lab.director.call(ask_director, "stats")["counters"]["dropped_server_gone"])
+    wait_until(lambda: tell(lab, "stats")["counters"]["dropped_server_gone"])
     lab.lbq("add", "server", service, web02)
     assert held["web02"].recv(100) == b"anybody there?"     # TCP has said it again
     assert still_answers(held["web02"])
@@ -218,7 +218,7 @@ def test_one_packet_scheduling_takes_each_datagram_by_itself(lab, engine):
     service = listing(lab)
     assert service["stats"]["conns"] == service["stats"]["packets_in"] == 6
     assert [(row["active"], row["inactive"]) for row in service["servers"]] == [(0, 0)] * 2
-    assert lab.director.call(ask_director, "connections")["connections"] == []
+    assert tell(lab, "connections")["connections"] == []
 
 
 def test_a_client_hears_what_keeps_its_packets_from_a_server(lab, engine, forgiven):

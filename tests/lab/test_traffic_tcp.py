@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from lbq.lab.topology import GATEWAY
 from tests.helpers.topology import (
     FULL,
     curl,
@@ -12,6 +13,7 @@ from tests.helpers.topology import (
     resets_suffered,
     server_row,
     settle,
+    start_endpoint,
     start_endpoints,
     start_nginx,
     still_answers,
@@ -163,3 +165,17 @@ def test_reference_engine_under_load(lab):
     assert kept > 100
     assert closed > 100
     assert resets_suffered(lab.client) == 0
+
+
+@pytest.mark.parametrize("where", ["client", "director"])
+def test_the_director_is_one_of_its_own_servers(lab, engine, where):
+    start_endpoints(lab, "hold")
+    start_endpoint(lab.director, "hold", 8080)
+    lab.start_director("--mode", "nat", "--scheduler", "rr", "--engine", engine,
+                       "--real", lab.servers[0].address, "--real", f"{GATEWAY}:8080")
+
+    held = [hold(getattr(lab, where), lab.vip) for _ in range(4)]
+
+    assert [name for name, _ in held] == ["director", "web01"] * 2
+    assert all(still_answers(sock) for _, sock in held)
+    assert [row["active"] for row in listing(lab)["servers"]] == [2, 2]
