@@ -119,7 +119,8 @@ cdef class FastDirector(Forwarding):
                        if name == "rewritten" or name.startswith("passed"))
         return {"packets": counted.packets, "bytes": counted.bytes, "accepted": accepted,
                 "connections": self.table.used, "connections_max": self.table.capacity, "conns": self.conns,
-                "expired": self.expired, "started_over": self.started_over, "icmp_sent": self.icmp_sent, "icmp_limited": self.icmp_limited,
+                "expired": self.expired, "started_over": self.started_over, "icmp_sent": self.icmp_sent,
+                "icmp_limited": self.icmp_limited,
                 "verdict_errors": counted.verdict_errors, "send_errors": self.send_errors,
                 "scheduler_errors": self.scheduler_errors + self.services.scheduler_errors, **named}
 

@@ -157,7 +157,8 @@ cdef class Slots:
         place.netmask = service.netmask
         for server in service.servers:
             self.servers[(<RealServer> server).slot].idle = service.idle
-        self.has_ops_replies = any((<VirtualService> each).flags & OPS_REPLIES for each in self.services.by_key.values())
+        self.has_ops_replies = any((<VirtualService> each).flags & OPS_REPLIES
+                                   for each in self.services.by_key.values())
 
     def add_server(self, key, address, port, weight=1, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
         """Add a real server to the service *key*, or bring it back from the trash; return its connections."""
