@@ -37,7 +37,7 @@ def _of(end: str) -> Callable[[str], Wanted]:
     def make(text: str) -> Wanted:
         address, colon, port = text.partition(":")
         wanted = format_address(parse_address(text if text.count(":") > 1 else address))
-        number = parse_port(port) if colon else None
+        number = None if not colon else 0 if port == "0" else parse_port(port)      # 0: of templates
         return lambda row: row[f"{end}addr"] == wanted and number in (None, row[f"{end}port"])
 
     return make

@@ -31,7 +31,7 @@ DROPPED = {
     "dropped_nat_icmp": "a real server's packet of no connection, refused by sysctl nat_icmp_send",
     "send_errors": "the kernel did not take what DR or TUN sends",
     "verdict_errors": "the kernel refused the verdict",
-    "scheduler_errors": "the scheduler failed",
+    "scheduler_errors": "a user's own scheduler failed, at a packet or when it was told of something",
     "queue_dropped": "the kernel's queue was full",
     "user_dropped": "the buffer of the queue's socket was full",
 }

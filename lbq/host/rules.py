@@ -112,13 +112,31 @@ def install_text(queue: int, accept_forward: bool, present: Saved, marks: Iterab
         lines.append(f"*{table}")
         lines += [f":{chain} - [0:0]" for chain in CHAINS[table]]
         lines += [f"-A {chain} {rule}" for chain in CHAINS[table] for rule in bodies[chain]]
-        # Ours go last, so that the user's rules in mangle (marks, for one) see a packet before it is queued;
-        # only the rules that accept forwarded packets must come before whatever drops them.
-        command = "-I" if table == "filter" else "-A"
-        lines += [f"{command} {base} -j {chain}" for base, chain in JUMPS[table]
-                  if f"-A {base} -j {chain}" not in present.get(table, [])]
+        for base, chain in JUMPS[table]:
+            lines += _jump(table, base, chain, present.get(table, []))
         lines.append("COMMIT")
     return "\n".join(lines) + "\n"
+
+
+def _jump(table: str, base: str, chain: str, present: list[str]) -> list[str]:
+    """Return what puts the jump from *base* to our *chain* where it belongs.
+
+    Ours go last, so that the user's rules in mangle (marks, for one) see a packet before it is queued, also those that
+    came since; only the rules that accept forwarded packets must come before whatever drops them.
+    """
+    jump = f"{base} -j {chain}"
+    if table == "filter":
+        return [] if f"-A {jump}" in present else [f"-I {jump}"]
+    rules = [line for line in present if line.startswith(f"-A {base} ")]
+    if f"-A {jump}" not in rules:
+        return [f"-A {jump}"]
+    return [] if rules[-1] == f"-A {jump}" else [f"-D {jump}", f"-A {jump}"]
+
+
+def sets_mark(present: Saved, mark: int) -> bool:
+    """Return True when a rule of those *present* may give packets the firewall mark *mark*."""
+    return any(f"--set-xmark {mark:#x}/" in line or "--restore-mark" in line
+               for table in ("raw", "mangle") for line in present.get(table, []))
 
 
 def removal_text(present: Saved) -> str:

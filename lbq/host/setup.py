@@ -95,7 +95,7 @@ class HostSetup:
                 undoing.callback(where.remove, member)
             if key.fwmark:
                 self.marks[key.fwmark] += 1
-                undoing.callback(self.marks.subtract, [key.fwmark])
+                undoing.callback(self._forget_mark, key.fwmark)
                 self._put_rules_in(self.tables)
             self._log(self._add_missing_vips())
             self._log(self._stop_redirects())
@@ -104,7 +104,7 @@ class HostSetup:
     def remove_service(self, key: ServiceKey) -> None:
         """Leave the packets of the service *key* alone from now on."""
         if key.fwmark:
-            self.marks -= Counter([key.fwmark])
+            self._forget_mark(key.fwmark)
             self._put_rules_in(self.tables)
         for where, member in self._places_of_service(key):
             where.remove(member)
@@ -179,6 +179,13 @@ class HostSetup:
         stale = {} if self.accept_forward else {"filter": present.get("filter", [])}
         wanted = rules.install_text(self.queue, self.accept_forward, present, sorted(self.marks))
         tables.restore(rules.removal_text(stale) + wanted)
+        for mark in sorted(self.marks):
+            if not rules.sets_mark(present, mark):
+                self.logger.warning("no rule of iptables sets the mark %s yet; one that does must come before lbq's: "
+                                    "iptables -t mangle -I PREROUTING … -j MARK --set-mark %s", mark, mark)
+
+    def _forget_mark(self, mark: int) -> None:
+        self.marks -= Counter([mark])
 
     def _set(self, values: sysctl.Values, before: sysctl.Values) -> list[str]:
         """Set *values*, once undo.json holds *before*: what they, and all that change with them, are now."""

@@ -82,6 +82,7 @@ def test_conns_joins_the_pages(director, capsys):
     (["--server", "192.168.20.1"], True), (["--server", "192.168.20.1:80"], True),
     (["--server", "192.168.20.1:81"], False), (["--server", "192.168.20.2"], False),
     (["--client", "192.168.10.100"], True), (["--client", "192.168.10.100:40001"], False),
+    (["--client", "192.168.10.100:0"], False),
     (["--state", "established"], True), (["--state", "TIME_WAIT"], False),
     (["--state", "established", "--server", "192.168.20.2"], False),
 ])

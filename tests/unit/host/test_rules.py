@@ -87,11 +87,30 @@ def test_accept_forward_adds_one_chain_on_top_of_forward():
     assert rules.install_text(3, True, {}) == GOLDEN + GOLDEN_FORWARD
 
 
-def test_a_jump_that_is_there_is_not_added_again():
+def test_a_jump_that_is_there_and_last_is_not_added_again():
+    saved = rules.parse("*mangle\n:LBQ-REQUEST - [0:0]\n-A PREROUTING -j ACCEPT\n-A PREROUTING -j LBQ-REQUEST\n"
+                        "-A INPUT -j ACCEPT\nCOMMIT\n")
+    text = rules.install_text(0, False, saved)
+
+    assert " PREROUTING -j LBQ-REQUEST" not in text
+    assert "-A POSTROUTING -j LBQ-REPLY" in text
+
+
+def test_a_jump_goes_behind_the_users_rules_that_came_since():
+    """Those may set the mark of a service."""
     text = rules.install_text(0, False, rules.parse(SAVED))
 
-    assert "-A PREROUTING -j LBQ-REQUEST" not in text
-    assert "-A POSTROUTING -j LBQ-REPLY" in text
+    assert "\n-D PREROUTING -j LBQ-REQUEST\n-A PREROUTING -j LBQ-REQUEST\n" in text
+    assert "-D FORWARD" not in rules.install_text(0, True, rules.parse(
+        "*filter\n-A FORWARD -j LBQ-FORWARD\n-A FORWARD -j DROP\nCOMMIT\n"))
+
+
+def test_a_rule_that_sets_a_mark_is_seen():
+    line = "-A PREROUTING -p tcp -j MARK --set-xmark 0x5/0xffffffff"
+
+    assert rules.sets_mark({"mangle": [line]}, 5) and rules.sets_mark({"raw": [line]}, 5)
+    assert rules.sets_mark({"mangle": ["-A PREROUTING -j CONNMARK --restore-mark"]}, 7)
+    assert not rules.sets_mark({"mangle": [line]}, 0x55) and not rules.sets_mark({"nat": [line]}, 5)
 
 
 def test_only_icmp_errors_bypass_a_missing_listener():
