@@ -219,8 +219,8 @@ examples:
 
 def _change_server(verb: str, words: list[str]) -> int:
     form = SERVER_FORMS[verb]
-    parser = Parser(f"lbq {verb}", f"lbq {verb} server SERVICE {form}, or lbq {verb} service SERVICE: change what "
-                    "runs, now.", usage=f"lbq {verb} server SERVICE {form}", epilog=SERVER_HELP)
+    parser = Parser(f"lbq {verb}", f"lbq {verb} server SERVICE {form}: change what runs, now.  Services: lbq {verb} "
+                    "service --help.", usage=f"lbq {verb} server SERVICE {form}", epilog=SERVER_HELP)
     parser.add_argument("what", metavar="server", help="what to change; the word server")
     parser.add_argument("service", metavar="SERVICE", help=SERVICE_FORM)
     parser.add_argument("server", metavar="SERVER", help=form)
@@ -235,9 +235,32 @@ def _change_server(verb: str, words: list[str]) -> int:
     return 0
 
 
+SERVICE_HELPS = {
+    "add": """\
+PORT 0 is every port of the VIP and needs --persistent.  fwmark:N is whatever carries the mark N of iptables, any
+protocol, address and port; the mark must be there before lbq's own rules, which go last when the service is added:
+  iptables -t mangle -A PREROUTING -d 192.168.10.1 -p tcp -m multiport --dports 80,443 -j MARK --set-mark 7
+  lbq add service fwmark:7 --persistent
+Where kernel IPVS makes users suffer, --on-delete, --on-quiesce, --ops-replies and --idle do better (docs/better.md).
+
+examples:
+  lbq add service 192.168.10.1:443 --scheduler sh --scheduler-flags sh-fallback
+  lbq add service udp:192.168.10.1:53 --on-delete end --on-quiesce move""",
+    "set": """\
+Changes what is named and nothing else; another scheduler starts with the servers as they are now.
+
+examples:
+  lbq set service 192.168.10.1:80 --persistent 600 --on-quiesce move
+  lbq set service 192.168.10.1:80 --scheduler mh --scheduler-flags mh-port,mh-fallback""",
+    "del": """\
+Its servers go, too; their connections do as --on-delete of the service says.""",
+}
+
+
 def _change_service(verb: str, words: list[str]) -> int:
     parser = Parser(f"lbq {verb} service", "A virtual service of the running director: what clients connect to.",
-                    usage=f"lbq {verb} service SERVICE" + ("" if verb == "del" else " [OPTION]..."))
+                    usage=f"lbq {verb} service SERVICE" + ("" if verb == "del" else " [OPTION]..."),
+                    epilog=SERVICE_HELPS[verb])
     parser.add_argument("what", metavar="service", help="what to change; the word service")
     parser.add_argument("service", metavar="SERVICE", help=SERVICE_FORM)
     settings = {}

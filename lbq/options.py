@@ -137,7 +137,7 @@ def director_parser() -> Parser:
     """Return the parser of ``lbq --vip …``, whose help is also the program's."""
     parser = Parser("lbq", DESCRIPTION, epilog=EPILOG, usage=USAGE)
     add = parser.add_argument
-    add("--vip", metavar="VIP:PORT", help="the address and port that clients connect to")
+    add("--vip", metavar="VIP:PORT", help="the address and port that clients connect to, or any other SERVICE")
     add("--mode", metavar="MODE", help="how packets reach the real servers: nat, dr or tun")
     add("--udp", action="store_true", help="a UDP service (default: TCP)")
     add_service_options(parser)
@@ -215,7 +215,9 @@ def add_service_options(parser: Parser) -> None:
     add = parser.add_argument
     add("--scheduler", metavar="NAME",
         help=f"who chooses the real server: {', '.join(BUILT_IN)}, or path/to/file.py:Class (default {DEFAULT})")
-    add("--scheduler-flags", metavar="FLAG,...", help="sh-port, sh-fallback, mh-port, mh-fallback")
+    add("--scheduler-flags", metavar="FLAG,...",
+        help="of sh and mh: sh-port, mh-port (the client's port counts, too), sh-fallback, mh-fallback (another "
+             "server instead of a quiesced or full one); default none, as in kernel IPVS")
     add("--persistent", metavar="SECONDS", nargs="?", const="300",
         help="a client goes where it went before, for so long (300 when no number is said; 0: not)")
     add("--netmask", metavar="MASK", help="clients of one network count as one: 255.255.255.0 or 24")
