@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from lbq.lab.routed import CLIENT_GATEWAY, RoutedLab
+from lbq.lab.topology import lbq_command, this_lbq
 from tests.helpers.endpoints import digest_of
 from tests.helpers.processes import wait_until
 from tests.helpers.routed import (
@@ -201,6 +202,29 @@ def test_connections_of_a_deleted_server_end_at_once_where_that_is_asked_for(lab
     with pytest.raises(ConnectionResetError):
         still_answers(held["web02"])
     assert still_answers(held["web01"])
+
+
+def test_a_server_is_drained_when_its_last_client_is_gone(lab, engine):
+    """The director sees only clients' halves of connections; a closed one has ended tcpfin seconds later."""
+    _, web02 = lab.servers
+    service, server = f"{lab.vip}:{HOLD}", web02.address
+    start(lab, engine, HOLD)
+    tell(lab, "timeouts", tcpfin=1)
+    held = dict(hold(lab.client, lab.vip, HOLD) for _ in range(2))
+
+    in_vain = lab.lbq("drain", service, server, "--wait", "0", check=False)
+    drain = lab.director.popen(lbq_command("drain", service, server, "--wait", "10"), env=this_lbq())
+    drain.wait_for("1 connections left")
+    new = [hold(lab.client, lab.vip, HOLD)[0] for _ in range(2)]
+    answered = still_answers(held["web02"])
+    was_waiting = drain.poll() is None
+    held["web02"].close()
+
+    assert (in_vain.returncode, in_vain.stdout.splitlines()[-1]) == (1, "1 connections left")
+    assert new == ["web01"] * 2
+    assert answered and was_waiting
+    assert drain.wait(5) == 0
+    assert (server_row(lab, web02)["active"], server_row(lab, web02)["inactive"]) == (0, 0)
 
 
 # ---- UDP, and errors -----------------------------------------------------------------------------------
