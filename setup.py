@@ -2,6 +2,7 @@
 
 Every ``.py`` named here is compiled together with the ``.pxd`` of the same name.
 A failed compilation is an error; ``LBQ_PURE=1 pip install .`` asks for no compilation at all.
+``LBQ_SANITIZE=1`` compiles what the fuzz suite runs: every wrong access and every undefined operation ends the program.
 """
 import os
 from pathlib import Path
@@ -50,6 +51,10 @@ DIRECTIVES = {
 }
 FLAGS = ["-O3", "-fno-strict-aliasing", "-Wno-unused-function"]
 SHEETS = [str(sheet) for sheet in Path("lbq").rglob("*.pxd")]   # Cython overlooks `from lbq cimport packet as pkt`
+SANITIZERS = []
+if os.environ.get("LBQ_SANITIZE") == "1":
+    SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]     # the last -O holds
 
 
 def extensions():
@@ -60,7 +65,7 @@ def extensions():
 
     modules = [
         Extension(str(Path(source).with_suffix("")).replace("/", "."), [source], depends=SHEETS,
-                  extra_compile_args=FLAGS)
+                  extra_compile_args=FLAGS, extra_link_args=SANITIZERS)
         for source in COMPILED
     ]
     return cythonize(modules, build_dir="build/c", compiler_directives=DIRECTIVES, nthreads=os.cpu_count(),

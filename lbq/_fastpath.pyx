@@ -21,6 +21,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from lbq._bounds cimport close_bytes, open_bytes
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
                              MODE_MASK, TICK_BITS, FlowEntry, find, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
@@ -139,10 +140,12 @@ cdef class FastDirector(Forwarding):
         one.queued.out_device = out_device
         one.queued.mark = mark
         one.queued.truncated = truncated
+        close_bytes(one.queued.data + one.queued.length, FTP_GROWTH)
         self._prepare(&one)
         self.telling = True
         cdef int outcome = self._decide(&one, now_ns)
         self.telling = False
+        open_bytes(one.queued.data, len(packet))
         answer = self.answer[:self.answer_length] if self.answer_length else None
         self.answer_length = 0
         sent = self._what_leaves()
@@ -434,10 +437,12 @@ cdef class FastDirector(Forwarding):
                 self.counted.verdict_errors += 1
                 continue
             read_message(message, self.messages[i].msg_len, &self.batch[n].queued)
+            close_around(message, &self.batch[n].queued)
             self._prepare(&self.batch[n])
             self.batch[n].message = message
             n += 1
         self._sweep(n, now)
+        open_bytes(self.buffers, BATCH * MESSAGE_ROOM)
         for i in range(n):
             if self.batch[i].outcome == REWRITTEN:
                 verdict_with_packet(self.queue, &self.batch[i].queued, &self.outgoing[i])
@@ -563,6 +568,16 @@ cdef class FastDirector(Forwarding):
 
 
 # ---- Helpers ------------------------------------------------------------------------------------------------
+
+cdef inline void close_around(unsigned char *message, Queued *queued) noexcept nogil:
+    """Leave only the packet itself open until the verdicts are written; FTP opens what it grows by."""
+    cdef unsigned char *end = queued.data + queued.length
+    if queued.data == NULL:
+        end = message
+    else:
+        close_bytes(message, queued.data - message)
+    close_bytes(end, message + MESSAGE_ROOM - end)
+
 
 cdef inline uint64_t coarse_now() noexcept nogil:
     """Return CLOCK_MONOTONIC in ns, a few ms coarse: read from memory, no system call."""

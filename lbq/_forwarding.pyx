@@ -11,6 +11,7 @@ import mmap
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from lbq._bounds cimport open_bytes
 from lbq._connections cimport Connections
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_ONE_PACKET, MODE_MASK, FlowEntry, find,
                              hash_key, set_deadline)
@@ -502,6 +503,7 @@ cdef put_back(Packet *packet, bytearray content):
     cdef unsigned char *changed = content
     if len(content) > packet.length + 64:
         raise ValueError("an FTP reply grew out of its buffer")
+    open_bytes(packet.queued.data, len(content))
     memcpy(packet.queued.data, changed, len(content))
     if len(content) != packet.length:
         packet.length = packet.queued.length = len(content)

@@ -161,10 +161,12 @@ cdef inline void verdict_unmarked(unsigned char *message, int queue, uint32_t pa
 cdef inline void verdict_with_packet(int queue, Queued *queued, iovec *out) noexcept nogil:
     """Answer ACCEPT with the packet as it now is, in place; FTP may have changed its length."""
     cdef uint32_t attribute = sizeof(nlattr) + queued.length, i
-    cdef unsigned char *at = queued.data - sizeof(nlattr) - VERDICT_HEADER
+    cdef nlattr *payload = <nlattr *> (queued.data - sizeof(nlattr))
+    cdef unsigned char *at = <unsigned char *> payload - VERDICT_HEADER
     for i in range(attribute, aligned(attribute)):
         queued.data[i - sizeof(nlattr)] = 0
-    (<nlattr *> (queued.data - sizeof(nlattr))).nla_len = attribute
+    payload.nla_len = attribute
+    payload.nla_type = NFQA_PAYLOAD
     write_verdict(at, queue, queued.id, VERDICT_ACCEPT, VERDICT_HEADER + aligned(attribute))
     out.iov_base = at
     out.iov_len = VERDICT_HEADER + aligned(attribute)

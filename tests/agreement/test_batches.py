@@ -5,7 +5,6 @@ messages in one call, one datagram of verdicts back, packets returned in place.
 """
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import socket
@@ -16,43 +15,14 @@ import pytest
 from lbq._fastpath import FastDirector
 from lbq.director import Director
 from tests.helpers import netlink, sampled
+from tests.helpers.batches import QUEUE, Kernel
 from tests.helpers.cases import WEB, client, server
 from tests.helpers.engines import add_service
 from tests.helpers.story import Teller, story
 
-QUEUE = 7
 STORIES = max(10, sampled.STEPS // 2000)
 UNINTERESTING = [b"", netlink.attribute(netlink.MARK, bytes(4)), netlink.attribute(netlink.INDEV, bytes(4)),
                  netlink.attribute(netlink.HWADDR, bytes(12)), netlink.attribute(99, b"odd")]
-
-
-class Kernel:
-    """The other end of the fast director's queue."""
-
-    def __init__(self, director: FastDirector):
-        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        self.ours.setblocking(False)
-        self.wake, waker = os.pipe()
-        os.write(waker, b"!")           # run() handles what is there and returns
-        os.close(waker)
-        self.director = director
-        director.attach(self.theirs, QUEUE)
-
-    def exchange(self, messages: list[bytes]) -> list[netlink.Verdict]:
-        """Return the verdicts on one batch of *messages*."""
-        for message in messages:
-            self.ours.send(message)
-        self.director.run(self.wake)
-        answers = b""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                answers += self.ours.recv(1 << 20)
-        return netlink.verdicts(answers)
-
-    def close(self) -> None:
-        self.ours.close()
-        os.close(self.wake)
 
 
 @pytest.fixture
