@@ -146,11 +146,23 @@ def _load() -> dict | None:
     """Return what was recorded in this very namespace, or None."""
     try:
         record = json.loads(_file().read_text())
-        return record if record.get("here") == _here() else None
+        if not _is_record(record):
+            raise ValueError("something is missing or of another type")
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise HostError(f"cannot read {_file()}: {error}; remove it, and put the sysctls back by hand") from error
+    return record if record["here"] == _here() else None
+
+
+def _is_record(value) -> bool:
+    """Return True when *value* holds what ``undo`` needs."""
+    if not isinstance(value, dict) or set(value) != {"sysctls", "addresses", "device", "here"}:
+        return False
+    return (isinstance(value["device"], bool) and isinstance(value["sysctls"], dict)
+            and all(isinstance(text, str) for text in value["sysctls"].values())
+            and isinstance(value["addresses"], list)
+            and all(type(vip) is int and vip >= 0 for vip in value["addresses"]))
 
 
 def _save(record: dict) -> None:

@@ -90,7 +90,7 @@ def _result(method: str, line: bytes):
         if error is None:
             return answer["result"]
         kind, message = error.get("data", {}).get("kind", "PeerError"), error["message"]
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise PeerError(f"cannot {method}: the answer is not JSON-RPC 2.0") from error
-    found = getattr(errors, kind, None)
+    found = getattr(errors, str(kind), None)
     raise (found if isinstance(found, type) and issubclass(found, LbqError) else PeerError)(message)

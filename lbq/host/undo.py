@@ -10,11 +10,14 @@ starts over.  Boot id and namespace cookie (unique until the next boot) tell suc
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from lbq.errors import HostError
 
 NAME = "undo.json"
 SO_NETNS_COOKIE = getattr(socket, "SO_NETNS_COOKIE", 71)
@@ -32,9 +35,30 @@ class UndoRecord:
     sysctls: dict[str, str] = field(default_factory=dict)
     addresses: list[list[str]] = field(default_factory=list)    # [address, device] pairs we added
 
+    def is_whole(self) -> bool:
+        """Return True when everything in it is of the type that it is used as."""
+        return (isinstance(self.queue, int) and isinstance(self.iptables_restore, str)
+                and isinstance(self.base_chains, dict) and all(map(_are_words, self.base_chains.values()))
+                and isinstance(self.sysctls, dict) and _are_words([*self.sysctls.values()])
+                and isinstance(self.addresses, list) and all(map(_is_address_on_device, self.addresses)))
+
     def is_of_here_and_now(self) -> bool:
         """Return True when this record was written in this network namespace since the last boot."""
         return self.boot_id == boot_id() and self.netns_cookie == netns_cookie()
+
+
+def _are_words(value) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _is_address_on_device(value) -> bool:
+    if not _are_words(value) or len(value) != 2:
+        return False
+    try:
+        ipaddress.ip_address(value[0])
+    except ValueError:
+        return False
+    return True
 
 
 def boot_id() -> str:
@@ -57,13 +81,14 @@ def begin(queue: int, iptables_restore: str, base_chains: dict[str, list[str]]) 
 
 
 def load(directory: Path) -> UndoRecord | None:
-    """Return the record in *directory* when it is of this namespace and boot, else None."""
+    """Return the record in *directory* when it is whole and of this namespace and boot, else None."""
     try:
-        data = json.loads((directory / NAME).read_text())
-        record = UndoRecord(**data)
-    except (FileNotFoundError, ValueError, TypeError):
+        record = UndoRecord(**json.loads((directory / NAME).read_text()))
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
-    return record if record.is_of_here_and_now() else None
+    except OSError as error:
+        raise HostError(f"cannot read {directory / NAME}: {error.strerror}; remove it, then run `lbq cleanup`") from error
+    return record if record.is_whole() and record.is_of_here_and_now() else None
 
 
 def save(directory: Path, record: UndoRecord) -> None:

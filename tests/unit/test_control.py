@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 import stat
 
 import pytest
@@ -233,3 +234,18 @@ def test_a_director_that_ends_in_the_middle_is_said(tmp_path):
         assert client.call("add", left=1) == 2
     with client, pytest.raises(PeerError, match="the director closed the connection"):
         client.call("add", left=1)
+
+
+@pytest.mark.parametrize("line", [b"7\n", b"[" * 60000 + b"\n", b"{}\n", b"\xff\n", b'{"error": 5}\n',
+                                  b'{"error": {"message": "no", "data": {"kind": 5}}}\n'])
+def test_an_answer_that_is_none_is_said(tmp_path, line):
+    with socket.socket(socket.AF_UNIX) as director:
+        director.bind(str(tmp_path / SOCKET_NAME))
+        director.listen()
+        client = ControlClient(tmp_path)
+        connection, _ = director.accept()
+        with connection, client:
+            connection.sendall(line)
+
+            with pytest.raises(PeerError):
+                client.call("list")

@@ -23,6 +23,15 @@ def test_a_second_director_is_told_who_holds_it(tmp_path):
         DirectoryLock(tmp_path / "x").__enter__()
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x80", b"", b"1\n2\n", b"x" * 100])
+def test_a_lock_that_says_anything_is_still_a_lock(tmp_path, content):
+    with DirectoryLock(tmp_path / "x"):
+        (tmp_path / "x" / "lock").write_bytes(content)
+
+        with pytest.raises(DirectorRunning, match="already runs in this network namespace"):
+            DirectoryLock(tmp_path / "x").__enter__()
+
+
 def test_the_refused_one_takes_nothing_away(tmp_path):
     with DirectoryLock(tmp_path / "x"):
         with pytest.raises(DirectorRunning), DirectoryLock(tmp_path / "x"):

@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from lbq.errors import HostError
 from lbq.host import undo
 
 
@@ -39,11 +40,28 @@ def test_a_foreign_record_is_not_believed(tmp_path, record, change):
     assert undo.load(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"queue": 0}', '{"future": 1}', "\x00\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"queue": 0}', '{"future": 1}', "\x00\xff", "[" * 100_000])
 def test_a_damaged_record_is_not_believed(tmp_path, text):
     (tmp_path / "undo.json").write_text(text)
 
     assert undo.load(tmp_path) is None
+
+
+@pytest.mark.parametrize("change", [
+    {"queue": "0"}, {"iptables_restore": None}, {"base_chains": {"raw": "PREROUTING"}}, {"base_chains": []},
+    {"sysctls": {"net/ipv4/ip_forward": 0}}, {"sysctls": None}, {"addresses": [["192.168.10.1"]]},
+    {"addresses": [["192.168.10.256", "eth0"]]}, {"addresses": [["192.168.10.1", 2]]}, {"addresses": "none"}])
+def test_a_record_that_cannot_be_undone_is_not_believed(tmp_path, record, change):
+    undo.save(tmp_path, dataclasses.replace(record, **change))
+
+    assert undo.load(tmp_path) is None
+
+
+def test_a_record_that_cannot_be_read_is_told_of(tmp_path):
+    (tmp_path / "undo.json").mkdir()
+
+    with pytest.raises(HostError, match="cannot read .*undo.json: Is a directory; remove it"):
+        undo.load(tmp_path)
 
 
 def test_no_record_is_no_error(tmp_path):
