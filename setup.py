@@ -50,11 +50,16 @@ DIRECTIVES = {
     "embedsignature": True,
 }
 FLAGS = ["-O3", "-fno-strict-aliasing", "-Wno-unused-function"]
-SHEETS = [str(sheet) for sheet in Path("lbq").rglob("*.pxd")]   # Cython overlooks `from lbq cimport packet as pkt`
 SANITIZERS = []
 if os.environ.get("LBQ_SANITIZE") == "1":
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]     # the last -O holds
+
+
+def sheets_changed():
+    """Return True when a type sheet is newer than C made with it: Cython overlooks `from lbq cimport packet as pkt`."""
+    made = [path.stat().st_mtime for source in COMPILED if (path := Path("build/c", source).with_suffix(".c")).exists()]
+    return bool(made) and max(sheet.stat().st_mtime for sheet in Path("lbq").rglob("*.pxd")) > min(made)
 
 
 def extensions():
@@ -64,11 +69,12 @@ def extensions():
     from Cython.Build import cythonize
 
     modules = [
-        Extension(str(Path(source).with_suffix("")).replace("/", "."), [source], depends=SHEETS,
-                  extra_compile_args=FLAGS, extra_link_args=SANITIZERS)
+        Extension(str(Path(source).with_suffix("")).replace("/", "."), [source], extra_compile_args=FLAGS,
+                  extra_link_args=SANITIZERS)
         for source in COMPILED
     ]
     return cythonize(modules, build_dir="build/c", compiler_directives=DIRECTIVES, nthreads=os.cpu_count(),
+                     force=sheets_changed(),
                      annotate=bool(os.environ.get("LBQ_ANNOTATE")))
 
 
