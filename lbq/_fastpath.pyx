@@ -179,6 +179,7 @@ cdef class FastDirector(Forwarding):
         packet.outcome = parse(packet)
         packet.reply = packet.queued.hook == LOCAL_IN or packet.queued.hook == POSTROUTING
         packet.related = False
+        packet.former = 0
         if packet.outcome != REWRITTEN:
             return
         if packet.reply:
@@ -284,8 +285,9 @@ cdef class FastDirector(Forwarding):
             outcome = self.admit(packet, now, &number)
             if outcome == DROPPED_NO_SERVER and may_stay:
                 number, former, outcome = former, 0, REWRITTEN      # there is no better one
+            packet.former = former
             if outcome == DROPPED_NO_SERVER:
-                self.refuse(packet, &self.table.entries[former] if former else NULL, 3, 3, 0, now)
+                self.refuse(packet, NULL, 3, 3, 0, now)
             if former and ends:             # now: the kernel's scheduler, too, still counts it
                 self.started_over += 1
                 self.expire_now(former, now)

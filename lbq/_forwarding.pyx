@@ -118,7 +118,8 @@ cdef class Forwarding(Connections):
     cdef bint refuse(self, Packet *packet, FlowEntry *entry, int kind, int code, int mtu, uint64_t now) noexcept nogil:
         """Prepare the ICMP answer to a packet that goes nowhere, within the rate limits.
 
-        What the host itself says about a packet of DR or TUN passes the kernel's reply hook there and is counted.
+        What the host itself says about a packet of DR or TUN passes the kernel's reply hook there and is counted, for
+        the connection before when the packet's own is none of those: the kernel finds that a moment longer.
         """
         if packet.related or self.answer_length:
             return False
@@ -127,7 +128,9 @@ cdef class Forwarding(Connections):
             return False
         self.answer_length = icmp.error(kind, code, mtu, packet.queued.data, packet.length, self.answer)
         self.icmp_sent += 1
-        if entry != NULL and entry.flags & MODE_MASK != NAT and not entry.flags & FLAG_ONE_PACKET:
+        if entry == NULL or entry.flags & MODE_MASK == NAT or entry.flags & FLAG_ONE_PACKET:
+            entry = &self.table.entries[packet.former] if packet.former else NULL
+        if entry != NULL and entry.flags & MODE_MASK != NAT:
             self._count_own_error(entry, self.answer_length)
         return True
 

@@ -57,6 +57,7 @@ cdef struct Packet:
     int source_port, destination_port
     bint reply                      # from a real server
     bint related                    # not itself here: an ICMP error quotes it
+    uint32_t former                 # the connection that it ends, 0 if none
     int outcome
     uint64_t hashed
 

@@ -166,7 +166,7 @@ class Director(Forwarding, Related):
         """
         self.counted["packets"] += 1
         self.counted["bytes"] += len(packet)
-        self.answer, self.sent = None, []
+        self.answer, self.sent, self.former = None, [], None
         parsed = parse(packet, truncated)
         reply = hook in (LOCAL_IN, POSTROUTING)
         if not self.services.by_key and (parsed == "icmp" or isinstance(parsed, Parsed)):
@@ -204,8 +204,9 @@ class Director(Forwarding, Related):
             connection = self.admit(parsed, now_ns)
             if connection == "dropped_no_server" and may_stay:
                 connection, former = former, None       # there is no better one
+            self.former = former
             if connection == "dropped_no_server":
-                self.refuse(packet, parsed, former, 3, 3, 0, now_ns)
+                self.refuse(packet, parsed, None, 3, 3, 0, now_ns)
             if former is not None and ends:     # now: the kernel's scheduler, too, still counts it
                 self.counted["started_over"] += 1
                 self.connections.expire_now(former, now_ns)

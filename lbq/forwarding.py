@@ -53,6 +53,7 @@ class Forwarding:
         self.identification = 0
         self.answer: bytes | None = None        # of the packet at hand
         self.sent: list[Sent] = []
+        self.former: Connection | None = None   # what it ends: the kernel finds that a moment longer
 
     def limit_icmp(self, is_on: bool) -> None:
         """Say whether clients are answered only so often (the default)."""
@@ -165,7 +166,8 @@ class Forwarding:
                now_ns: int) -> None:
         """Prepare the ICMP answer to a packet that goes nowhere, within the rate limits.
 
-        What the host itself says about a packet of DR or TUN passes the kernel's reply hook there and is counted.
+        What the host itself says about a packet of DR or TUN passes the kernel's reply hook there and is counted, for
+        the connection before when the packet's own is none of those.
         """
         if parsed.related or self.answer is not None:
             return
@@ -174,8 +176,10 @@ class Forwarding:
             return
         self.counted["icmp_sent"] += 1
         self.answer = icmp_error(kind, code, mtu, packet, parsed.length)
-        if connection is not None and connection.mode() != NAT and not connection.flags & ONE_PACKET:
-            self.count_out(connection, len(self.answer))
+        for each in (connection, self.former):
+            if each is not None and each.mode() != NAT and not each.flags & ONE_PACKET:
+                self.count_out(each, len(self.answer))
+                return
 
 
 def icmp_error(kind: int, code: int, mtu: int, packet: bytearray, length: int) -> bytes:

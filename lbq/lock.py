@@ -57,7 +57,8 @@ class DirectoryLock:
         except BlockingIOError:
             pid = os.read(descriptor, 32).decode(errors="replace").split()
             os.close(descriptor)
-            raise DirectorRunning(f"a director already runs in this network namespace (pid {pid[0] if pid else 'unknown'}); "
+            raise DirectorRunning("a director already runs in this network namespace "
+                                  f"(pid {pid[0] if pid else 'unknown'}); "
                                   "change it with lbq add|set|del, or end it with lbq stop") from None
         os.close(descriptor)
         return -1

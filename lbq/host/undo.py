@@ -87,7 +87,8 @@ def load(directory: Path) -> UndoRecord | None:
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
     except OSError as error:
-        raise HostError(f"cannot read {directory / NAME}: {error.strerror}; remove it, then run `lbq cleanup`") from error
+        raise HostError(f"cannot read {directory / NAME}: {error.strerror}; "
+                        "remove it, then run `lbq cleanup`") from error
     return record if record.is_whole() and record.is_of_here_and_now() else None
 
 

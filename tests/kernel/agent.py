@@ -22,8 +22,8 @@ from tests.kernel import compare, wire
 from tests.kernel.world import World, write
 
 # Seconds that all between two waits may take, by the shortest timeout that the scenario may meet.
-PATIENCE = {"--set": 1.5, " -p ": 1.5, "schedule_icmp": 2.5, "sctp": 3.5}
-PATIENCE_OTHERWISE = 8.5        # CLOSE ends after 10 s
+PATIENCE = {"--set": 1.5, " -p ": 1.5, "schedule_icmp": 2.5, "sctp": 3.0}
+PATIENCE_OTHERWISE = 3.0        # CLOSE ends after 10 s: not in one wait, and surely in two
 TRIES = 5
 SETTLE_SECONDS = 0.03       # some timer ticks: what the kernel does "now" with timers is done then
 WORLDS = 60                 # at a time

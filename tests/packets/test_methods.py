@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from lbq.model import CSUM, DR, GRE, GUE, IPIP, NOCSUM, TUN, Verdict
+from lbq.model import CSUM, DR, GRE, GUE, IPIP, NAT, NOCSUM, TUN, Verdict
 from lbq.packet import CHECKSUM_NOT_READY, SEGMENTED_LATER
 from tests.helpers import engines, packets
 from tests.helpers.cases import (
@@ -186,6 +186,12 @@ CANNOT = [
            call("set_server", engines.key(WEB), *endpoint(RIP), 0, mode, 0, 0, *tunnel),
            client().syn() >> refused, shows(WEB, RIP, packets_out=1, bytes_out=68), connections(0))
       for mode, name, _, tunnel in BOTH],
+    Case("what NAT says of a client who starts over counts as a reply of the connection by DR before",
+         *by(DR), client().syn() >> GO, client().fin() >> GO,
+         call("add_server", engines.key(WEB), *endpoint("192.168.20.2:80"), 1, NAT),
+         call("set_server", engines.key(WEB), *endpoint(RIP), 0, DR),
+         client(ttl=1).syn() >> told(11, 0, "ttl"), shows(WEB, RIP, packets_out=1, bytes_out=68),
+         shows(WEB, "192.168.20.2:80", packets_out=0)),
     *[Case(f"{name}: a packet that must not be cut is refused beyond the MTU, and not at it",
            *by(mode, *tunnel), routes(s1=1440 + overhead),
            client().syn() >> one_left, client().ack(LARGE) >> one_left,

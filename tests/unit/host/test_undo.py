@@ -60,7 +60,7 @@ def test_a_record_that_cannot_be_undone_is_not_believed(tmp_path, record, change
 def test_a_record_that_cannot_be_read_is_told_of(tmp_path):
     (tmp_path / "undo.json").mkdir()
 
-    with pytest.raises(HostError, match="cannot read .*undo.json: Is a directory; remove it"):
+    with pytest.raises(HostError, match=r"cannot read .*undo\.json: Is a directory; remove it"):
         undo.load(tmp_path)
 
 
