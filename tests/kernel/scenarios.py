@@ -40,19 +40,23 @@ THEMES = {
                     "sysctl": 2, "show": 5, "edit": 3, "wait": 0.2}),
     "odd": (12, {"open": 30, "client": 8, "server": 8, "error": 24, "large": 10, "fragments": 8, "stranger": 6,
                  "show": 4, "sysctl": 2, "edit": 1}),
+    # Not by chance: each 25th scenario.  Loads that are almost the same, weights whose common divisor changes.
+    "weights": (0, {"open": 60, "finish": 25, "edit": 25, "remove": 2, "restore": 3, "show": 1}),
 }
+WEIGHTS_EVERY = 25
 SYSCTLS = {"conn_reuse_mode": (0, 1, 2, 3, 4), "expire_nodest_conn": (0, 1), "expire_quiescent_template": (0, 1),
            "sloppy_tcp": (0, 1), "sloppy_sctp": (0, 1), "secure_tcp": (0, 3), "drop_packet": (0, 3),
            "nat_icmp_send": (0, 1), "schedule_icmp": (0, 1), "pmtu_disc": (0, 1), "cache_bypass": (0, 1),
            "am_droprate": (1, 3, 10)}
 
 
-def scenarios(seed: int, decisions: int, schedulers: tuple[str, ...] = SCHEDULERS) -> list[dict]:
-    """Return scenarios with about so many packets that open connections."""
+def scenarios(seed: int, decisions: int, theme: str | None = None) -> list[dict]:
+    """Return scenarios with about so many packets that open connections, all with one *theme* or with any."""
     result, sent = [], 0
     while sent < decisions:
-        scheduler = schedulers[len(result) % len(schedulers)]
-        scenario = Author(seed * 1_000_000 + len(result), scheduler, schedulers).write()
+        number = len(result)
+        chosen = "weights" if theme is None and number % WEIGHTS_EVERY == WEIGHTS_EVERY - 1 else theme
+        scenario = Author(seed * 1_000_000 + number, SCHEDULERS[number % len(SCHEDULERS)], SCHEDULERS, chosen).write()
         sent += scenario["opens"]
         result.append(scenario)
     return result
@@ -61,10 +65,11 @@ def scenarios(seed: int, decisions: int, schedulers: tuple[str, ...] = SCHEDULER
 class Author:
     """Writes one scenario; knows what it has asked for, not what came of it."""
 
-    def __init__(self, seed: int, scheduler: str, schedulers: tuple[str, ...]):
+    def __init__(self, seed: int, scheduler: str, schedulers: tuple[str, ...], theme: str | None = None):
         self.seed = seed
         self.choose = random.Random(seed)
-        self.theme = self.choose.choices(list(THEMES), [weight for weight, _ in THEMES.values()])[0]
+        by_chance = self.choose.choices(list(THEMES), [weight for weight, _ in THEMES.values()])[0]
+        self.theme = theme or by_chance
         self.actions = THEMES[self.theme][1]
         self.scheduler = scheduler
         self.schedulers = schedulers
