@@ -183,7 +183,8 @@ def _stats(words: list[str]) -> int:
 
     parser = Parser("lbq stats", "Show packets and bytes by service and server, and every reason for a lost packet.")
     parser.add_argument("--rate", action="store_true",
-                        help="connections, packets and bytes a second: a running average, as in kernel IPVS")
+                        help="connections, packets and bytes a second: an average, as in kernel IPVS, in which each "
+                             "two seconds count a quarter")
     said = _show(parser, words)
     lines = table.json_lines if said.json else table.rates if said.rate else table.statistics
     with _client() as client:
@@ -239,7 +240,7 @@ SERVICE_HELPS = {
     "add": """\
 PORT 0 is every port of the VIP and needs --persistent.  fwmark:N is whatever carries the mark N of iptables, any
 protocol, address and port; the mark must be there before lbq's own rules, which go last when the service is added:
-  iptables -t mangle -A PREROUTING -d 192.168.10.1 -p tcp -m multiport --dports 80,443 -j MARK --set-mark 7
+  iptables -t raw -A PREROUTING -d 192.168.10.1 -p tcp -m multiport --dports 80,443 -j MARK --set-mark 7
   lbq add service fwmark:7 --persistent
 Where kernel IPVS makes users suffer, --on-delete, --on-quiesce, --ops-replies and --idle do better (docs/better.md).
 

@@ -71,6 +71,8 @@ SERVICE is [tcp:|udp:|sctp:]VIP:PORT, tcp when nothing is said, or fwmark:N.  Ad
 SETTINGs of a server: weight, mode, upper and lower (thresholds), tunnel (ipip gue gre), tunnel-port, tunnel-csum.
 With nat, real servers must route their replies through this machine (their default gateway, as a rule); with dr
 and tun they have the VIP on lo (lbq realserver) and answer clients directly.
+Exit status: 0 done; 1 the director failed, or lbq drain --wait gave up; 2 refused, and nothing changed.
+Where kernel IPVS makes its users suffer, --on-delete, --on-quiesce, --ops-replies and --idle do better: docs/better.md.
 State: /run/lbq/<inode of the network namespace>/ (control socket, lock, undo.json).
 Log: standard error; the one line on standard output starts with "ready".  LBQ_DEBUG=1 tells more.
 Read next: README.md, then lbq/director.py: the way of one packet.

@@ -182,7 +182,7 @@ class HostSetup:
         for mark in sorted(self.marks):
             if not rules.sets_mark(present, mark):
                 self.logger.warning("no rule of iptables sets the mark %s yet; one that does must come before lbq's: "
-                                    "iptables -t mangle -I PREROUTING … -j MARK --set-mark %s", mark, mark)
+                                    "iptables -t raw -I PREROUTING … -j MARK --set-mark %s", mark, mark)
 
     def _forget_mark(self, mark: int) -> None:
         self.marks -= Counter([mark])

@@ -85,6 +85,17 @@ MISTAKES = [
     (("timeouts", "--udp", "-1"), "udp"),
     (("drain", SERVICE, "192.168.20.1", "--wait", "long"), "--wait 'long' is not a number"),
     (("zero", "nonsense"), "'nonsense' has no port"),
+    # better than the kernel
+    ((*VIP, *NAT, "--on-quiesce", "leave"), "unknown --on-quiesce 'leave'; lbq has keep, move"),
+    ((*VIP, *NAT, "--idle", "ten"), "--idle ten: not a number from 0"),
+    ((*VIP, *NAT, "--ops-replies"), "--ops-replies is about the answers to --ops datagrams"),
+    (("--vip", "fwmark:3", *NAT, "--ops", "--ops-replies"), "a firewall mark has none"),
+    (("serve", "--on-delete", "end"), "unrecognized arguments: --on-delete end"),
+    (("add", "service", SERVICE, "--on-delete", "drop"), "unknown --on-delete 'drop'; lbq has keep, end"),
+    (("drain", SERVICE, "192.168.20.1", "--end-after", "-1"), "--end-after '-1' is not a number"),
+    (("end",), "say which connections end"),
+    (("end", "--client", "www.example.com"), "lbq takes addresses, not names"),
+    (("end", "--state", "ESTAB"), "unknown state 'ESTAB'"),
     (("realserver", "nat", "--vip", "192.168.10.1"), "a real server is prepared for dr or tun"),
     (("realserver", "dr"), "no --vip"),
     (("realserver", "dr", "--undo", "--vip", "192.168.10.1"), "--undo puts everything back, so it takes no --vip"),
@@ -105,6 +116,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(shared_machine, words, saying
 @pytest.mark.parametrize("words", [
     ("list",), ("conns",), ("stats",), ("stop",), ("sysctl",), ("timeouts",), ("zero",), ("clear",),
     ("add", "service", SERVICE), ("del", "service", SERVICE), ("drain", SERVICE, "192.168.20.1"),
+    ("end", "--client", "192.168.10.9"),
     ("add", "server", SERVICE, "192.168.20.1"),
     ("set", "server", SERVICE, "192.168.20.1,weight=2"), ("del", "server", SERVICE, "192.168.20.1"),
 ], ids=" ".join)
