@@ -55,10 +55,9 @@ class DirectoryLock:
         except FileNotFoundError:
             pass
         except BlockingIOError:
-            pid = os.read(descriptor, 32).decode(errors="replace").split()
+            pid, *_ = os.read(descriptor, 32).decode(errors="replace").split() or ["unknown"]
             os.close(descriptor)
-            raise DirectorRunning("a director already runs in this network namespace "
-                                  f"(pid {pid[0] if pid else 'unknown'}); "
+            raise DirectorRunning(f"a director already runs in this network namespace (pid {pid}); "
                                   "change it with lbq add|set|del, or end it with lbq stop") from None
         os.close(descriptor)
         return -1
