@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SANITIZED := build/sanitized/lbq-sanitized
 SOURCES := setup.py pyproject.toml $(shell find lbq -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 help:  ## explain the targets
@@ -10,10 +11,10 @@ help:  ## explain the targets
 lab: $(VENV)/lbq-run  ## build the article's network in namespaces, balance ten requests, take it down (root)
 	@$(BIN)/lbq lab nat
 
-test: $(VENV)/lbq-kernel  ## install what is missing and run every suite, slices of the long ones (root)
+test: $(VENV)/lbq-kernel $(SANITIZED)  ## install what is missing and run every suite, slices of the long ones (root)
 	@$(BIN)/python tests/run.py
 
-test-full: $(VENV)/lbq-kernel  ## the same suites in full length (root)
+test-full: $(VENV)/lbq-kernel $(SANITIZED)  ## the same suites in full length (root)
 	@$(BIN)/python tests/run.py --full
 
 test-kernel: $(VENV)/lbq-kernel  ## the same packets through kernel IPVS in guests and through lbq: a slice (root)
@@ -21,6 +22,9 @@ test-kernel: $(VENV)/lbq-kernel  ## the same packets through kernel IPVS in gues
 
 test-kernel-full: $(VENV)/lbq-kernel  ## 100,000 decisions with the classic kernel, 10,000 with the new one (root)
 	@$(BIN)/python tests/run.py --full kernel
+
+fuzz: $(VENV)/lbq-test $(SANITIZED)  ## hostile bytes to everything that reads any, compiled with gcc's sanitizers: two minutes
+	@$(BIN)/python tests/run.py fuzz
 
 unit: $(VENV)/lbq-test  ## unit, packet and agreement tests: no root, no network
 	@$(BIN)/python tests/run.py unit pure packets agreement
@@ -62,8 +66,13 @@ $(VENV)/lbq-test: $(VENV)/lbq-run
 	@$(BIN)/pip install -q --group test
 	@touch $@
 
+$(SANITIZED): $(SOURCES) | $(VENV)/lbq-run
+	@echo "compiling lbq into build/sanitized, with gcc's sanitizers"
+	@LBQ_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitized --build-temp build/sanitized-objects
+	@touch $@
+
 $(VENV)/lbq-kernel: $(VENV)/lbq-test
 	@packaging/install-debian kernel
 	@touch $@
 
-.PHONY: help lab test test-full test-kernel test-kernel-full unit bench bench-memory lint annotate clean
+.PHONY: help lab test test-full test-kernel test-kernel-full fuzz unit bench bench-memory lint annotate clean

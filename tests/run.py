@@ -27,6 +27,7 @@ SUITES = {
     "agreement": (["agreement"], {}),
     "errors": (["errors"], {}),
     "lab": (["lab"], {}),
+    "fuzz": (["fuzz"], {}),
     "kernel": (["kernel"], {}),
 }
 

@@ -1,0 +1,147 @@
+"""Any bytes in the files that lbq reads again: undo.json, realserver.json, the lock, a user's scheduler; and an answer.
+
+What is damaged is not believed, or refused with one line; what is believed can be used.
+"""
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import fcntl
+import ipaddress
+import json
+import os
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import lbq.host.setup
+from lbq import realserver
+from lbq.control import client
+from lbq.errors import DirectorRunning, LbqError
+from lbq.host import undo
+from lbq.lock import DirectoryLock
+from lbq.schedulers import create
+from tests.fuzz import control, mutate
+
+FILES = 40
+RECORD = dataclasses.asdict(dataclasses.replace(
+    undo.begin(3, "/usr/sbin/iptables-nft-restore", {"raw": ["PREROUTING"], "mangle": []}),
+    sysctls={"net/ipv4/ip_forward": "0"}, addresses=[["192.168.10.1", "eth0"]]))
+REAL_SERVER = {"sysctls": {"net/ipv4/conf/all/arp_ignore": "0"}, "addresses": [0xC0A80A01], "device": False}
+ANSWER = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no", "data": {"kind": "NoSuchServer"}}}
+SCHEDULER = b'''\
+from lbq.schedulers.base import Scheduler
+
+
+class Mine(Scheduler):
+    name = "mine"
+
+    def schedule(self, service, flow):
+        for server in service.servers:
+            if server.can_schedule():
+                return server
+        return None
+'''
+WORDS = (b"raise", b"return", b"class", b"\0", b"\xff", b"(", b":", b"1 / 0", b"raise SystemExit(3)",
+         b"# coding: utf-7\n", b"[" * 500, b"del Scheduler", b"name = 5", b"def __init__(self, x): pass",
+         b"__new__ = None", b"\t", b"'''", b"\\")
+
+
+def play(seed: int, counted: Counter, tell=lambda content: None) -> None:
+    """Play case *seed*; *tell* is called with the content of each file."""
+    choose = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        lbq.host.setup.state_directory = realserver.state_directory = lambda: Path(folder)
+        for _ in range(FILES):
+            for valid, name, read in ((RECORD, undo.NAME, read_undo), (REAL_SERVER, realserver.FILE, read_real_server)):
+                content = damaged_json(choose, valid)
+                tell(content)
+                Path(folder, name).write_bytes(content)
+                read(Path(folder))
+                Path(folder, name).unlink()
+            answer = damaged_json(choose, ANSWER) + choose.choice((b"\n", b""))
+            tell(answer)
+            with contextlib.suppress(LbqError):
+                client._result("list", answer)
+            source = damaged(choose, SCHEDULER)
+            tell(source)
+            load_scheduler(Path(folder, "mine.py"), source)
+            lock_with(Path(folder, "locked"), choose.randbytes(choose.randrange(70)))
+            counted["files"] += 5
+
+
+def damaged_json(choose: random.Random, valid: dict) -> bytes:
+    """Return JSON in which a value somewhere is another, or that is none any more."""
+    value = json.loads(json.dumps(valid))
+    for _ in range(choose.choice((0, 1, 1, 2))):
+        where = choose.choice([value, *(part for part in value.values() if isinstance(part, dict | list))])
+        if isinstance(where, list):
+            where[choose.randrange(len(where) + 1):] = [copy.deepcopy(choose.choice(control.ODD))]
+        elif where:
+            name = choose.choice([*where])
+            where[name] = copy.deepcopy(choose.choice(control.ODD))
+            if choose.random() < 0.2:
+                del where[name]
+    content = json.dumps(value).encode()
+    if choose.random() < 0.05:
+        return choose.choice((b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000))
+    return damaged(choose, content) if choose.random() < 0.3 else content
+
+
+def damaged(choose: random.Random, valid: bytes) -> bytes:
+    """Return *valid* with some bytes changed and a word that does not belong there."""
+    data = bytearray(valid)
+    for _ in range(choose.choice((0, 1, 3))):
+        mutate.anything(choose, data, valid)
+    for _ in range(choose.choice((0, 1, 1, 2))):
+        at = choose.randrange(len(data) + 1)
+        data[at:at] = choose.choice(WORDS)
+    return bytes(data)
+
+
+def read_undo(folder: Path) -> None:
+    """Expect a record that can be undone, or none."""
+    record = undo.load(folder)
+    if record is not None:
+        words = *record.sysctls, *record.sysctls.values(), record.iptables_restore
+        assert all(isinstance(text, str) for text in words)
+        for address, device in record.addresses:
+            assert ipaddress.ip_address(address) and isinstance(device, str)
+        assert all(isinstance(chain, str) for chains in record.base_chains.values() for chain in chains)
+
+
+def read_real_server(folder: Path) -> None:
+    """Expect a record that can be undone, none, or one line."""
+    with contextlib.suppress(LbqError):
+        record = realserver._load()
+        assert all(vip >= 0 for vip in record["addresses"])
+        assert all(isinstance(text, str) for text in (*record["sysctls"], *record["sysctls"].values()))
+        assert isinstance(record["device"], bool)
+
+
+def load_scheduler(path: Path, source: bytes) -> None:
+    """Expect a scheduler, or one line about what is wrong with its file."""
+    path.write_bytes(source)
+    with contextlib.suppress(LbqError):
+        scheduler = create(f"{path}:Mine")
+        assert callable(scheduler.schedule) and isinstance(scheduler.name, str)
+
+
+def lock_with(folder: Path, content: bytes) -> None:
+    """Expect that a lock is a lock whatever is written in it."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        os.write(descriptor, content)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            with DirectoryLock(folder):
+                raise AssertionError("two directors")
+        except DirectorRunning as error:
+            assert "\n" not in str(error)
+    finally:
+        os.close(descriptor)
+    with DirectoryLock(folder):
+        assert (folder / "lock").read_text() == f"{os.getpid()}\n"

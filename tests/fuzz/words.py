@@ -1,0 +1,99 @@
+"""Any words on the command line: one line that says what is wrong, exit status 2, and nothing touched.
+
+The commands that speak to a director find none; those that change the host are not called.  What the parsers accept
+means the same when it is written back and read again.
+"""
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import lbq.host.setup
+from lbq import cli, grammar, options
+from lbq.errors import LbqError
+from lbq.model import TCP, ServiceKey
+from tests.fuzz import control
+from tests.fuzz.ipv4 import NASTY
+
+LINES = 60
+COMMANDS = ("list", "conns", "stats", "add", "set", "del", "drain", "zero", "clear", "sysctl", "timeouts", "stop")
+WORDS = ("service", "server", "--json", "--vip", "--mode", "nat", "dr", "tun", "--udp", "--real", "--scheduler", "mh",
+         "wlc", NASTY, "nobody.py:X", "--scheduler-flags", "mh-port,mh-fallback", "--persistent", "300", "--netmask",
+         "24", "--ops", "--engine", "fast", "--queue", "7", "--max-connections", "100", "--kernel-profile",
+         "classic", "--on-delete", "end", "--sysctl", "conn_reuse_mode=0", "--add-vip", "eth0", "--json-log",
+         "--accept-forward", "--wait", "--help", "--version", "--", "-", "",
+         *control.SERVICES, *control.SERVERS, *control.SYSCTLS)
+LETTERS = "0123456789.:,=-[]/%\0\n\t éλ\ud800٣x"
+
+
+def play(seed: int, counted: Counter, tell=lambda words: None) -> None:
+    """Play case *seed*; *tell* is called with the words of each line."""
+    choose = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        lbq.host.setup.state_directory = lambda: Path(folder)       # where no director runs
+        for _ in range(LINES):
+            words = [word(choose) for _ in range(choose.randrange(9))]
+            tell(words)
+            command(choose.choice(COMMANDS), words)
+            director(words)
+            for text in words:
+                parsers(choose, text)
+            counted["words"] += len(words)
+
+
+def word(choose: random.Random) -> str:
+    """Return a word that belongs there, or one with a few letters wrong."""
+    text = choose.choice(WORDS)
+    for _ in range(choose.choice((0, 0, 0, 1, 2, 5))):
+        at = choose.randrange(len(text) + 1)
+        text = text[:at] + choose.choice((choose.choice(LETTERS), text[:9], "")) + text[at + choose.randrange(3):]
+    return text
+
+
+def command(name: str, words: list[str]) -> None:
+    """Expect that a command ends with help, or with one line about what is wrong."""
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        try:
+            status = cli.main([name, *words])
+        except SystemExit as end:           # argparse has printed its help
+            status = end.code
+    assert status in (0, 2), (status, name, words)
+    if status == 0:
+        assert said.getvalue() and not complained.getvalue()
+    else:
+        line = complained.getvalue()
+        assert line.startswith(("lbq: ", "{")) and line.endswith("\n") and line.count("\n") == 1, line
+
+
+def director(words: list[str]) -> None:
+    """Expect options that are right, or one mistake."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(LbqError, SystemExit):
+        said = options.director_parser().parse_args(words)
+        assert 0 <= options.validate(said).queue <= 65535
+
+
+def parsers(choose: random.Random, text: str) -> None:
+    """Let every parser of single words read *text*."""
+    with contextlib.suppress(LbqError):
+        key = grammar.parse_service(text)
+        assert grammar.parse_service(grammar.format_service(key)) == key
+    with contextlib.suppress(LbqError):
+        key = ServiceKey(TCP, 0xC0A80A01, 80)
+        server = grammar.parse_server(text, key)
+        again = grammar.parse_server(grammar.format_endpoint(server.address, server.port), key)
+        assert again[:2] == server[:2] and server[:2] != (key.address, key.port)
+        grammar.check_server(server, key, choose.randrange(3))
+    with contextlib.suppress(LbqError):
+        mask = grammar.parse_netmask(text)
+        assert 0 < mask <= 0xFFFFFFFF and (mask | mask - 1) == 0xFFFFFFFF
+    with contextlib.suppress(LbqError):
+        name, value = options.parse_sysctl(text)
+        assert "=" not in name and (value is None or value >= 0)
+    for parse, most in ((grammar.parse_port, 65535), (grammar.parse_weight, grammar.MAX_WEIGHT)):
+        with contextlib.suppress(LbqError):
+            assert 0 <= parse(text) <= most
