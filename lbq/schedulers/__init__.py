@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from lbq.errors import UnknownScheduler
-from lbq.model import SCHED1, SCHED2
+from lbq.model import SCHED1, SCHED2, SCHED3
 from lbq.schedulers.base import Scheduler
 
 BUILT_IN = {
@@ -28,8 +28,10 @@ BUILT_IN = {
     "lblc": "lbq.schedulers.lblc:LocalityBasedLeastConnection",
     "lblcr": "lbq.schedulers.lblcr:LocalityBasedWithReplication",
     "twos": "lbq.schedulers.twos:PowerOfTwoChoices",
+    "none": "lbq.schedulers.none:NoScheduler",
 }
 DEFAULT = "wlc"
+GENERIC_FLAGS = {"flag-1": SCHED1, "flag-2": SCHED2, "flag-3": SCHED3}     # ipvsadm's, for any scheduler
 FLAG_NAMES = {
     "sh": {"sh-fallback": SCHED1, "sh-port": SCHED2},
     "mh": {"mh-fallback": SCHED1, "mh-port": SCHED2},
@@ -44,6 +46,11 @@ def names() -> list[str]:
 def flag_names(scheduler: str) -> dict[str, int]:
     """Return the flags that *scheduler* understands, by name, with their bits in a service's flags."""
     return dict(FLAG_NAMES.get(scheduler, {}))
+
+
+def flag_bits(scheduler: str) -> dict[str, int]:
+    """Return all flags that a service with *scheduler* may have, by its own names for them and ipvsadm's."""
+    return {**GENERIC_FLAGS, **flag_names(scheduler)}
 
 
 def create(name: str) -> Scheduler:

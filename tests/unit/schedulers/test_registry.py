@@ -32,7 +32,7 @@ class EntryPoint:
         return First
 
 
-THEIRS = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"]
+THEIRS = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos", "none"]
 
 
 @pytest.mark.parametrize("name", THEIRS)
