@@ -8,98 +8,65 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 
 from lbq.losses import DROPPED, PASSED
-from lbq.model import SERVICE_FLAGS
-from lbq.schedulers import flag_names
+from lbq.show import ipvs
 
-FORWARD = {"nat": "Masq", "tun": "Tunnel", "dr": "Route", "local": "Local"}
-CHECKSUMS = {"nocsum": "-c", "csum": "+c", "remcsum": "r+c"}
-SCALE = ((10**8, 1, ""), (10**9, 10**3, "K"), (10**11, 10**6, "M"), (10**14, 10**9, "G"),
-         (10**99, 10**12, "T"))
 OWN_FLAGS = ("end-deleted", "move-quiesced", "ops-replies")     # what ipvsadm does not know
-TRAFFIC = ("conns", "packets_in", "packets_out", "bytes_in", "bytes_out")
 
 
 def services(rows: Iterable[dict]) -> Iterator[str]:
     """Give the virtual services and their real servers, newest server first."""
-    yield "Prot LocalAddress:Port Scheduler Flags"
-    yield "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn"
-    yield from _listing(rows, lambda server: f"{FORWARD[server['mode']]:<7} {server['weight']:<6}")
+    yield from _listing(rows, "plain")
 
 
 def thresholds(rows: Iterable[dict]) -> Iterator[str]:
     """Give the thresholds of every real server, and say which are full: they get nothing new."""
-    yield "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn"
-    yield "  -> RemoteAddress:Port"
-    yield from _listing(rows, lambda server: f"{server['upper']:<10} {server['lower']:<10}",
-                        lambda server: "  full" if server.get("overloaded") else "")
+    yield from _listing(rows, "thresholds", lambda server: "  full" if server.get("overloaded") else "")
 
 
 def persistent(rows: Iterable[dict]) -> Iterator[str]:
     """Give the number of clients that are bound to every real server."""
-    yield "Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn"
-    yield "  -> RemoteAddress:Port"
-    yield from _listing(rows, lambda server: f"{server['weight']:<9} {server['persistent']:<11}")
+    yield from _listing(rows, "persistent-conn")
 
 
 def tunnels(rows: Iterable[dict]) -> Iterator[str]:
     """Give the kind of tunnel to every real server."""
-    yield "Prot LocalAddress:Port Scheduler Flags"
-    yield "  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn"
-    yield from _listing(rows, lambda server: f"{FORWARD[server['mode']]:<7} {_tunnel(server):<13} "
-                                             f"{server['weight']:<6}")
+    yield from _listing(rows, "tun-info")
 
 
-def _listing(rows: Iterable[dict], columns: Callable[[dict], str],
-             remark: Callable[[dict], str] = lambda server: "") -> Iterator[str]:
-    """Give services and servers, with *columns* of a server between its name and its connections, and a *remark*."""
+def _listing(rows: Iterable[dict], form: str, remark: Callable[[dict], str] = lambda server: "") -> Iterator[str]:
+    """Give a listing of ipvsadm's without the blanks at the ends of lines, with what only lbq has."""
+    yield from map(str.rstrip, ipvs.HEADERS[form])
     for row in rows:
-        yield f"{_service(row)} {row['scheduler']}{_flags(row)}"
-        for server in row["servers"]:
-            yield (f"  -> {_endpoint(server):<28} {columns(server)} {server['active']:<10} {server['inactive']}"
-                   + remark(server))
+        service, *servers = ipvs.lines(row, form)
+        yield service + _own_settings(row)
+        for line, server in zip(servers, row["servers"], strict=True):
+            yield line.rstrip() + remark(server)
 
 
-def _tunnel(server: dict) -> str:
-    """Return the tunnel as ipvsadm writes it: its kind, the port of GUE, and whether there are checksums."""
-    if server["mode"] != "tun":
-        return "n/a"
-    if server["tunnel"] == "ipip":
-        return "ipip"
-    port = f":{server['tunnel_port']}" if server["tunnel"] == "gue" else ""
-    return f"{server['tunnel']}{port}:{CHECKSUMS[server['tunnel_flags']]}"
+def _own_settings(row: dict) -> str:
+    words = [flag for flag in OWN_FLAGS if flag in row["flags"]]
+    if row.get("idle"):
+        words.append(f"idle {row['idle']}")
+    return "".join(f" {word}" for word in words)
 
 
 def connections(rows: Iterable[dict]) -> Iterator[str]:
     """Give the connections with the time that each has left."""
-    yield "pro expire state       source             virtual            destination"
-    for row in rows:
-        minutes, seconds = divmod(row["expires_seconds"], 60)
-        yield (f"{row['protocol'].upper():<3} {f'{minutes:02}:{seconds:02}':<6} {row['state']:<11} "
-               f"{row['caddr']}:{row['cport']:<{18 - len(row['caddr']) - 1}} "
-               f"{row['vaddr']}:{row['vport']:<{18 - len(row['vaddr']) - 1}} {row['daddr']}:{row['dport']}")
+    lines = ipvs.connections(rows)
+    next(lines)         # says that these are connections
+    yield from lines
 
 
 def statistics(stats: dict) -> Iterator[str]:
-    """Give traffic by service and server, then what became of all packets, in words."""
-    yield "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes"
-    yield "  -> RemoteAddress:Port"
-    yield from _traffic_lines(stats["services"], "stats")
+    """Give traffic by service and server, live, then what became of all packets, in words."""
+    yield from ipvs.listing(stats["services"], "stats", counted="stats")
     yield ""
     yield from _outcomes(stats["counters"], stats["queue"])
 
 
 def rates(stats: dict) -> Iterator[str]:
     """Give connections, packets and bytes a second by service and server, the estimator's running average."""
-    yield "Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS"
-    yield "  -> RemoteAddress:Port"
-    yield from _traffic_lines(stats["services"], "rates")
-
-
-def _traffic_lines(rows: Iterable[dict], what: str) -> Iterator[str]:
-    for row in rows:
-        yield f"{_service(row):<33}{_traffic(row[what])}"
-        for server in row["servers"]:
-            yield f"  -> {_endpoint(server):<28}{_traffic(server[what])}"
+    yield from ipvs.listing(stats["services"], "rate")
 
 
 def json_lines(rows: dict | Iterable[dict]) -> Iterator[str]:
@@ -138,42 +105,5 @@ def _outcomes(counters: dict, queue: dict | None) -> Iterator[str]:
         yield _count("waiting in the kernel's queue", queue["waiting"])
 
 
-def _service(row: dict) -> str:
-    """Return what names a service, as ipvsadm writes it."""
-    return f"FWM  {row['fwmark']}" if row["fwmark"] else f"{row['protocol'].upper():<4} {_endpoint(row)}"
-
-
-def _flags(row: dict) -> str:
-    """Return a service's flags in the order of ipvsadm."""
-    words = ["ops"] if "ops" in row["flags"] else []
-    if "persistent" in row["flags"]:
-        words.append(f"persistent {row['timeout']}")
-        if row["netmask"] != "255.255.255.255":
-            words.append(f"mask {row['netmask']}")
-    names = [name for name, bit in flag_names(row["scheduler"]).items()
-             if any(SERVICE_FLAGS[flag] == bit for flag in row["flags"])]
-    if names:
-        words.append(f"({','.join(names)})")
-    words += [flag for flag in OWN_FLAGS if flag in row["flags"]]
-    if row.get("idle"):
-        words.append(f"idle {row['idle']}")
-    return "".join(" " + word for word in words)
-
-
 def _count(words: str, number: int, name: str = "") -> str:
     return f"{number:>14}  {words}" + (f" ({name})" if name else "")
-
-
-def _traffic(stats: dict) -> str:
-    return "".join(f" {_short(stats[name]):>8}" for name in TRAFFIC)
-
-
-def _short(number: int) -> str:
-    """Return *number* in at most eight characters up to 100 trillion, with ipvsadm's suffixes."""
-    unit, suffix = next((unit, suffix) for below, unit, suffix in SCALE if number < below)
-    return f"{number // unit}{suffix}"
-
-
-def _endpoint(row: dict) -> str:
-    address = row["address"]
-    return f"[{address}]:{row['port']}" if ":" in address else f"{address}:{row['port']}"

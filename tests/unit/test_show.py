@@ -28,7 +28,7 @@ MARKED = {"protocol": "tcp", "address": "0.0.0.0", "port": 0, "fwmark": 7, "sche
 
 def test_a_mark_persistence_and_flags_are_shown():
     assert list(table.services([MARKED]))[2:] == [
-        "FWM  7 sh persistent 300 mask 255.255.255.0 (sh-port)",
+        "FWM  7 sh (sh-port) persistent 300 mask 255.255.255.0",
         "  -> 10.0.0.11:0                  Route   1      0          0"]
 
 
