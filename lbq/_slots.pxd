@@ -75,6 +75,8 @@ cdef class Slots:
     cdef Route *routes
     cdef Estimate *server_estimates
     cdef Estimate *service_estimates
+    cdef Counters total, gone               # of all services; of those that were deleted
+    cdef Estimate total_estimate
     cdef Settings settings
     cdef uint32_t *service_index            # open addressing: slot number + 1 by address, port, protocol
     cdef uint32_t service_mask

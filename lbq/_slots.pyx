@@ -139,6 +139,8 @@ cdef class Slots:
         service = self.services.delete_service(key)
         for server in self.services.trash.values():
             self._place_deleted(server)
+        add(&self.gone, &self.service_slots[<int> service.slot].counters)
+        memset(&self.service_slots[<int> service.slot].counters, 0, sizeof(Counters))
         self.service_objects[service.slot] = None
         self.free_services.append(service.slot)
         self._index_services(len(self.services.by_key))
@@ -431,6 +433,8 @@ cdef class Slots:
             estimate(&self.server_estimates[slot], &self.servers[slot].counters)
         for slot in range(<uint32_t> len(self.service_objects)):
             estimate(&self.service_estimates[slot], &self.service_slots[slot].counters)
+        self._add_up()
+        estimate(&self.total_estimate, &self.total)
 
     def zero(self, key=None):
         """Start the counters of one service and its servers, or of everything, from zero."""
@@ -438,6 +442,20 @@ cdef class Slots:
             start_from_zero(&self.service_estimates[(<VirtualService> service).slot])
             for server in (<VirtualService> service).servers:
                 start_from_zero(&self.server_estimates[(<RealServer> server).slot])
+        if key is None:
+            start_from_zero(&self.total_estimate)
+
+    def totals(self):
+        """Return what is counted for all services together, those that are gone too, as a row of one has it."""
+        self._add_up()
+        return traffic_row(&self.total, &self.total_estimate)
+
+    def _add_up(self):
+        """Let the totals be those of now."""
+        cdef uint32_t slot
+        self.total = self.gone
+        for slot in range(<uint32_t> len(self.service_objects)):
+            add(&self.total, &self.service_slots[slot].counters)
 
     def _traffic_of(self, thing):
         """Return what is counted for a service or a server: live, shown, rates."""
@@ -449,10 +467,7 @@ cdef class Slots:
         else:
             counters = &self.service_slots[(<VirtualService> thing).slot].counters
             kept = &self.service_estimates[(<VirtualService> thing).slot]
-        return {"stats": since(counters, &kept.zero), "shown": since(&kept.shown, &kept.zero), "rates": {
-            "conns": estimator.count_rate(kept.average[0]), "packets_in": estimator.count_rate(kept.average[1]),
-            "packets_out": estimator.count_rate(kept.average[2]), "bytes_in": estimator.byte_rate(kept.average[3]),
-            "bytes_out": estimator.byte_rate(kept.average[4])}}
+        return traffic_row(counters, kept)
 
     # ---- Listings: pages short enough to fit between two batches ------------------------------------
 
@@ -492,6 +507,20 @@ cdef void start_from_zero(Estimate *kept) noexcept nogil:
     """Make the last snapshot the zero point: what came since it still shows, as in the kernel."""
     kept.zero = kept.shown
     memset(kept.average, 0, sizeof(kept.average))
+
+
+cdef void add(Counters *total, Counters *more) noexcept nogil:
+    cdef uint64_t *sum = <uint64_t *> total
+    cdef int i
+    for i in range(COUNTERS):
+        sum[i] += (<uint64_t *> more)[i]
+
+
+cdef dict traffic_row(Counters *counters, Estimate *kept):
+    return {"stats": since(counters, &kept.zero), "shown": since(&kept.shown, &kept.zero), "rates": {
+        "conns": estimator.count_rate(kept.average[0]), "packets_in": estimator.count_rate(kept.average[1]),
+        "packets_out": estimator.count_rate(kept.average[2]), "bytes_in": estimator.byte_rate(kept.average[3]),
+        "bytes_out": estimator.byte_rate(kept.average[4])}}
 
 
 cdef dict since(Counters *counters, Counters *zero):

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import asdict
 from typing import NamedTuple
 
 from lbq import packet as pkt
@@ -145,6 +146,7 @@ class Director(Forwarding, Related):
         self.local_addresses: set[int] = set()
         self.counted = Counter(dict.fromkeys(COUNTED, 0))
         self.traffic: dict[VirtualService | RealServer, traffic.Traffic] = {}
+        self.total = traffic.Totals()
         self.slots: list[RealServer | None] = []        # what a record's server number means
         self.random = random.Random()
         self.drop_rate = self.drop_counter = 0          # of sysctl drop_packet
@@ -514,7 +516,8 @@ class Director(Forwarding, Related):
         """Do what is due about once a second; return the deleted servers that were forgotten."""
         if now_ns >= self.next_round and self.services.sysctls["run_estimation"]:
             self.next_round = now_ns + traffic.ROUND_NS
-            for counters in self.traffic.values():
+            self._see_totals()
+            for counters in (self.total, *self.traffic.values()):
                 counters.estimate()
         self._flush_connections()
         if self.services.sysctls["drop_entry"] > 1:
@@ -592,7 +595,7 @@ class Director(Forwarding, Related):
     def delete_service(self, key: ServiceKey) -> None:
         """Delete the virtual service *key*; its servers rest in the trash while connections refer to them."""
         service = self.services.delete_service(key)
-        del self.traffic[service]
+        self.total.forget(asdict(self.traffic.pop(service).now))
         self._after_delete(service)
 
     def flush(self) -> None:
@@ -658,6 +661,8 @@ class Director(Forwarding, Related):
         for service in list(self.services.by_key.values()) if key is None else [self.services.service(key)]:
             for thing in (service, *service.servers):
                 self.traffic[thing].start_from_zero()
+        if key is None:
+            self.total.start_from_zero()
 
     def set_sysctl(self, name: str, value: int) -> None:
         """Set one sysctl, named without ``net.ipv4.vs.``."""
@@ -706,6 +711,14 @@ class Director(Forwarding, Related):
     def list_connections(self, cursor: int = 0, limit: int = 256) -> tuple[bytes, int | None]:
         """Return up to *limit* records (``conntrack.RECORD``) from *cursor* on, and the next cursor."""
         return self.connections.page(cursor, limit)
+
+    def totals(self) -> dict:
+        """Return what is counted for all services together, those that are gone too, as a row of one has it."""
+        self._see_totals()
+        return self.total.row()
+
+    def _see_totals(self) -> None:
+        self.total.see(asdict(self.traffic[service].now) for service in self.services.by_key.values())
 
     def statistics(self) -> dict:
         """Return all counters by name."""

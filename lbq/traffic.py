@@ -4,12 +4,13 @@ Kernel: ip_vs_est.c and ip_vs_copy_stats(): what is shown is what the estimator'
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
 from lbq import estimator
 from lbq.estimator import ROUND_NS
 
-__all__ = ["ROUND_NS", "Counters", "Traffic"]
+__all__ = ["ROUND_NS", "Counters", "Totals", "Traffic"]
 
 
 @dataclass
@@ -62,3 +63,22 @@ class Traffic:
 
     def _since_zero(self, counters: Counters) -> dict:
         return {name: value - getattr(self.zero, name) for name, value in asdict(counters).items()}
+
+
+@dataclass
+class Totals(Traffic):
+    """What is counted for all services together; *gone* are the counters of those that were deleted."""
+
+    gone: Counters = field(default_factory=Counters)
+
+    def forget(self, counters: dict[str, int]) -> None:
+        """Keep the *counters* of a service that is being deleted."""
+        self.gone = _sum([asdict(self.gone), counters])
+
+    def see(self, services: Iterable[dict[str, int]]) -> None:
+        """Let the counters of all services be those of now."""
+        self.now = _sum([asdict(self.gone), *services])
+
+
+def _sum(counters: list[dict[str, int]]) -> Counters:
+    return Counters(**{name: sum(each[name] for each in counters) for name in asdict(Counters())})

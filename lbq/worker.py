@@ -23,7 +23,7 @@ from lbq.model import ServiceKey
 QUESTION_BYTES = 65536
 KEYED = ("add_service", "set_service", "delete_service", "add_server", "set_server", "delete_server", "zero")
 COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses", "set_routes",
-            "set_memory", "tick", "end_connections", "list_services", "list_connections", "statistics")
+            "set_memory", "tick", "end_connections", "list_services", "list_connections", "statistics", "totals")
 
 
 def main() -> None:
