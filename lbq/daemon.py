@@ -19,6 +19,7 @@ import time
 from lbq import __version__
 from lbq.control.channel import PacketProcess, end_of
 from lbq.control.client import SOCKET_NAME
+from lbq.control.kernel import KernelCommands
 from lbq.control.operations import HostThread, Operations
 from lbq.control.server import ControlServer
 from lbq.errors import HostError, LbqError
@@ -119,7 +120,7 @@ class Front:
         self.routes = Routes()
         asyncio.get_running_loop().add_reader(self.routes, self._hear_of_routes)
         await self._refresh_routes()
-        methods = {**self.operations.methods(), "stop": self.stop}
+        methods = {**self.operations.methods(), **KernelCommands(self.operations).methods(), "stop": self.stop}
         self.control = ControlServer(self.directory / SOCKET_NAME, methods)
         await self.control.start()
         for line in await self.host.call("describe_vips"):

@@ -3,7 +3,7 @@
     LbqError
       ConfigError            an option or a file is wrong: what was tried, what is wrong, what would be right
       ServiceError           the running director refuses a change of its services
-        NoSuchService  ServiceExists  NoSuchServer  ServerExists  UnknownScheduler
+        NoSuchService  ServiceExists  NoSuchServer  ServerExists  UnknownScheduler  ThresholdsReversed  NotUnicast
       HostError              this machine refused: the request, its answer, the usual cure
         PermissionMissing    needs root (CAP_NET_ADMIN, CAP_NET_RAW)
         QueueBusy            another program has bound this queue number
@@ -48,6 +48,14 @@ class ServerExists(ServiceError):
 
 class UnknownScheduler(ServiceError):
     """No scheduler has this name."""
+
+
+class ThresholdsReversed(ServiceError):
+    """A real server's lower threshold is above its upper one."""
+
+
+class NotUnicast(ServiceError):
+    """A real server's address is not one that a single host can have."""
 
 
 class HostError(LbqError):

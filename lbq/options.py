@@ -24,7 +24,7 @@ from lbq.grammar import (
     parse_service,
 )
 from lbq.model import CLASSIC, NEW, UDP, ServiceKey
-from lbq.schedulers import BUILT_IN, DEFAULT, create, flag_names, names
+from lbq.schedulers import BUILT_IN, DEFAULT, create, flag_bits, flag_names, names
 
 ENGINES = ("fast", "reference")
 PROFILES = (CLASSIC, NEW)
@@ -52,6 +52,8 @@ commands that speak to the running director (each has its own --help):
   lbq sysctl [NAME[=VALUE]]...                  net.ipv4.vs.* as in kernel IPVS
   lbq timeouts [--tcp S] [--tcpfin S] [--udp S] of established, closing and UDP connections
   lbq zero [SERVICE] | clear                    counters from zero; delete all services
+  lbq save | import FILE [--dry-run]            all of it as ipvsadm's command lines; and back, all or nothing
+  lbq proc ip_vs | ip_vs_conn | ip_vs_stats     what the kernel's files in /proc/net would say
   lbq stop                                      rules out, sysctls back, end
 other commands:
   lbq serve [OPTION]...                         a director without a service: lbq add service brings them
@@ -115,6 +117,7 @@ class ServiceWords:
     on_quiesce: str | None = None
     ops_replies: bool | None = None
     idle: int | None = None             # seconds; 0: as the director's timeouts say
+    pe: str | None = None               # the persistence engine that ipvsadm asked for
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -270,7 +273,7 @@ def check_service(service: ServiceKey, settings: ServiceWords) -> None:
                           "firewall mark has none")
     known = flag_names(settings.scheduler or DEFAULT)
     for flag in settings.scheduler_flags or []:
-        if flag not in known:
+        if flag not in flag_bits(settings.scheduler or DEFAULT):
             raise ConfigError(f"scheduler {settings.scheduler or DEFAULT} has no flag {flag}"
                               + (f"; it has {', '.join(known)}" if known else ""))
 

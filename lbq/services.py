@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lbq import sysctls, thresholds
-from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, ServiceExists
+from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, ThresholdsReversed
 from lbq.grammar import format_address, format_endpoint, format_service
 from lbq.model import (
+    AF_INET,
     CLASSIC,
     END_DELETED,
     MODE_NAMES,
@@ -222,8 +223,8 @@ class ServiceTable:
 
     def _check_thresholds(self, upper: int, lower: int) -> None:
         if lower > upper:
-            raise ServiceError(f"lower threshold {lower} is above the upper one, {upper}; a server that is full at "
-                               f"{upper} connections can only be free again below that")
+            raise ThresholdsReversed(f"lower threshold {lower} is above the upper one, {upper}; a server that is full "
+                                     f"at {upper} connections can only be free again below that")
 
     def _discard(self, service: VirtualService, server: RealServer) -> None:
         server.available, server.ends = False, service.flags & END_DELETED != 0
@@ -270,7 +271,8 @@ def _service_row(key: ServiceKey, service: VirtualService) -> dict:
     return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
             "port": key.port, "fwmark": key.fwmark, "scheduler": service.scheduler.name,
             "flags": [name for name, bit in SERVICE_FLAGS.items() if service.flags & bit],
-            "timeout": service.timeout, "netmask": format_address(service.netmask), "idle": service.idle}
+            "timeout": service.timeout, "idle": service.idle,
+            "netmask": format_address(service.netmask) if key.family == AF_INET else str(service.netmask)}
 
 
 def _server_row(key: ServiceKey, server: RealServer) -> dict:

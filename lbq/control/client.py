@@ -29,6 +29,10 @@ class ControlClient:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
         self.lines.close()
         self.socket.close()
 

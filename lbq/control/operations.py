@@ -19,6 +19,7 @@ from typing import NamedTuple
 from lbq import filters
 from lbq.conntrack import RECORD, decode
 from lbq.control.channel import PacketProcess, to_its_end
+from lbq.control.rows import key_of
 from lbq.errors import ConfigError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
 from lbq.grammar import (
     DEFAULT_WEIGHT,
@@ -56,7 +57,7 @@ from lbq.options import (
     on_quiesce_of,
     parse_sysctl,
 )
-from lbq.schedulers import DEFAULT, flag_names
+from lbq.schedulers import DEFAULT, flag_bits, flag_names
 from lbq.services import FTP, join_pages
 from lbq.sysctls import PREFIX
 
@@ -68,10 +69,10 @@ logger = logging.getLogger("lbq.control")
 Membership = tuple[ServiceKey, int, int]
 NEW_SERVER = ServerWords(0, 0, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCSUM)
 SETTING_TYPES = {"scheduler": str, "persistent": int, "netmask": int, "ops": bool, "scheduler_flags": list, "mode": str,
-                 "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int}
+                 "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int, "pe": str}
 SECONDS = ("persistent", "idle")
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
-NEW_SERVICE = ServiceWords(DEFAULT, 0, 0xFFFFFFFF, False, [], "nat", "keep", "keep", False, 0)
+NEW_SERVICE = ServiceWords(DEFAULT, 0, 0xFFFFFFFF, False, [], "nat", "keep", "keep", False, 0, "")
 
 
 class Drain(NamedTuple):
@@ -112,7 +113,7 @@ class Operations:
         self.servers: dict[Membership, ServerWords] = {}
         self.trash: dict[Membership, ServerWords] = {}      # deleted, but the host still lets their replies through
         self.drains: dict[Membership, Drain] = {}
-        self._change = asyncio.Lock()           # one change at a time, host and engine together
+        self.change = asyncio.Lock()            # one change at a time, host and engine together
 
     def methods(self) -> dict:
         """Return the coroutines that the control socket offers, by name."""
@@ -129,7 +130,7 @@ class Operations:
         if key is None:
             return
         settings = _merged(NEW_SERVICE, settings)
-        await self.process.call("add_service", key, *_service_arguments(settings))
+        await self.process.call("add_service", key, *service_arguments(settings))
         self.services[key] = settings
         for server in servers:
             server = self._complete(key, server)
@@ -157,12 +158,16 @@ class Operations:
         while cursor is not None:
             page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
             join_pages(rows, page)
+        for row in rows:
+            words = self.services.get(key_of(row))
+            row["pe"] = words.pe if words else ""       # deleted since
         return rows
 
     async def stats(self) -> dict:
-        """Return the services' rows, the engine's counters and the kernel's for the queue."""
+        """Return the services' rows, the sum of all services', the engine's counters and the kernel's for the queue."""
         counted = queue_counters(self.facts["queue"])
-        return {"services": await self.list(), "counters": await self.process.call("statistics"),
+        return {"services": await self.list(), "total": await self.process.call("totals"),
+                "counters": await self.process.call("statistics"),
                 "queue": counted._asdict() if counted else None}
 
     async def connections(self, cursor: int = 0, limit: int = PAGE) -> dict:
@@ -180,7 +185,7 @@ class Operations:
         if (service, server, client, state) == (None,) * 4:
             raise ConfigError("say which connections: of a service, a server, a client or a state")
         ended = await self._end(filters.chosen(service, server, client, state))
-        self._did(f"ended connections: {ended}")
+        self.did(f"ended connections: {ended}")
         return {"ended": ended}
 
     async def _end(self, wanted: filters.Wanted) -> int:
@@ -204,7 +209,7 @@ class Operations:
         for name, value in words:
             if value is not None:
                 await self.process.call("set_sysctl", name, value)
-                self._did(f"{PREFIX}{name} is {value} now")
+                self.did(f"{PREFIX}{name} is {value} now")
         values = await self.process.call("sysctls")
         return {f"{PREFIX}{name}": value for name, value in values.items()
                 if not words or name in dict(words)}
@@ -222,25 +227,19 @@ class Operations:
         key = parse_service(service)
         words = _merged(NEW_SERVICE, _service_words(settings))
         check_service(key, words)
-        async with self._change:
+        async with self.change:
             if key in self.services:
                 raise ServiceExists(f"cannot add service {format_service(key)}: it is already there; "
                                     "`lbq set service` changes it")
-            await self.process.call("add_service", key, *_service_arguments(words))
-            try:
-                await self.host.call("add_service", key)
-            except BaseException:
-                await self.process.call("delete_service", key)
-                raise
-            self.services[key] = words
-        return self._did(f"added service {format_service(key)}")
+            await self.put_service(key, words)
+        return self.did(f"added service {format_service(key)}")
 
     async def set_service(self, service: str, **settings) -> str:
         """Give a service other settings, those that are named; return what was done."""
         said = _service_words(settings)
         if said == ServiceWords():
             raise ConfigError("nothing to set; lbq set service --help shows what there is")
-        async with self._change:
+        async with self.change:
             key = self._known(service)
             words = _merged(self.services[key], said)
             if said.ops is False and said.ops_replies is None:
@@ -248,71 +247,51 @@ class Operations:
             if said.scheduler is not None and said.scheduler_flags is None:
                 words.scheduler_flags = [flag for flag in words.scheduler_flags if flag in flag_names(said.scheduler)]
             check_service(key, words)
-            await self.process.call("set_service", key, *_service_arguments(words))
-            self.services[key] = words
-        return self._did(f"service {format_service(key)} has other settings now")
+            await self.change_service(key, words)
+        return self.did(f"service {format_service(key)} has other settings now")
 
     async def delete_service(self, service: str) -> str:
         """Delete a service with its servers; return what was done."""
-        async with self._change:
+        async with self.change:
             key = self._known(service)
-            await self._delete_service(key)
-        return self._did(f"deleted service {format_service(key)}")
+            await self.drop_service(key)
+        return self.did(f"deleted service {format_service(key)}")
 
     async def clear(self) -> str:
         """Delete all services; return what was done."""
-        async with self._change:
+        async with self.change:
             count = len(self.services)
             for key in list(self.services):
-                await self._delete_service(key)
-        return self._did(f"deleted all services: {count}")
-
-    async def _delete_service(self, key: ServiceKey) -> None:
-        await self.process.call("delete_service", key)
-        del self.services[key]
-        for place in [place for place in self.servers if place[0] == key]:
-            self.trash[place] = self.servers.pop(place)
-        await self.host.call("remove_service", key)
+                await self.drop_service(key)
+        return self.did(f"deleted all services: {count}")
 
     async def zero(self, service: str | None = None) -> str:
         """Start counters from zero; return what was done."""
         if service is None:
             await self.process.call("zero")
-            return self._did("counters of all services start from zero")
+            return self.did("counters of all services start from zero")
         key = self._known(service)
         await self.process.call("zero", key)
-        return self._did(f"counters of {format_service(key)} start from zero")
+        return self.did(f"counters of {format_service(key)} start from zero")
 
     # ---- Servers -----------------------------------------------------------------------------------------
 
     async def add_server(self, service: str, server: str) -> str:
         """Add a real server at the head of a service's list; return what was done."""
-        async with self._change:
+        async with self.change:
             key, words = self._parse(service, server)
             words = self._complete(key, words)
             place = key, words.address, words.port
             if place in self.servers:
                 raise ServerExists(f"cannot add {_name(words)} to {format_service(key)}: "
                                    "it is already there; `lbq set server` changes it")
-            former = self.trash.get(place)
-            if former is None or former.mode != words.mode:
-                await self.host.call("add_server", *place, words.mode)
-            try:
-                back = await self.process.call("add_server", *place, *_server_arguments(words))
-            except BaseException:
-                if former is None or former.mode != words.mode:
-                    await self.host.call("remove_server", *place, words.mode)
-                raise
-            if former is not None and former.mode != words.mode:
-                await self.host.call("remove_server", *place, former.mode)
-            self.trash.pop(place, None)
-            self.servers[place] = words
-        return self._did(f"added server {_name(words)} to {format_service(key)}"
-                         + (f", back with the connections it had: {back}" if back else ""))
+            back = await self.put_server(place, words)
+        return self.did(f"added server {_name(words)} to {format_service(key)}"
+                        + (f", back with the connections it had: {back}" if back else ""))
 
     async def set_server(self, service: str, server: str) -> str:
         """Change those settings of a real server that are named; return what was done."""
-        async with self._change:
+        async with self.change:
             key, said = self._parse(service, server)
             if not said.says_something():
                 raise ConfigError(f"'{server}' says nothing to set; write {server},weight=N")
@@ -320,23 +299,13 @@ class Operations:
             before = self._there(place)
             words = _filled(said, before)
             check_server(words, key, words.mode)
-            if words.mode != before.mode:
-                await self.host.call("add_server", *place, words.mode)
-            try:
-                await self.process.call("set_server", *place, *_server_arguments(words))
-            except BaseException:
-                if words.mode != before.mode:
-                    await self.host.call("remove_server", *place, words.mode)
-                raise
-            self.servers[place] = words
-            if words.mode != before.mode:
-                await self.host.call("remove_server", *place, before.mode)
+            await self.change_server(place, words)
         changed = ", ".join(f"{name} {value}" for name, value in format_settings(said))
-        return self._did(f"server {_name(words)} of {format_service(key)} has {changed} now")
+        return self.did(f"server {_name(words)} of {format_service(key)} has {changed} now")
 
     async def delete_server(self, service: str, server: str) -> str:
         """Delete a real server: nothing new for it, its set entry goes when the engine forgets it."""
-        async with self._change:
+        async with self.change:
             key, words = self._parse(service, server)
             place = key, words.address, words.port
             if place not in self.servers:
@@ -346,15 +315,14 @@ class Operations:
 
     async def _delete_server(self, place: Membership) -> str:
         key, address, port = place
-        left = await self.process.call("delete_server", *place)
-        self.trash[place] = self.servers.pop(place)
+        left = await self.drop_server(place)
         what = "" if not left else (f"; its connections start over: {left}" if self.services[key].on_delete == "end"
                                     else f"; its connections get no more packets: {left} (--on-delete end, lbq drain)")
-        return self._did(f"deleted server {format_endpoint(address, port)} from {format_service(key)}{what}")
+        return self.did(f"deleted server {format_endpoint(address, port)} from {format_service(key)}{what}")
 
     async def drain(self, service: str, server: str, end_after: int | None = None, delete: bool = False) -> str:
         """Give a server nothing new; end what it still has after so many seconds; delete it when it has none left."""
-        async with self._change:
+        async with self.change:
             key, said = self._parse(service, server)
             if said.says_something():
                 raise ConfigError(f"'{server}': draining takes no settings")
@@ -370,7 +338,7 @@ class Operations:
         what = f"server {_name(words)} of {format_service(key)} has weight 0 now"
         if end_after is not None:
             what += f"; what it still has in {end_after} s ends"
-        return self._did(what + ("; then it is deleted" if delete else ""))
+        return self.did(what + ("; then it is deleted" if delete else ""))
 
     def _there(self, place: Membership) -> ServerWords:
         """Return the settings of the server *place*, or raise."""
@@ -398,22 +366,85 @@ class Operations:
             name = f"server {format_endpoint(address, port)} of {format_service(key)}"
             if count:
                 ended = await self._end(_of_server(place))
-                self._did(f"{name}: the time to drain is over; connections ended: {ended}")
+                self.did(f"{name}: the time to drain is over; connections ended: {ended}")
             else:
-                self._did(f"{name} is drained")
-            async with self._change:
+                self.did(f"{name} is drained")
+            async with self.change:
                 if drain.delete and place in self.servers:
                     await self._delete_server(place)
 
     async def tick(self) -> None:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
-        async with self._change:
+        async with self.change:
             for key, address, port in await self.process.call("tick"):
                 place = ServiceKey(*key), address, port
                 server = self.trash.pop(place, None)
                 if server is not None:
                     await self.host.call("remove_server", *place, server.mode)
         await self._drain_on()
+
+    # ---- Host and engine together; the caller holds ``change`` ----------------------------------------------
+
+    async def put_service(self, key: ServiceKey, words: ServiceWords) -> None:
+        """Add a service that is not there."""
+        await self.process.call("add_service", key, *service_arguments(words))
+        try:
+            await self.host.call("add_service", key)
+        except BaseException:
+            await self.process.call("delete_service", key)
+            raise
+        self.services[key] = words
+
+    async def change_service(self, key: ServiceKey, words: ServiceWords) -> None:
+        """Give a service that is there other settings, all of them."""
+        await self.process.call("set_service", key, *service_arguments(words))
+        self.services[key] = words
+
+    async def drop_service(self, key: ServiceKey) -> None:
+        """Delete a service that is there; its servers rest in the trash."""
+        await self.process.call("delete_service", key)
+        del self.services[key]
+        for place in [place for place in self.servers if place[0] == key]:
+            self.trash[place] = self.servers.pop(place)
+        await self.host.call("remove_service", key)
+
+    async def put_server(self, place: Membership, words: ServerWords) -> int:
+        """Add a server that is not there; return how many connections it has, if it comes out of the trash."""
+        former = self.trash.get(place)
+        if former is None or former.mode != words.mode:
+            await self.host.call("add_server", *place, words.mode)
+        try:
+            back = await self.process.call("add_server", *place, *_server_arguments(words))
+        except BaseException:
+            if former is None or former.mode != words.mode:
+                await self.host.call("remove_server", *place, words.mode)
+            raise
+        if former is not None and former.mode != words.mode:
+            await self.host.call("remove_server", *place, former.mode)
+        self.trash.pop(place, None)
+        self.servers[place] = words
+        return back
+
+    async def change_server(self, place: Membership, words: ServerWords) -> None:
+        """Give a server that is there other settings, all of them."""
+        before = self.servers[place]
+        if words.mode != before.mode:
+            await self.host.call("add_server", *place, words.mode)
+        try:
+            await self.process.call("set_server", *place, *_server_arguments(words))
+        except BaseException:
+            if words.mode != before.mode:
+                await self.host.call("remove_server", *place, words.mode)
+            raise
+        self.servers[place] = words
+        if words.mode != before.mode:
+            await self.host.call("remove_server", *place, before.mode)
+
+    async def drop_server(self, place: Membership) -> int:
+        """Delete a server that is there; it rests in the trash; return how many connections it still has."""
+        left = await self.process.call("delete_server", *place)
+        self.trash[place] = self.servers.pop(place)
+        return left
 
     def _known(self, service: str) -> ServiceKey:
         key = parse_service(service)
@@ -431,7 +462,8 @@ class Operations:
         check_server(words, key, words.mode)
         return words
 
-    def _did(self, sentence: str) -> str:
+    def did(self, sentence: str) -> str:
+        """Log *sentence* and return it."""
         logger.info(sentence)
         return sentence
 
@@ -470,13 +502,13 @@ def _service_words(settings: dict) -> ServiceWords:
     return ServiceWords(**settings)
 
 
-def _service_arguments(words: ServiceWords) -> tuple[str, int, int, int, int]:
+def service_arguments(words: ServiceWords) -> tuple[str, int, int, int, int]:
     """Return a service's settings as the engine takes them."""
     flags = (PERSISTENT if words.persistent else 0) | (OPS if words.ops else 0)
     flags |= (END_DELETED if words.on_delete == "end" else 0) | (MOVE_QUIESCED if words.on_quiesce == "move" else 0)
     flags |= OPS_REPLIES if words.ops_replies else 0
     for flag in words.scheduler_flags:
-        flags |= flag_names(words.scheduler)[flag]
+        flags |= flag_bits(words.scheduler)[flag]
     return words.scheduler, flags, words.persistent, words.netmask, words.idle
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lbq.errors import HostError, LbqError
 
-LINE_BYTES = 65536
+LINE_BYTES = 4 << 20     # tens of thousands of servers, for `lbq import`
 CLIENTS = 64
 IDLE_SECONDS = 60       # how long a client may say nothing, or let an answer lie unread
 LEAVE_SECONDS = 1       # what the ends of conversations may take when the director stops

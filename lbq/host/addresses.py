@@ -27,7 +27,7 @@ RTMSG = struct.Struct("=BBBBBBBBI")             # family, prefix, …, table, pr
 NDMSG = struct.Struct("=BBHiHBB")               # family, pad, pad, device, state, flags, type
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF = 1, 4
-RTN_LOCAL = 2
+RTN_LOCAL, RTN_BROADCAST = 2, 3
 NDA_DST = 1
 NTF_PROXY = 8
 RT_TABLE_MAIN = 254
@@ -97,6 +97,12 @@ def is_local(address: int) -> bool:
     """Return True when packets to *address* are delivered on this host."""
     route = _route(address)
     return route is not None and route[0] == RTN_LOCAL
+
+
+def is_broadcast(address: int) -> bool:
+    """Return True when *address* is that of a whole network here."""
+    route = _route(address)
+    return route is not None and route[0] == RTN_BROADCAST
 
 
 def device_towards(address: int) -> str | None:

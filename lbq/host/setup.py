@@ -22,7 +22,7 @@ from lbq.host import addresses, advice, iptables, nftables, probes, rules, sysct
 from lbq.host.addresses import dotted, local_addresses
 from lbq.host.sets import Member, MemberSet, set_named
 from lbq.host.teardown import cleanup
-from lbq.model import NAT, ServiceKey
+from lbq.model import AF_INET, NAT, ServiceKey
 
 __all__ = ["HostSetup", "cleanup", "local_addresses", "state_directory"]
 
@@ -125,7 +125,7 @@ class HostSetup:
 
     def _places_of_service(self, key: ServiceKey) -> list[tuple[MemberSet, Member | int]]:
         """Return which sets get what for a service."""
-        if key.fwmark:
+        if key.fwmark or key.address == 0:      # no packet is addressed to 0.0.0.0
             return []
         places = [(self.vips, (key.protocol, key.address, key.port))] if key.port else []
         return places + ([(self.any_vips, key.address)] if key.port in EVERY_PORT else [])
@@ -149,6 +149,10 @@ class HostSetup:
         undo.discard(self.directory)
         self.record = None
         return lines
+
+    def is_broadcast(self, family: int, address: int) -> bool:
+        """Return True when *address* is that of a whole network here."""
+        return family == AF_INET and addresses.is_broadcast(address)
 
     def describe_vips(self) -> list[str]:
         """Return one line for each VIP: whether it is an address of this host, or must be routed here."""

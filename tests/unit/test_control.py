@@ -117,7 +117,7 @@ def test_a_bug_is_told_and_logged_and_survived(peer, caplog):
 def test_an_endless_line_ends_its_own_connection_only(server, peer):
     with Peer(server.path) as flood:
         try:
-            flood.send(b"x" * (1 << 20))
+            flood.send(b"x" * (2 * server_module.LINE_BYTES))
         except ConnectionError:
             pass        # the server hung up in the middle, as it should
         else:
