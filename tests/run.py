@@ -24,6 +24,7 @@ SUITES = {
     "unit": (["unit"], {}),
     "pure": (["unit", "packets"], {"LBQ_PURE": "1"}),
     "packets": (["packets"], {}),
+    "ipvsadm": (["ipvsadm"], {}),
     "agreement": (["agreement"], {}),
     "errors": (["errors"], {}),
     "lab": (["lab"], {}),
