@@ -26,8 +26,8 @@ test-kernel-full: $(VENV)/lbq-kernel  ## 100,000 decisions with the classic kern
 fuzz: $(VENV)/lbq-test $(SANITIZED)  ## hostile bytes to everything that reads any, compiled with gcc's sanitizers: two minutes
 	@$(BIN)/python tests/run.py fuzz
 
-unit: $(VENV)/lbq-test  ## unit, packet and agreement tests: no root, no network
-	@$(BIN)/python tests/run.py unit pure packets agreement
+unit: $(VENV)/lbq-test  ## unit, packet, ipvsadm and agreement tests: no root, no network
+	@$(BIN)/python tests/run.py unit pure packets ipvsadm agreement
 
 bench: $(VENV)/lbq-test  ## forwarding, DNAT, HAProxy, lbq and the floor side by side in one run (root)
 	@packaging/install-debian bench

@@ -191,6 +191,27 @@ def _stats(words: list[str]) -> int:
         return _print(lines(client.call("stats")))
 
 
+PROC_FILES = ("ip_vs", "ip_vs_conn", "ip_vs_stats")
+
+
+def _proc(words: list[str]) -> int:
+    from lbq.show import ipvs, proc
+
+    parser = Parser("lbq proc", "Print what the kernel's file of this name in /proc/net would say of this director: "
+                    f"{', '.join(PROC_FILES)}.")
+    parser.add_argument("file", metavar="FILE")
+    said = parser.parse_args(words)
+    if said.file not in PROC_FILES:
+        raise ConfigError(f"no file '{said.file}'{did_you_mean(said.file, PROC_FILES)}; "
+                          f"there are {', '.join(PROC_FILES)}")
+    with _client() as client:
+        if said.file == "ip_vs_conn":
+            return _print(proc.connections(client.connections()))
+        if said.file == "ip_vs_stats":
+            return _print(proc.statistics(client.call("stats")["total"]))
+        return _print(proc.services(ipvs.kernel_order(client.call("list"))))
+
+
 def _change(verb: str) -> Callable[[list[str]], int]:
     """Return the command ``lbq VERB service|server …``."""
 
@@ -389,6 +410,41 @@ def _wait_until_idle(client, key, server, limit: int) -> int:
         time.sleep(0.5)
 
 
+def _save(words: list[str]) -> int:
+    from lbq.ipvsadm import dump
+    from lbq.show import ipvs
+
+    Parser("lbq save", "Print services, servers and timeouts as command lines of ipvsadm, for lbq import and "
+           "ipvsadm-restore.").parse_args(words)
+    with _client() as client:
+        rows = ipvs.sort(ipvs.kernel_order(client.call("list")))
+        return _print(dump.write(rows, client.call("timeouts")))
+
+
+def _import(words: list[str]) -> int:
+    from lbq.ipvsadm.dump import Dump
+
+    parser = Parser("lbq import", "Make the running director's services those of FILE, which lbq save or ipvsadm -S "
+                    "has written; all of it or, when anything in it is wrong, nothing.  What is in both stays, with its "
+                    "connections.")
+    parser.add_argument("file", metavar="FILE", help="- for standard input")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    said = parser.parse_args(words)
+    try:
+        with open(0 if said.file == "-" else said.file, closefd=said.file != "-") as file:
+            dump = Dump(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {said.file}: {getattr(error, 'strerror', None) or error}") from error
+    for number, mistake in dump.mistakes:
+        print(one_line(f"lbq: {said.file}:{number}: {mistake}"), file=sys.stderr)
+    if dump.mistakes:
+        return 2
+    with _client() as client:
+        done = client.call("replace", services=list(dump.services.values()), timeouts=dump.timeouts,
+                           dry_run=said.dry_run)
+    return _print(done or ["nothing to do"])
+
+
 def _stop(words: list[str]) -> int:
     Parser("lbq stop", "End the director of this network namespace; rules and sysctls go back to what they "
            "were.").parse_args(words)
@@ -446,10 +502,13 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "del": _change("del"),
     "drain": _drain,
     "end": _end,
+    "proc": _proc,
     "zero": _zero,
     "clear": _clear,
     "sysctl": _sysctl,
     "timeouts": _timeouts,
+    "save": _save,
+    "import": _import,
     "serve": _serve,
     "stop": _stop,
     "cleanup": _cleanup,
