@@ -44,7 +44,7 @@ def start() -> None:
         log = _open_log()
         begin = os.fstat(log).st_size
     with os.fdopen(log, "wb", 0):
-        process = subprocess.Popen([sys.executable, "-m", "lbq", "serve"], stdin=subprocess.DEVNULL,
+        process = subprocess.Popen([sys.executable, "-P", "-m", "lbq", "serve"], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=log, start_new_session=True, cwd="/",
                                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                                         **environment})

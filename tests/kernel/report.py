@@ -13,6 +13,26 @@ REPORTS: dict[str, Report] = {}                 # of this run
 
 
 @dataclass
+class Commands:
+    """What became of command lines: how many, of how many in full and in a slice, and where they differed."""
+
+    full: int = 20_000
+    slice: int = 2_000
+    lines: int = 0
+    answers: Counter = field(default_factory=Counter)       # by exit status
+    differences: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        """Return the report table."""
+        kinds = ", ".join(f"{count:,} exits {status}" for status, count in sorted(self.answers.items()))
+        return f"{self.lines:,} of {self.full:,} command lines ({kinds}; listings included): " \
+               f"{len(self.differences)} sequences differ"
+
+
+COMMANDS = Commands()
+
+
+@dataclass
 class Difference:
     """Where a scenario first went another way than in the kernel."""
 
