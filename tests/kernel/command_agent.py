@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 
 from tests.kernel.world import CLONE_NEWNET, check, libc
 
 PROGRAM = "ipvsadm"
+FILES = [tempfile.TemporaryFile() for _ in range(3)]        # its standard input, output and error
 MARKS = 256             # services that make every bucket of the kernel's table appear in a listing
 
 
@@ -29,9 +31,18 @@ def main(kind: str, sequences: str, results: str) -> None:
 
 
 def run(words: list[str], stdin: str = "") -> tuple[str, str, int]:
-    """Return what one command line came to."""
-    done = subprocess.run([PROGRAM, *words], input=stdin.encode(), capture_output=True, check=False)
-    return done.stdout.decode(), done.stderr.decode(), done.returncode
+    """Return what one command line came to; spawned, because a fork of this process takes twice as long."""
+    for file, content in zip(FILES, (stdin.encode(), b"", b""), strict=True):
+        file.seek(0)
+        file.truncate()
+        file.write(content)
+        file.flush()
+        file.seek(0)
+    actions = [(os.POSIX_SPAWN_DUP2, file.fileno(), number) for number, file in enumerate(FILES)]
+    pid = os.posix_spawnp(PROGRAM, [PROGRAM, *words], os.environ, file_actions=actions)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    out, error = (os.pread(file.fileno(), 1 << 20, 0).decode() for file in FILES[1:])
+    return out, error, status
 
 
 def salt() -> int:

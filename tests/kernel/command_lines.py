@@ -23,6 +23,7 @@ SERVERS = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "127.0.0.1", "250.0.0.9", "[fd00:
 ODD_SERVERS = ["224.0.0.1", "0.0.0.0", "255.255.255.255", "127.255.255.255", "[fe80::1]", "[ff02::1]", "[::]",
                "[::ffff:10.1.0.1]", "localhost", "10.1", "fd00::1", "0x0a010001"]
 SCHEDULERS = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "none"]
+MASKS = ["255.255.255.0", "255.255.255.255", "24", "64", "128", "0.0.0.0"]
 FLAGS = ["sh-port", "sh-fallback", "mh-port", "mh-fallback", "flag-1", "flag-2", "flag-3", "sh-port,sh-fallback",
          "flag-3,flag-1", "nosuch", "flag-1,"]
 JUNK = ["", "-", "--", "x", "-1", "0", "1", "7", "80", "65535", "65536", "2147483647", "2147483648", "4294967296",
@@ -91,7 +92,7 @@ class Writer:
     def settings(self) -> list[str]:
         line = self.maybe(0.7, "-s", self.chance.choice(SCHEDULERS))
         line += self.maybe(0.25, "-p", *self.maybe(0.6, str(self.chance.choice([1, 60, 360, 2678400]))))
-        line += self.maybe(0.2, "-M", self.chance.choice(["255.255.255.0", "255.255.255.255", "24", "64", "128", "0.0.0.0"]))
+        line += self.maybe(0.2, "-M", self.chance.choice(MASKS))
         line += self.maybe(0.08, "-o") + self.maybe(0.05, "--pe", self.chance.choice(["sip", "sip", "nosuch"]))
         return line + self.maybe(0.15, "-b", self.chance.choice(FLAGS))
 
@@ -131,8 +132,8 @@ class Writer:
     def show(self) -> list[str]:
         line = [self.chance.choice(["-L", "-L", "-l", "-S", "--list", "-Ln"])]
         line += self.maybe(0.6, "-n") + self.maybe(0.3, *self.selector())
-        for option in ("--stats", "--rate", "--thresholds", "--persistent-conn", "--tun-info", "--exact", "-c", "--timeout",
-                       "--daemon", "--sort", "--nosort"):
+        for option in ("--stats", "--rate", "--thresholds", "--persistent-conn", "--tun-info", "--exact", "-c",
+                       "--timeout", "--daemon", "--sort", "--nosort"):
             line += self.maybe(0.1, option)
         return line
 
@@ -149,7 +150,8 @@ class Writer:
     def option(self) -> list[str]:
         """Return any option of the language, with a value that is right by itself."""
         option = self.chance.choice(words.EVERYTHING)
-        name = f"-{option.letter}" if option.letter and self.chance.random() < 0.5 or not option.long else f"--{option.long}"
+        short = option.letter and self.chance.random() < 0.5 or not option.long
+        name = f"-{option.letter}" if short else f"--{option.long}"
         if option.takes != VALUE:
             return [name]
         value = self.chance.choice(VALUES.get(option.long, ["master"]))

@@ -17,7 +17,7 @@ class Commands:
     """What became of command lines: how many, of how many in full and in a slice, and where they differed."""
 
     full: int = 20_000
-    slice: int = 2_000
+    slice: int = 1_000
     lines: int = 0
     answers: Counter = field(default_factory=Counter)       # by exit status
     differences: list[str] = field(default_factory=list)

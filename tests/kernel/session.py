@@ -17,16 +17,17 @@ BOOT_SECONDS = {"classic": 60, "new": 180}
 STEP_SECONDS = {"classic": 0.05, "new": 0.1}
 
 
-def transcripts(kind: str, scenarios: list[dict], agent: str = "agent") -> Iterator[tuple[dict, dict]]:
+def transcripts(kind: str, scenarios: list[dict], agent: str = "agent",
+                step_seconds: float | None = None) -> Iterator[tuple[dict, dict]]:
     """Let *agent* play *scenarios* in a guest of this *kind*; yield each with its transcript, in the order they end."""
     steps = sum(len(scenario["steps"]) for scenario in scenarios)
-    seconds = BOOT_SECONDS[kind] + int(STEP_SECONDS[kind] * steps) + 60
+    seconds = BOOT_SECONDS[kind] + int((step_seconds or STEP_SECONDS[kind]) * steps) + 60
     with tempfile.TemporaryDirectory(prefix="lbq-kernel-", dir="/var/tmp") as scratch:
         todo, done = Path(scratch, "scenarios"), Path(scratch, "transcripts")
         todo.write_text("".join(json.dumps(scenario) + "\n" for scenario in scenarios))
         done.touch()
-        program = [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r}); from tests.kernel.{agent} import "
-                   f"main; main({kind!r}, {str(todo)!r}, {str(done)!r})"]
+        program = [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r}); from tests.kernel.{agent} "
+                   f"import main; main({kind!r}, {str(todo)!r}, {str(done)!r})"]
         with Guest(kind, program, seconds=seconds) as guest, open(done) as lines:
             count = 0
             while True:
