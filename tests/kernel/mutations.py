@@ -95,7 +95,7 @@ MUTATIONS = [
      "connection.state == tcp.FIN_WAIT\n            and connection.flags & NO_OUTPUT != 0",
      "connection.state == tcp.FIN_WAIT"),
     ("deleted servers: their connections are scheduled afresh", "director.py",
-     'if not self.services.sysctls["expire_nodest_conn"]:', "if False:"),
+     'if not (self.services.sysctls["expire_nodest_conn"] or', "if not (True or"),
     ("drop_packet: one later", "director.py", "if self.drop_counter > 0:", "if self.drop_counter >= 0:"),
     ("source port 20 is scheduled", "director.py", "if parsed.source_port == FTP_DATA:", "if False:"),
     ("replies do not restart the timer", "director.py", "        self.connections.restart_timer(connection, now_ns)\n"

@@ -32,7 +32,7 @@ def record(kind: str, seed: int, decisions: int) -> int:
     """Play scenarios in a guest of this *kind* and write down its answers; return how many bytes that took."""
     stories = scenarios(seed, decisions)
     for theme in FOCUS:         # others have numbers of their own
-        stories += scenarios(seed + 1 + FOCUS.index(theme), decisions // 5, theme)
+        stories += scenarios(seed + 1 + FOCUS.index(theme), decisions // 6, theme)
     played = sorted(transcripts(kind, stories), key=lambda pair: pair[1]["number"])
     lines = []
     for scenario, transcript in played:
@@ -57,7 +57,7 @@ def main() -> int:
     """Record both kernels."""
     parser = argparse.ArgumentParser(description="Record what kernel IPVS does.")
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--decisions", type=int, default=5000, help="for each kernel")
+    parser.add_argument("--decisions", type=int, default=9000, help="for each kernel")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # guests end with us
     for kind in KINDS:

@@ -40,8 +40,9 @@ THEMES = {
                     "sysctl": 2, "show": 5, "edit": 3, "wait": 0.2}),
     "odd": (12, {"open": 30, "client": 8, "server": 8, "error": 24, "large": 10, "fragments": 8, "stranger": 6,
                  "show": 4, "sysctl": 2, "edit": 1}),
-    # Not by chance: each 25th scenario.  Loads that are almost the same, weights whose common divisor changes.
-    "weights": (0, {"open": 60, "finish": 25, "edit": 25, "remove": 2, "restore": 3, "show": 1}),
+    # Not by chance: each 25th scenario.  Loads that are almost the same while there are few connections; with wrr,
+    # weights whose common divisor changes.
+    "weights": (0, {"open": 60, "finish": 45, "edit": 8, "remove": 2, "restore": 3, "show": 1}),
 }
 WEIGHTS_EVERY = 25
 SYSCTLS = {"conn_reuse_mode": (0, 1, 2, 3, 4), "expire_nodest_conn": (0, 1), "expire_quiescent_template": (0, 1),
@@ -85,8 +86,9 @@ class Author:
         """Return the scenario."""
         self._begin()
         names, weights = list(self.actions), list(self.actions.values())
-        length = self.choose.choice((20, 60, 120, 120)) if self.theme == "rush" else self.choose.randrange(30, 90)
-        for _ in range(length):
+        if self.theme == "weights" and self.scheduler == "wrr":
+            weights[names.index("edit")] *= 6
+        for _ in range(self._length()):
             getattr(self, self.choose.choices(names, weights)[0])()
             if self.theme == "states":
                 self.do("show")
@@ -94,8 +96,16 @@ class Author:
         return {"seed": self.seed, "theme": self.theme, "opens": self.flows.opens, "world": self.world,
                 "steps": self.steps}
 
+    def _length(self) -> int:
+        """Return how many things are to happen."""
+        if self.theme == "rush":
+            return self.choose.choice((20, 60, 120, 120))
+        if self.theme == "weights":
+            return 90 if self.scheduler == "wrr" else self.choose.randrange(8, 24)
+        return self.choose.randrange(30, 90)
+
     def _begin(self) -> None:
-        for number in range(self.choose.choice((1, 1, 1, 2, 3))):
+        for number in range(1 if self.theme == "weights" else self.choose.choice((1, 1, 1, 2, 3))):
             scheduler = self.scheduler if number == 0 else self.choose.choice(self.schedulers)
             service = Service(self.choose, self.theme, number, scheduler, self.schedulers)
             if service.mark and number == 0 and self.choose.random() < 0.15:
@@ -119,7 +129,8 @@ class Author:
                 self.sysctl()
         for service in self.services:
             self.ipvsadm(service.line("-A"))
-            for _ in range(self.choose.choice((0, 1, 2, 3, 3, 4, 4, 5, 6, 8, 12)) if service.number else
+            for _ in range(self.choose.choice((2, 2, 3)) if self.theme == "weights" else
+                           self.choose.choice((0, 1, 2, 3, 3, 4, 4, 5, 6, 8, 12)) if service.number else
                            self.choose.choice((1, 2, 3, 3, 4, 4, 5, 6, 8, 12))):
                 self.restore(service)
 

@@ -13,9 +13,10 @@ WEIGHTS = [1] * 8 + [2, 2, 3, 3, 4, 5, 6, 7, 10, 0, 50, 100, 255, 1000, 65535]
 # kernels' counters, is about as much as one inactive connection of a server with weight 1.
 WEIGHT_FAMILIES = [WEIGHTS] * 5 + [[2, 4, 6, 8, 10], [3, 6, 9, 12, 0], [0, 0, 1, 2, 3, 5],
                                    [1, 1, 256, 257, 257, 512, 514]]
-CLOSE_WEIGHTS = [[1, 1, 256, 257], [1, 2, 257, 514], [1, 2, 3, 4, 6], [2, 3, 4, 6, 8, 9]]
+CLOSE_WEIGHTS = [[1, 256], [1, 257], [2, 512, 514]]
+DIVISIBLE_WEIGHTS = [[1, 2, 3, 4, 6], [2, 3, 4, 6, 8], [3, 6, 8, 9, 12]]
 HUGE_WEIGHT = 2**31 - 1     # not with wrr, whose levels the kernel walks one by one
-PROTOCOLS = {"rush": (72, 28, 0), "states": (50, 5, 45)}       # how often which, by theme
+PROTOCOLS = {"rush": (72, 28, 0), "states": (50, 5, 45), "weights": (100, 0, 0)}       # how often which, by theme
 TUNNELS = ["-i", "-i --tun-type gre", "-i", "-i --tun-type gue --tun-port 6080", "-i --tun-type gre --tun-csum", "-i",
            "-i --tun-type gue --tun-port 6080 --tun-csum", "-i --tun-type gue --tun-port 6080 --tun-remcsum"]
 ADDRESSES = [*topology.SEGMENT_SERVERS[:12], "10.2.0.1", "10.2.0.2"]
@@ -53,7 +54,8 @@ class Service:
         first = number * 2
         self.vips = topology.VIPS[first:first + 2] if self.mark and not by_destination else \
             topology.VIPS if self.mark and number == 0 else [topology.VIPS[first]]
-        self.weights = choose.choice(CLOSE_WEIGHTS if theme == "weights" else WEIGHT_FAMILIES)
+        self.weights = choose.choice(WEIGHT_FAMILIES if theme != "weights" else
+                                     DIVISIBLE_WEIGHTS if scheduler == "wrr" else CLOSE_WEIGHTS)
         self.flags = self._flags()
         self.timeout = self._timeout()
         methods = choose.random()
