@@ -96,4 +96,5 @@ def parsers(choose: random.Random, text: str) -> None:
         assert "=" not in name and (value is None or value >= 0)
     for parse, most in ((grammar.parse_port, 65535), (grammar.parse_weight, grammar.MAX_WEIGHT)):
         with contextlib.suppress(LbqError):
-            assert 0 <= parse(text) <= most
+            number = parse(text)
+            assert 0 <= number <= most and text.lstrip("0") == str(number).lstrip("0")
