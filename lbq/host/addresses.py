@@ -26,7 +26,7 @@ IFADDRMSG = struct.Struct("=BBBBI")             # family, prefix length, flags, 
 RTMSG = struct.Struct("=BBBBBBBBI")             # family, prefix, …, table, protocol, scope, type, flags
 NDMSG = struct.Struct("=BBHiHBB")               # family, pad, pad, device, state, flags, type
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_DST, RTA_OIF = 1, 4
+RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RTN_LOCAL, RTN_BROADCAST = 2, 3
 NDA_DST = 1
 NTF_PROXY = 8
@@ -111,6 +111,12 @@ def device_towards(address: int) -> str | None:
     return None if route is None else route[1]
 
 
+def gateway_towards(address: int) -> str | None:
+    """Return the gateway by which packets to *address* would leave, or None when there is none."""
+    route = _route(address)
+    return None if route is None else route[2]
+
+
 def default_route_devices() -> set[str]:
     """Return the devices that have a default route: clients from elsewhere come in there."""
     found = set()
@@ -149,8 +155,8 @@ def _change(kind: int, flags: int, address: int, device: str) -> None:
         + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed), flags)
 
 
-def _route(address: int) -> tuple[int, str | None] | None:
-    """Return the type and the device of the route to *address*, or None when there is none."""
+def _route(address: int) -> tuple[int, str | None, str | None] | None:
+    """Return type, device and gateway of the route to *address*, or None when there is none."""
     request = RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
     request += attribute(RTA_DST, struct.pack(">I", address))
     try:
@@ -161,7 +167,8 @@ def _route(address: int) -> tuple[int, str | None] | None:
         raise
     attributes = dict(walk(body[RTMSG.size:]))
     index = struct.unpack("=I", attributes[RTA_OIF])[0] if RTA_OIF in attributes else 0
-    return RTMSG.unpack_from(body)[7], _device_name(index)
+    gateway = dotted(_number(attributes[RTA_GATEWAY])) if RTA_GATEWAY in attributes else None
+    return RTMSG.unpack_from(body)[7], _device_name(index), gateway
 
 
 def _proxied() -> set[int]:

@@ -19,10 +19,9 @@ def describe_vip(vip: int) -> str:
     return f"{dotted(vip)} is not an address of this host; its packets must be routed here"
 
 
-def warnings(services: set[Member], servers: set[Member]) -> list[str]:
-    """Return one line for each obstacle to the packets of *services* and *servers*."""
-    vips = sorted({address for _, address, _ in services})
-    lines = [line for vip in vips for line in _nobody_answers(vip)]
+def warnings(services: set[Member], servers: set[Member], vips: list[int]) -> list[str]:
+    """Return one line for each obstacle to the packets of *services* at *vips* and of *servers*."""
+    lines = [line for vip in vips for line in (*_nobody_answers(vip), *_goes_back(vip))]
     for tables in iptables.installed():
         saved = rules.parse(tables.save())
         lines += _forward_drops(tables.command(), saved, vips, servers)
@@ -39,6 +38,15 @@ def _nobody_answers(vip: int) -> list[str]:
         return []
     return [f"nobody answers ARP for {dotted(vip)} on {device}, so clients there do not reach it; "
             f"start with --add-vip {device}, or add it (ip addr add {dotted(vip)}/32 dev {device})"]
+
+
+def _goes_back(vip: int) -> list[str]:
+    """Warn of a loop: what is for *vip* and for no service would be routed to where it came from, again and again."""
+    gateway = addresses.gateway_towards(vip)
+    if gateway is None:
+        return []
+    return [f"packets to {dotted(vip)} that are for no service leave again for {gateway}, which may send them back, 60 "
+            f"times over; end that with: ip route add unreachable {dotted(vip)}"]
 
 
 def _forward_drops(command: str, saved: rules.Saved, vips: list[int], servers: set[Member]) -> list[str]:

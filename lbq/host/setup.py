@@ -160,7 +160,7 @@ class HostSetup:
 
     def warnings(self) -> list[str]:
         """Return what on this machine will keep packets from their way, one line each with the cure."""
-        return advice.warnings(set(self.vips.wanted), set(self.rips.wanted))
+        return advice.warnings(set(self.vips.wanted), set(self.rips.wanted), self._vip_addresses())
 
     def _begin(self, tables: iptables.Iptables) -> list[str]:
         """Write the record before anything is changed, or take over the one of a killed director."""

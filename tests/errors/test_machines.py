@@ -155,24 +155,6 @@ def test_a_service_that_the_host_cannot_take_leaves_nothing_behind(machine):
         assert "192.168.30.1" not in machine.lbq("list").stdout
 
 
-@pytest.mark.parametrize("mode", ["dr", "tun"])
-def test_what_a_real_server_changes_is_taken_back(machine, mode):
-    first = machine.lbq("realserver", mode, "--vip", "192.168.30.1")
-    prepared = machine.picture()
-    second = machine.lbq("realserver", mode, "--vip", "192.168.30.1")
-    machine.lbq("realserver", mode, "--vip", "192.168.30.2")
-    undone = machine.lbq("realserver", mode, "--undo")
-    once_more = machine.lbq("realserver", mode, "--undo")
-
-    assert "192.168.30.1/32 added to lo" in first.stdout
-    assert prepared["state"]
-    assert "192.168.30.1 is an address of this host already" in second.stdout
-    assert "192.168.30.2/32 removed from lo" in undone.stdout
-    assert once_more.stdout == "nothing to undo in this network namespace\n"
-    assert [done.returncode for done in (first, second, undone, once_more)] == [0, 0, 0, 0]
-    assert machine.picture() == machine.before
-
-
 def test_a_tunnel_that_the_kernel_ends_is_not_ended_twice(machine):
     name = ["ip", "link", "add", "tunl0", "type", "veth", "peer", "name", "tunl0p"]
     machine.host.run(name, check=False)             # where the kernel has ipip, it is there already

@@ -102,3 +102,15 @@ def test_where_the_vip_lives_is_said(host, command, line):
 
     assert host.call(setup.describe_vips) == [line]
     assert warnings(host, setup) == []
+
+
+def test_a_vip_whose_packets_would_go_back_to_where_they_came_from_is_reported(host):
+    host.run(["ip", "route", "add", "default", "via", "192.168.10.99"])
+    setup = setup_for(host, "nft")
+    host.call(setup.install, [SERVICE._replace(address=0xCB007101, port=0)], [])
+
+    (line,) = warnings(host, setup)
+
+    assert "203.0.113.1 that are for no service leave again for 192.168.10.99" in line
+    host.run(line.partition("end that with: ")[2].split())
+    assert warnings(host, setup) == []
