@@ -27,18 +27,19 @@ def loops(tmp_path_factory):
 
 @pytest.fixture
 def fast_director():
-    """Make a compiled director with one service of four servers and room for *flows* connections."""
+    """Make a compiled director with one service and room for *flows* connections."""
     if PURE:
         pytest.skip("the fast path has no interpreted twin")
     from lbq._fastpath import FastDirector
-    from lbq.model import ServiceKey
+    from lbq.model import NAT, ServiceKey
 
-    def make(flows: int) -> FastDirector:
+    def make(flows: int, servers: int = 4, mode: int = NAT) -> FastDirector:
         director = FastDirector(max_connections=flows)
         key = ServiceKey(6, 0x0A000101, 80)
         director.add_service(key, "wlc")
-        for number in range(4):
-            director.add_server(key, 0x0A000201 + number, 8080)
+        for number in range(servers):
+            director.add_server(key, 0x0A000201 + number, 8080 if mode == NAT else 80, mode=mode)
+        director.set_routes([(0x0A000201 + number, 1500, 0x0A0002FE, 0, "") for number in range(servers)])
         return director
 
     return make

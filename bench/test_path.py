@@ -1,13 +1,14 @@
-"""How long does a packet of an established connection take: parse, find, state, rewrite, count, timer?
+"""How long does a packet take: parse, find, state, rewrite or forward, count, timer?  And a new connection?
 
-The fast path measures itself, without the loop that makes the packets; its number is in ``extra_info``.
+The fast path measures itself, without the loop that makes the packets; its number, the median of many batches of 64,
+is in ``extra_info``.
 """
 from __future__ import annotations
 
 import pytest
 
 from lbq.director import Director
-from lbq.model import ServiceKey
+from lbq.model import DR, TUN, ServiceKey
 
 PACKETS = 1_000_000
 PREROUTING = 0          # the hook where requests are seen
@@ -15,13 +16,37 @@ PREROUTING = 0          # the hook where requests are seen
 
 @pytest.mark.parametrize("flows", [1_000, 100_000, 1_000_000])
 def test_established_packet(benchmark, fast_director, flows):
-    """64-byte TCP acknowledgements of random connections, in batches of 64."""
+    """64-byte TCP acknowledgements of random connections, from both sides, in batches of 64."""
     director = fast_director(flows)
 
-    nanoseconds = benchmark.pedantic(director.benchmark_established, args=(flows, PACKETS), rounds=1)
+    measure_established(benchmark, director, flows)
 
-    benchmark.extra_info["ns"] = nanoseconds
+
+@pytest.mark.parametrize("mode", [DR, TUN], ids=["dr", "tun"])
+def test_established_packet_forwarded(benchmark, fast_director, mode):
+    """The same for DR and TUN, which see the client's only; what would be sent is thrown away."""
+    director = fast_director(100_000, mode=mode)
+
+    measure_established(benchmark, director, 100_000)
+
+
+def measure_established(benchmark, director, flows: int) -> None:
+    """Open *flows* connections and measure the packets of random ones."""
+    director.benchmark_opening(flows)
+
+    benchmark.extra_info["ns"] = benchmark.pedantic(director.benchmark_established, args=(PACKETS,), rounds=1)
+
     assert director.statistics()["connections"] == flows
+
+
+@pytest.mark.parametrize("servers", [4, 16])
+def test_new_connection(benchmark, fast_director, servers):
+    """The client's SYN, its server chosen by wlc."""
+    director = fast_director(200_000, servers=servers)
+
+    benchmark.extra_info["ns"] = benchmark.pedantic(director.benchmark_opening, args=(200_000,), rounds=1)
+
+    assert director.statistics()["conns"] == 200_000
 
 
 def test_established_packet_in_the_readable_director(benchmark):
