@@ -1,10 +1,65 @@
-# C types for packet.py; the meaning is there.
+# C types for packet.py; the meaning is there.  What is C here becomes part of its callers, in every module.
 cimport cython
+
+cpdef enum:
+    IP_TOS = 1
+    IP_LENGTH = 2
+    IP_ID = 4
+    IP_FRAGMENT = 6
+    IP_TTL = 8
+    IP_PROTOCOL = 9
+    IP_CHECKSUM = 10
+    IP_SOURCE = 12
+    IP_DESTINATION = 16
+    PORT_SOURCE = 0
+    PORT_DESTINATION = 2
+    UDP_LENGTH = 4
+    UDP_CHECKSUM = 6
+    TCP_SEQUENCE = 4
+    TCP_ACKNOWLEDGED = 8
+    TCP_OFFSET = 12
+    TCP_FLAGS = 13
+    TCP_CHECKSUM = 16
+    SCTP_CHECKSUM = 8
+    DONT_FRAGMENT = 0x4000
+    MORE_FRAGMENTS = 0x2000
+    OFFSET_MASK = 0x1FFF
+    FRAGMENT_MASK = 0x3FFF
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+    CHECKSUM_NOT_READY = 1
+    SEGMENTED_LATER = 2
+    CHECKSUM_NOT_VERIFIED = 4
 
 cdef extern from *:
     """
+    #include <endian.h>
     #include <stdint.h>
     #include <string.h>
+    static inline int lbq_get16(const unsigned char *packet, int at) {
+        uint16_t word; memcpy(&word, packet + at, 2); return be16toh(word);
+    }
+    static inline void lbq_put16(unsigned char *packet, int at, int value) {
+        uint16_t word = htobe16((uint16_t) value); memcpy(packet + at, &word, 2);
+    }
+    static inline uint32_t lbq_get32(const unsigned char *packet, int at) {
+        uint32_t word; memcpy(&word, packet + at, 4); return be32toh(word);
+    }
+    static inline void lbq_put32(unsigned char *packet, int at, uint32_t value) {
+        uint32_t word = htobe32(value); memcpy(packet + at, &word, 4);
+    }
+    /* Twice is enough for 32 bits, and has no branch that depends on the packet. */
+    static inline int lbq_fold(uint32_t total) {
+        total = (total & 0xffff) + (total >> 16);
+        return (total & 0xffff) + (total >> 16);
+    }
+    static inline int lbq_adjust(int checksum, int old, int new) {
+        return ~lbq_fold((~checksum & 0xffff) + (~old & 0xffff) + new) & 0xffff;
+    }
+    static inline int lbq_adjust32(int checksum, uint32_t old, uint32_t new) {
+        return ~lbq_fold((~checksum & 0xffff) + (~old >> 16) + (~old & 0xffff) + (new >> 16) + (new & 0xffff)) & 0xffff;
+    }
     /* Ones' complement sum of n bytes, in the host's word order, folded, returned in network order.
        32-bit words into 64-bit lanes: the compiler turns the loop into vector code. */
     static inline int lbq_sum_words(const unsigned char *p, int n) {
@@ -19,24 +74,17 @@ cdef extern from *:
         return __builtin_bswap16((uint16_t) total);
     }
     """
+    int get16 "lbq_get16"(const unsigned char *packet, int at) noexcept nogil
+    void put16 "lbq_put16"(unsigned char *packet, int at, int value) noexcept nogil
+    unsigned int get32 "lbq_get32"(const unsigned char *packet, int at) noexcept nogil
+    void put32 "lbq_put32"(unsigned char *packet, int at, unsigned int value) noexcept nogil
+    int fold "lbq_fold"(unsigned int total) noexcept nogil
+    int adjust "lbq_adjust"(int checksum, int old, int new) noexcept nogil
+    int adjust32 "lbq_adjust32"(int checksum, unsigned int old, unsigned int new) noexcept nogil
     int sum_words "lbq_sum_words"(const unsigned char *packet, int length) noexcept nogil
 
-cdef int IP_TOS, IP_LENGTH, IP_ID, IP_FRAGMENT, IP_TTL, IP_PROTOCOL, IP_CHECKSUM, IP_SOURCE, IP_DESTINATION
-cdef int PORT_SOURCE, PORT_DESTINATION, UDP_LENGTH, UDP_CHECKSUM
-cdef int TCP_SEQUENCE, TCP_ACKNOWLEDGED, TCP_OFFSET, TCP_FLAGS, TCP_CHECKSUM, SCTP_CHECKSUM
-cdef int DONT_FRAGMENT, MORE_FRAGMENTS, OFFSET_MASK, FRAGMENT_MASK
-cdef int TCP, UDP, SCTP
-cdef int CHECKSUM_NOT_READY, SEGMENTED_LATER, CHECKSUM_NOT_VERIFIED
 cdef unsigned int ALL_ONES
 cdef unsigned int CRC32C[256]
-
-cpdef int get16(unsigned char *packet, int at) noexcept nogil
-cpdef void put16(unsigned char *packet, int at, int value) noexcept nogil
-cpdef unsigned int get32(unsigned char *packet, int at) noexcept nogil
-cpdef void put32(unsigned char *packet, int at, unsigned int value) noexcept nogil
-cpdef int fold(unsigned int total) noexcept nogil
-cpdef int adjust(int checksum, int old, int new) noexcept nogil
-cpdef int adjust32(int checksum, unsigned int old, unsigned int new) noexcept nogil
 
 
 @cython.locals(total="unsigned int", at=int)

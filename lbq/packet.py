@@ -9,56 +9,90 @@ from __future__ import annotations
 
 import cython
 
-IP_TOS = 1
-IP_LENGTH = 2
-IP_ID = 4
-IP_FRAGMENT = 6         # flags and offset
-IP_TTL = 8
-IP_PROTOCOL = 9
-IP_CHECKSUM = 10
-IP_SOURCE = 12
-IP_DESTINATION = 16
+ALL_ONES = 0xFFFFFFFF       # a name, because as a number it is a Python object to compiled code
 
-# From the start of the TCP, UDP or SCTP header:
-PORT_SOURCE = 0
-PORT_DESTINATION = 2
-UDP_LENGTH = 4
-UDP_CHECKSUM = 6
-TCP_SEQUENCE = 4
-TCP_ACKNOWLEDGED = 8
-TCP_OFFSET = 12         # the upper four bits: how many words the header has
-TCP_FLAGS = 13
-TCP_CHECKSUM = 16
-SCTP_CHECKSUM = 8       # 32 bits
+# When this is compiled, the numbers and the functions that every packet needs are C, in packet.pxd: there they become
+# part of whoever uses them, where a call into another module would go through a pointer.  Here is what they are.
+if not cython.compiled:
+    IP_TOS = 1
+    IP_LENGTH = 2
+    IP_ID = 4
+    IP_FRAGMENT = 6         # flags and offset
+    IP_TTL = 8
+    IP_PROTOCOL = 9
+    IP_CHECKSUM = 10
+    IP_SOURCE = 12
+    IP_DESTINATION = 16
 
-DONT_FRAGMENT = 0x4000
-MORE_FRAGMENTS = 0x2000
-OFFSET_MASK = 0x1FFF    # in units of 8 bytes
-FRAGMENT_MASK = 0x3FFF  # more-fragments and the offset: non-zero means a fragment
+    # From the start of the TCP, UDP or SCTP header:
+    PORT_SOURCE = 0
+    PORT_DESTINATION = 2
+    UDP_LENGTH = 4
+    UDP_CHECKSUM = 6
+    TCP_SEQUENCE = 4
+    TCP_ACKNOWLEDGED = 8
+    TCP_OFFSET = 12         # the upper four bits: how many words the header has
+    TCP_FLAGS = 13
+    TCP_CHECKSUM = 16
+    SCTP_CHECKSUM = 8       # 32 bits
 
-TCP = 6                 # IP protocol numbers
-UDP = 17
-SCTP = 132
+    DONT_FRAGMENT = 0x4000
+    MORE_FRAGMENTS = 0x2000
+    OFFSET_MASK = 0x1FFF    # in units of 8 bytes
+    FRAGMENT_MASK = 0x3FFF  # more-fragments and the offset: non-zero means a fragment
 
-ALL_ONES = 0xFFFFFFFF   # a name, because as a number it is a Python object to compiled code
+    TCP = 6                 # IP protocol numbers
+    UDP = 17
+    SCTP = 132
 
-# NFQA_SKB_INFO, what the kernel says of a queued packet's checksum and shape:
-CHECKSUM_NOT_READY = 1  # the field holds the pseudo-header sum; hardware was to finish it
-SEGMENTED_LATER = 2     # GSO: one large packet that will leave as many
-CHECKSUM_NOT_VERIFIED = 4
+    # NFQA_SKB_INFO, what the kernel says of a queued packet's checksum and shape:
+    CHECKSUM_NOT_READY = 1  # the field holds the pseudo-header sum; hardware was to finish it
+    SEGMENTED_LATER = 2     # GSO: one large packet that will leave as many
+    CHECKSUM_NOT_VERIFIED = 4
 
-if cython.compiled:     # numbers with a C type are invisible to Python code; these are its copies
-    globals().update(
-        IP_TOS=IP_TOS, IP_LENGTH=IP_LENGTH, IP_ID=IP_ID, IP_FRAGMENT=IP_FRAGMENT, IP_TTL=IP_TTL,
-        IP_PROTOCOL=IP_PROTOCOL, IP_CHECKSUM=IP_CHECKSUM, IP_SOURCE=IP_SOURCE, IP_DESTINATION=IP_DESTINATION,
-        PORT_SOURCE=PORT_SOURCE, PORT_DESTINATION=PORT_DESTINATION, UDP_LENGTH=UDP_LENGTH, UDP_CHECKSUM=UDP_CHECKSUM,
-        TCP_SEQUENCE=TCP_SEQUENCE, TCP_ACKNOWLEDGED=TCP_ACKNOWLEDGED, TCP_OFFSET=TCP_OFFSET, TCP_FLAGS=TCP_FLAGS,
-        TCP_CHECKSUM=TCP_CHECKSUM, SCTP_CHECKSUM=SCTP_CHECKSUM, DONT_FRAGMENT=DONT_FRAGMENT,
-        MORE_FRAGMENTS=MORE_FRAGMENTS, OFFSET_MASK=OFFSET_MASK, FRAGMENT_MASK=FRAGMENT_MASK, TCP=TCP, UDP=UDP,
-        SCTP=SCTP, ALL_ONES=ALL_ONES, CHECKSUM_NOT_READY=CHECKSUM_NOT_READY, SEGMENTED_LATER=SEGMENTED_LATER,
-        CHECKSUM_NOT_VERIFIED=CHECKSUM_NOT_VERIFIED)
-else:                   # the compiled module declares this as a C array in packet.pxd
     CRC32C = [0] * 256
+
+    def get16(packet, at: int) -> int:
+        """Return the 16-bit number at offset *at*."""
+        return packet[at] << 8 | packet[at + 1]
+
+    def put16(packet, at: int, value: int) -> None:
+        """Write the 16-bit *value* at offset *at*."""
+        packet[at] = value >> 8 & 0xFF
+        packet[at + 1] = value & 0xFF
+
+    def get32(packet, at: int) -> int:
+        """Return the 32-bit number at offset *at*."""
+        return get16(packet, at) << 16 | get16(packet, at + 2)
+
+    def put32(packet, at: int, value: int) -> None:
+        """Write the 32-bit *value* at offset *at*."""
+        put16(packet, at, value >> 16 & 0xFFFF)
+        put16(packet, at + 2, value & 0xFFFF)
+
+    def fold(total: int) -> int:
+        """Return *total* as a 16-bit ones' complement sum: every carry is added back in."""
+        while total > 0xFFFF:
+            total = (total & 0xFFFF) + (total >> 16)
+        return total
+
+    def adjust(checksum: int, old: int, new: int) -> int:
+        """Return *checksum* after one 16-bit word went from *old* to *new*.
+
+        RFC 1624, equation 3:  HC' = ~(~HC + ~m + m')
+
+        >>> hex(adjust(0xDD2F, 0x5555, 0x3285))
+        '0x0'
+        """
+        return ~fold((~checksum & 0xFFFF) + (~old & 0xFFFF) + new) & 0xFFFF
+
+    def adjust32(checksum: int, old: int, new: int) -> int:
+        """Return *checksum* after one 32-bit word went from *old* to *new*."""
+        return adjust(adjust(checksum, old >> 16, new >> 16), old & 0xFFFF, new & 0xFFFF)
+
+if cython.compiled:         # C is invisible to Python code; these are its ways there
+    globals().update(ALL_ONES=ALL_ONES, get16=get16, put16=put16, get32=get32, put32=put32, fold=fold, adjust=adjust,
+                     adjust32=adjust32)
 
 
 def _fill() -> None:
@@ -70,51 +104,6 @@ def _fill() -> None:
 
 
 _fill()
-
-
-def get16(packet, at: int) -> int:
-    """Return the 16-bit number at offset *at*."""
-    return packet[at] << 8 | packet[at + 1]
-
-
-def put16(packet, at: int, value: int) -> None:
-    """Write the 16-bit *value* at offset *at*."""
-    packet[at] = value >> 8 & 0xFF
-    packet[at + 1] = value & 0xFF
-
-
-def get32(packet, at: int) -> int:
-    """Return the 32-bit number at offset *at*."""
-    return get16(packet, at) << 16 | get16(packet, at + 2)
-
-
-def put32(packet, at: int, value: int) -> None:
-    """Write the 32-bit *value* at offset *at*."""
-    put16(packet, at, value >> 16 & 0xFFFF)
-    put16(packet, at + 2, value & 0xFFFF)
-
-
-def fold(total: int) -> int:
-    """Return *total* as a 16-bit ones' complement sum: every carry is added back in."""
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def adjust(checksum: int, old: int, new: int) -> int:
-    """Return *checksum* after one 16-bit word went from *old* to *new*.
-
-    RFC 1624, equation 3:  HC' = ~(~HC + ~m + m')
-
-    >>> hex(adjust(0xDD2F, 0x5555, 0x3285))
-    '0x0'
-    """
-    return ~fold((~checksum & 0xFFFF) + (~old & 0xFFFF) + new) & 0xFFFF
-
-
-def adjust32(checksum: int, old: int, new: int) -> int:
-    """Return *checksum* after one 32-bit word went from *old* to *new*."""
-    return adjust(adjust(checksum, old >> 16, new >> 16), old & 0xFFFF, new & 0xFFFF)
 
 
 def word_sum(packet, start: int, end: int) -> int:

@@ -23,10 +23,17 @@ def is_compiled() -> bool:
 
 
 def lines(first: int, count: int) -> Iterator[str]:
-    """Yield a line for each step of the stories, and for calls with arguments no story has."""
+    """Yield a line for each number with a name, each step of the stories, and calls with arguments no story has."""
+    yield from _numbers()
     for seed in range(first, first + count):
         yield from _story_lines(seed)
         yield from _arithmetic_lines(seed)
+
+
+def _numbers() -> Iterator[str]:
+    for name, value in sorted(vars(pkt).items()):
+        if name.isupper() and isinstance(value, int):
+            yield f"number packet.{name} {value}"
 
 
 def _story_lines(seed: int) -> Iterator[str]:
