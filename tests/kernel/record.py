@@ -20,7 +20,7 @@ from tests.kernel.guest import KINDS, GuestError
 from tests.kernel.scenarios import scenarios
 from tests.kernel.session import transcripts
 
-FOCUS = ("weights", "limits")       # more of what notices small mistakes
+FOCUS = ("weights", "limits", "closing", "removal")   # more of what notices small mistakes
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 
 

@@ -45,6 +45,8 @@ THEMES = {
     "weights": (0, {"open": 60, "finish": 45, "edit": 8, "remove": 2, "restore": 3, "show": 1}),
 }
 WEIGHTS_EVERY = 25
+# What these schedulers do then hangs on what was chosen last: happens more often with them.
+EMPHASIS = {("weights", "wrr"): {"edit": 6}, ("removal", "rr"): {"open": 2, "remove": 4, "restore": 6}}
 SYSCTLS = {"conn_reuse_mode": (0, 1, 2, 3, 4), "expire_nodest_conn": (0, 1), "expire_quiescent_template": (0, 1),
            "sloppy_tcp": (0, 1), "sloppy_sctp": (0, 1), "secure_tcp": (0, 3), "drop_packet": (0, 3),
            "nat_icmp_send": (0, 1), "schedule_icmp": (0, 1), "pmtu_disc": (0, 1), "cache_bypass": (0, 1),
@@ -86,8 +88,9 @@ class Author:
         """Return the scenario."""
         self._begin()
         names, weights = list(self.actions), list(self.actions.values())
-        if self.theme == "weights" and self.scheduler == "wrr":
-            weights[names.index("edit")] *= 6
+        if (self.theme, self.scheduler) in EMPHASIS:
+            for action, times in EMPHASIS[self.theme, self.scheduler].items():
+                weights[names.index(action)] *= times
         for _ in range(self._length()):
             getattr(self, self.choose.choices(names, weights)[0])()
             if self.theme == "states":
