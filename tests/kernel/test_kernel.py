@@ -35,7 +35,7 @@ def wanted(kind: str) -> int:
 @pytest.mark.parametrize("kind", FULL)
 def test_lbq_does_what_the_kernel_does(kind):
     report = REPORTS[kind] = Report(kind, ENGINES)
-    for scenario, transcript in transcripts(kind, scenarios(SEED, wanted(kind) * 26 // 25)):
+    for scenario, transcript in transcripts(kind, scenarios(SEED, wanted(kind) * 27 // 25)):
         report.add(scenario, transcript)
 
     seeds = {each.scenario["seed"]: each for each in reversed(report.differences)}
