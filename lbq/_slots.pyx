@@ -199,12 +199,7 @@ cdef class Slots:
 
     def set_server(self, key, address, port, weight, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
         """Give a real server other settings, all of them; weight 0 quiesces it."""
-        server = self.services.find_server(key, address, port) if key in self.services.by_key else None
-        try:
-            self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel)
-        finally:                                # a scheduler that fails when told of it does not undo it
-            if server is not None:
-                self._place_server(server)
+        self._place_server(self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel))
 
     def _place_server(self, RealServer server):
         cdef ServerSlot *place = &self.servers[server.slot]

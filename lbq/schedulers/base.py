@@ -4,7 +4,8 @@ A scheduler belongs to one virtual service.  It sees a ``Flow``, never a packet;
 no randomness of its own.  Only ``schedule`` is mandatory; the rest are notices it may ignore.
 
 A scheduler that fails costs no more than what it was asked for: a client is refused when ``schedule`` raises
-or returns anything but a server of *service*; a server is not added when ``server_added`` raises.
+or returns anything but a server of *service*; a server is not added when ``server_added`` raises, not edited when
+``server_changed`` does, and deleted all the same when ``server_removed`` does.
 
 Kernel: struct ip_vs_scheduler (init_service, add_dest, del_dest, upd_dest, schedule).
 """

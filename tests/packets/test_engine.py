@@ -307,20 +307,3 @@ def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete)
     Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
     engine.expire(10**15)
     assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
-
-
-def test_a_scheduler_that_fails_every_second_keeps_nothing_from_being_forgotten(engine):
-    with_notices_that_fail(engine, "tick")
-    engine.delete_server(key(WEB), *RIP)
-
-    assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
-    assert engine.statistics()["scheduler_errors"] > 0
-
-
-def test_settings_are_taken_back_if_the_scheduler_fails_when_told_of_them(engine):
-    with_notices_that_fail(engine, "server_changed")
-
-    with pytest.raises(NoticeFailed):
-        engine.set_server(key(WEB), *RIP, 1, DR)
-
-    Case("", client().syn() >> to("192.168.20.1:80"), shows(WEB, "192.168.20.1:80", mode="nat")).play(engine)
