@@ -55,14 +55,16 @@ def main(words: list[str]) -> int:
                     usage="lbq decap --vip VIP [--vip VIP]... [--type ipip|gue|gre] [--port N]", epilog=EPILOG)
     parser.add_argument("--vip", metavar="VIP", action="append", default=[], help="let packets for this address in")
     parser.add_argument("--type", metavar="TYPE", default="ipip", help="ipip (default), gue or gre")
-    parser.add_argument("--port", metavar="N", default=str(GUE_PORT), help=f"UDP port of gue (default {GUE_PORT})")
+    parser.add_argument("--port", metavar="N", help=f"UDP port of gue (default {GUE_PORT})")
     said = parser.parse_args(words)
     if said.type not in (*TYPES, "gue"):
         raise ConfigError(f"unknown --type '{said.type}'; there are ipip, gue and gre")
     if not said.vip:
         raise ConfigError("no --vip: say which virtual address packets are let in for")
     vips = {parse_address(vip) for vip in said.vip}
-    port = parse_number(said.port, "--port", 1, 65535)
+    if said.port is not None and said.type != "gue":
+        raise ConfigError(f"--port is the UDP port of gue; {said.type} has none")
+    port = GUE_PORT if said.port is None else parse_number(said.port, "--port", 1, 65535)
     check_permission()
     if said.type == "ipip" and tunnel_is_up():
         raise HostError(f"{TUNNEL} is up and ends IPIP tunnels here: with lbq decap beside it every packet would come "

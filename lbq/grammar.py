@@ -166,7 +166,9 @@ def _parse_settings(settings: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if name not in SETTINGS or not equals:
+        if name in SETTINGS and not equals:
+            raise ConfigError(f"setting '{name}' has no value; write {name}=VALUE")
+        if name not in SETTINGS:
             raise ConfigError(f"unknown server setting '{setting}'{did_you_mean(name, SETTINGS)}; "
                               f"there are {', '.join(SETTINGS)}")
         field = name.replace("-", "_")

@@ -31,7 +31,8 @@ TABLE = {
     "drop_packet": Sysctl(0, 3, "refuse some new connections: 0 never, 1 when memory is short (2 then), 3 always"),
     "secure_tcp": Sysctl(0, 3, "the stricter TCP table: 0 never, 1 when memory is short (2 then), 3 always"),
     "cache_bypass": Sysctl(0, INT_MAX, "without a server, packets of a fwmark service go on to where they wanted"),
-    "expire_nodest_conn": Sysctl(0, INT_MAX, "1: connections of a deleted or quiesced server start over at once"),
+    "expire_nodest_conn": Sysctl(0, INT_MAX, "1: connections of a deleted server start over at once, of a quiesced one "
+                                 "at a SYN"),
     "expire_quiescent_template": Sysctl(0, INT_MAX, "1: persistence forgets servers of weight 0"),
     "sloppy_tcp": Sysctl(0, INT_MAX, "1: any TCP segment but a reset may open a connection"),
     "sloppy_sctp": Sysctl(0, INT_MAX, "1: any SCTP packet but an abort may open a connection"),

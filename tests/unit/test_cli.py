@@ -163,6 +163,8 @@ def test_what_the_director_refuses_is_one_line_and_status_2(director, capsys):
     (["realserver", "nat"], "unknown mode 'nat'"),
     (["realserver", "dr"], "no --vip"),
     (["decap"], "no --vip"),
+    (["decap", "--vip", "10.0.0.1", "--port", "7"], "--port is the UDP port of gue; ipip has none"),
+    (["add", "server", "192.168.10.1:80", "10.0.0.1,weight"], "setting 'weight' has no value; write weight=VALUE"),
     (["decap", "--vip", "10.0.0.1", "--type", "vxlan"], "unknown --type 'vxlan'"),
     (["lab", "nat", "--keep", "--down"], "not allowed with"),
     (["x\n\x1b[31m"], r"unknown command 'x\n\x1b[31m'"),

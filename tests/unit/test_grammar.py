@@ -137,7 +137,7 @@ def test_a_wrong_netmask_says_what_is_wrong(text):
     ("192.168.20.1,upper=-1", "upper '-1' is not a number"),
     ("192.168.20.1,tunnel-port=70000", "tunnel-port '70000' is not"),
     ("192.168.20.1,wieght=2", "unknown server setting 'wieght=2'; did you mean 'weight'?"),
-    ("192.168.20.1,weight", "unknown server setting 'weight'"),
+    ("192.168.20.1,weight", "setting 'weight' has no value; write weight=VALUE"),
     ("192.168.20.1,", "unknown server setting ''"),
     ("192.168.20.1:0", "port '0' is not"),
     ("web01", "lbq takes addresses, not names"),
