@@ -20,7 +20,7 @@ from lbq import filters
 from lbq.conntrack import RECORD, decode
 from lbq.control.channel import PacketProcess, to_its_end
 from lbq.control.rows import key_of
-from lbq.errors import ConfigError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
+from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
 from lbq.grammar import (
     DEFAULT_WEIGHT,
     MODES,
@@ -49,6 +49,7 @@ from lbq.model import (
     ServiceKey,
 )
 from lbq.options import (
+    MAX_CONNECTIONS,
     MAX_SECONDS,
     ServiceWords,
     check_service,
@@ -172,8 +173,8 @@ class Operations:
 
     async def connections(self, cursor: int = 0, limit: int = PAGE) -> dict:
         """Return a page of connections and the cursor of the next one, or None after the last."""
-        if cursor < 0 or limit < 1:
-            raise ConfigError("a page has a cursor from 0 and a limit from 1")
+        if not 0 <= cursor <= MAX_CONNECTIONS or limit < 1:
+            raise ConfigError(f"a page has a cursor from 0 to {MAX_CONNECTIONS} and a limit from 1")
         page, records = await self.process.call("list_connections", cursor, min(limit, PAGE))
         rows = [decode(records[at:at + RECORD.size], page["now"])
                 for at in range(0, len(records), RECORD.size)]
@@ -216,6 +217,8 @@ class Operations:
 
     async def timeouts(self, tcp: int = 0, tcpfin: int = 0, udp: int = 0) -> dict:
         """Set the timeouts that are not 0; return all three, in seconds."""
+        if not all(0 <= seconds <= MAX_SECONDS for seconds in (tcp, tcpfin, udp)):
+            raise ConfigError(f"a timeout is a number of seconds from 1 to {MAX_SECONDS}, or 0 to keep it")
         if any((tcp, tcpfin, udp)):
             await self.process.call("set_timeouts", tcp, tcpfin, udp)
         return dict(zip(("tcp", "tcpfin", "udp"), await self.process.call("timeouts"), strict=True))
@@ -376,12 +379,18 @@ class Operations:
     async def tick(self) -> None:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
         async with self.change:
+            failure = None
             for key, address, port in await self.process.call("tick"):
                 place = ServiceKey(*key), address, port
                 server = self.trash.pop(place, None)
                 if server is not None:
-                    await self.host.call("remove_server", *place, server.mode)
+                    try:
+                        await self.host.call("remove_server", *place, server.mode)
+                    except HostError as error:      # the others are forgotten as well
+                        failure = error
         await self._drain_on()
+        if failure is not None:
+            raise failure
 
     # ---- Host and engine together; the caller holds ``change`` ----------------------------------------------
 
@@ -419,10 +428,10 @@ class Operations:
             if former is None or former.mode != words.mode:
                 await self.host.call("remove_server", *place, words.mode)
             raise
-        if former is not None and former.mode != words.mode:
-            await self.host.call("remove_server", *place, former.mode)
         self.trash.pop(place, None)
         self.servers[place] = words
+        if former is not None and former.mode != words.mode:
+            await self.host.call("remove_server", *place, former.mode)
         return back
 
     async def change_server(self, place: Membership, words: ServerWords) -> None:

@@ -62,7 +62,10 @@ def server_of(row: dict) -> ServerWords:
 
 def server_place(key: ServiceKey, row: dict) -> tuple[ServiceKey, int, int]:
     """Return what names the real server in *row* under the service *key*."""
-    return key, _address(row)[1], _number(row, "port", 65535)
+    family, address = _address(row)
+    if family != key.family:
+        raise ConfigError(f"{row['address']} is of another family than its service, which lbq does not balance yet")
+    return key, address, _number(row, "port", 65535)
 
 
 def _address(row: dict) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def test_a_service_nobody_can_mean_is_refused_and_nothing_changes(client, change
 @pytest.mark.parametrize("change", [
     {"address": "rs1"}, {"port": 70000}, {"mode": "drr"}, {"mode": 0}, {"weight": -1}, {"weight": 2**31},
     {"weight": 1.5}, {"upper": None}, {"lower": "5"}, {"tunnel": "vxlan"}, {"tunnel_port": 65536},
-    {"tunnel_flags": "yes"}, {"mode": "tun", "tunnel": "gue", "tunnel_port": 0},
+    {"tunnel_flags": "yes"}, {"mode": "tun", "tunnel": "gue", "tunnel_port": 0}, {"address": "2001:db8::1"},
 ])
 def test_a_server_nobody_can_mean_is_refused_and_nothing_changes(client, change):
     before = client.call("list")

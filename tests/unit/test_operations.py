@@ -502,3 +502,46 @@ def test_a_drain_that_cannot_be_changes_nothing(operations, story, server, optio
         asyncio.run(operations.drain(VIP, server, **options))
 
     assert (story, operations.drains) == ([], {})
+
+
+def test_a_server_that_comes_back_with_another_mode_is_known_even_if_the_host_fails_after_it(operations, story):
+    class Failing:
+        async def call(self, name, *args):
+            if name == "remove_server":
+                raise HostError("ipset said no")
+
+    asyncio.run(operations.delete_server(VIP, "192.168.20.1"))
+    operations.host = Failing()
+
+    with pytest.raises(HostError):
+        asyncio.run(operations.add_server(VIP, "192.168.20.1,mode=dr"))
+
+    assert operations.servers[KEY, RIP, 80].mode == DR
+    assert operations.trash == {}
+
+
+def test_one_server_that_the_host_cannot_take_out_does_not_keep_the_others_in(operations, story):
+    asyncio.run(operations.add_server(VIP, "192.168.20.2"))
+    for server in ("192.168.20.1", "192.168.20.2"):
+        asyncio.run(operations.delete_server(VIP, server))
+    operations.process.answers["tick"] = [[list(KEY), RIP, 80], [list(KEY), RIP + 1, 80]]
+    operations.host.refusal = HostError("ipset said no")
+
+    with pytest.raises(HostError):
+        asyncio.run(operations.tick())
+
+    assert operations.trash == {}
+    assert story[-1] == ("host", "remove_server", KEY, RIP + 1, 80, NAT)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda operations: operations.connections(cursor=1 << 32), lambda operations: operations.connections(cursor=-1),
+    lambda operations: operations.connections(limit=0), lambda operations: operations.timeouts(tcp=1 << 63),
+    lambda operations: operations.timeouts(udp=-1)])
+def test_numbers_that_no_engine_takes_do_not_reach_it(operations, story, ask):
+    story.clear()
+
+    with pytest.raises(ConfigError):
+        asyncio.run(ask(operations))
+
+    assert story == []
