@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None, streams: Streams | None = None, connect:
     *connect* returns the client of a director; without it, the one of this network namespace is asked.
     """
     program, *words = sys.argv if argv is None else argv
-    streams = streams or Streams(sys.stdin.buffer, sys.stdout, sys.stderr)
+    streams = streams or _standard_streams()
     run = Run(os.path.basename(program), streams, connect or _connect)
     try:
         if connect is None and os.geteuid() and words[:1] not in [[word] for word in BARE]:
@@ -94,6 +94,12 @@ def main(argv: list[str] | None = None, streams: Streams | None = None, connect:
     finally:
         run.close()
     return status
+
+
+def _standard_streams() -> Streams:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="surrogateescape")        # what was typed is told as it was
+    return Streams(sys.stdin.buffer, sys.stdout, sys.stderr)
 
 
 def _connect():

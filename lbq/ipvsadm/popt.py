@@ -38,8 +38,13 @@ class Reader:
         self.next = 0
         self.plain: list[str] = []
 
-    def __iter__(self) -> Iterator[tuple[str, Option, str | None]]:
-        """Give (word, option, value) for each option, or raise Unreadable for the first that is none."""
+    @property
+    def last_word(self) -> str:
+        """Return the word that was read last: an option's own, or its value's."""
+        return self.words[self.next - 1]
+
+    def __iter__(self) -> Iterator[tuple[Option, str | None]]:
+        """Give (option, value) for each option, or raise Unreadable for the first that is none."""
         while self.next < len(self.words):
             word = self.words[self.next]
             self.next += 1
@@ -53,23 +58,23 @@ class Reader:
             else:
                 self.plain.append(word)
 
-    def _long(self, word: str) -> tuple[str, Option, str | None]:
+    def _long(self, word: str) -> tuple[Option, str | None]:
         name, equals, value = word[2:].partition("=")
         option = self.by_name.get(name)
         if option is None:
             raise Unreadable(f"{word}: unknown option")
-        return word, option, self._value(word, option, value if equals else None)
+        return option, self._value(word, option, value if equals else None)
 
-    def _letters(self, word: str) -> Iterator[tuple[str, Option, str | None]]:
+    def _letters(self, word: str) -> Iterator[tuple[Option, str | None]]:
         rest = word[1:]
         while rest:
             option, rest = self.by_letter.get(rest[0]), rest[1:]
             if option is None:
                 raise Unreadable(f"{word}: unknown option")
             if option.takes == NOTHING:
-                yield word, option, self._value(word, option, rest if rest.startswith("=") else None)
+                yield option, self._value(word, option, rest if rest.startswith("=") else None)
             else:
-                yield word, option, self._value(word, option, rest.removeprefix("=") if rest else None)
+                yield option, self._value(word, option, rest.removeprefix("=") if rest else None)
                 return
 
     def _value(self, word: str, option: Option, glued: str | None) -> str | None:

@@ -221,9 +221,9 @@ def parse(words: list[str]) -> Command:
     command = _command(options)
     if command.name in ("help", "version"):
         return command
-    for word, option, value in options:
+    for option, value in options:
         if option in COMMAND_OF:
-            raise Mistake(f"invalid option `{word}'")
+            raise Mistake(f"invalid option `{reader.last_word}'")
         if option in NAME_OF:
             _say_once(command, NAME_OF[option])
         read = READERS.get(option.long)
@@ -240,7 +240,7 @@ def parse(words: list[str]) -> Command:
 def _command(options) -> Command:
     """Return a command of the first option's name."""
     try:
-        _, option, value = next(options)
+        option, value = next(options)
         name = COMMAND_OF[option]
     except (Unreadable, StopIteration, KeyError):
         raise Hint from None

@@ -191,6 +191,8 @@ def is_comparable(line: list[str]) -> bool:
     if any(re.fullmatch(r"(-\w*b|--sched-flags)?=?,+", word) for word in line):
         return False
     try:
-        return words.parse(line).name != "start-daemon"
+        command = words.parse(line)
     except (words.Mistake, Unreadable):
         return True
+    mixed = command.name.endswith("-server") and command.server_family != command.family    # XX until IPv6 is there
+    return command.name != "start-daemon" and not mixed

@@ -53,6 +53,32 @@ def test_a_row_of_the_listing(engine):
                     {"address": "192.168.20.1", "port": 80, "weight": 1, **plain}]}], None)
 
 
+def test_totals_are_those_of_all_services_and_of_those_that_are_gone(engine):
+    def totals() -> list[tuple]:
+        return [tuple(numbers.values()) for numbers in engine.totals().values()]
+
+    nothing = (0, 0, 0, 0, 0)
+    Case("", service(WEB, "192.168.20.1:80"), service(DNS, "192.168.20.1:53"),
+         client("192.168.10.9:1").syn() >> to("192.168.20.1:80"),
+         server("192.168.20.1:80", "192.168.10.9:1").synack() >> comes_from("192.168.10.1:80"),
+         client("192.168.10.9:1", "192.168.10.1:53").udp(bytes(12)) >> to("192.168.20.1:53")).play(engine)
+    counted = (2, 2, 1, 80, 40)
+    assert totals() == [counted, nothing, nothing]
+
+    engine.delete_service(key(DNS))
+    assert totals() == [counted, nothing, nothing]
+    engine.tick(2_000 * engines.NS)
+    rates = (0, 0, 0, 10, 5)
+    assert totals() == [counted, counted, rates]
+    engine.zero(key(WEB))
+    assert totals() == [counted, counted, rates]
+    engine.zero()
+    assert totals() == [nothing, nothing, nothing]
+
+    add_service(engine, DNS)                # in the slot of the one that is gone
+    assert totals() == [nothing, nothing, nothing]
+
+
 def test_the_counters_of_a_service_are_those_of_its_servers_together(engine):
     Case("", service(WEB, "192.168.20.1:80", "192.168.20.2:80"),
          client("192.168.10.9:1").syn() >> to("192.168.20.2:80"),
