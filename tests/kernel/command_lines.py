@@ -38,9 +38,12 @@ VALUES = {"tcp-service": ["10.0.0.1:80", "[2001:db8::1]:80"], "udp-service": ["1
           "mcast-group": ["224.0.0.81"], "mcast-port": ["8848"], "mcast-ttl": ["1"], "sync-maxlen": ["1400"]}
 
 
-def sequence(seed: int, lines: int = LINES) -> dict:
-    """Return a sequence of *lines* lines, and the listings between them."""
-    writer = Writer(random.Random(seed))
+def sequence(seed: int, lines: int = LINES, plain: bool = False) -> dict:
+    """Return a sequence of *lines* lines, and the listings between them.
+
+    In *plain* ones no listing depends on the order in the kernel's table, into which a pointer is mixed.
+    """
+    writer = Writer(random.Random(seed), plain)
     steps = []
     for number in range(1, lines + 1):
         steps.append(writer.step())
@@ -57,8 +60,9 @@ def sequences(seed: int, lines: int) -> list[dict]:
 class Writer:
     """Writes one line after the other."""
 
-    def __init__(self, chance: random.Random):
+    def __init__(self, chance: random.Random, plain: bool = False):
         self.chance = chance
+        self.plain = plain
 
     def step(self) -> dict:
         """Return one line that both can carry out: neither a sync daemon's start nor what crashes the real tool."""
@@ -68,7 +72,7 @@ class Writer:
                 text = "".join(" ".join(self.line()) + "\n" for _ in range(self.chance.randint(1, 6)))
                 if all(is_comparable(words.split()) for words in text.splitlines()):
                     return {"words": ["-R"], "stdin": self.spoil_text(text)}
-            elif is_comparable(line):
+            elif is_comparable(line) and not (self.plain and "--nosort" in line):
                 return {"words": line}
 
     def line(self) -> list[str]:
@@ -85,9 +89,10 @@ class Writer:
 
     def selector(self) -> list[str]:
         if self.chance.random() < 0.2:
-            return ["-f", self.chance.choice(MARKS), *self.maybe(0.4, "-6")]
+            return ["-f", self.chance.choice(MARKS[:3] if self.plain else MARKS), *self.maybe(0.4, "-6")]
         option = self.chance.choice(["-t", "-t", "-t", "-u", "-u", "--sctp-service", "--tcp-service"])
-        return [option, f"{self.chance.choice(VIPS)}:{self.chance.choice(PORTS)}"]
+        vips = [vip for vip in VIPS if not vip.startswith("250")] if self.plain else VIPS
+        return [option, f"{self.chance.choice(vips)}:{self.chance.choice(PORTS)}"]
 
     def settings(self) -> list[str]:
         line = self.maybe(0.7, "-s", self.chance.choice(SCHEDULERS))
@@ -106,7 +111,8 @@ class Writer:
         return ["-D", *self.selector()] if self.chance.random() < 0.95 else ["-C"]
 
     def server(self) -> list[str]:
-        address = self.chance.choice(SERVERS if self.chance.random() < 0.9 else ODD_SERVERS)
+        likely = SERVERS[:4] + SERVERS[5:] if self.plain else SERVERS
+        address = self.chance.choice(likely if self.chance.random() < 0.9 else ODD_SERVERS)
         port = self.chance.choice([":80", ":80", ":8080", ":81", ":http", ""])
         return ["-r", f"{address}{port}" if port or not address.startswith("[") else address[1:-1]]
 
@@ -154,7 +160,8 @@ class Writer:
         name = f"-{option.letter}" if short else f"--{option.long}"
         if option.takes != VALUE:
             return [name]
-        value = self.chance.choice(VALUES.get(option.long, ["master"]))
+        values = VALUES.get(option.long, ["master"])
+        value = self.chance.choice(values[:3] if self.plain else values)
         return [f"{name}={value}"] if self.chance.random() < 0.2 else [name, value]
 
     def spoil(self, line: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.kernel.report import FULL, REPORTS
+from tests.kernel.report import COMMANDS, FULL, REPORTS
 
 
 def pytest_configure():
@@ -19,6 +19,8 @@ def say_how_much(record_testsuite_property):
     yield
     parts = [f"{report.decisions.total():,} of {FULL[kind]:,} decisions ({kind})"
              for kind, report in REPORTS.items()]
+    if COMMANDS.lines:
+        parts.append(f"{COMMANDS.lines:,} of {COMMANDS.full:,} command lines")
     record_testsuite_property("sampled", ", ".join(parts))
 
 
@@ -27,3 +29,6 @@ def pytest_terminal_summary(terminalreporter):
     for kind, report in REPORTS.items():
         terminalreporter.section(f"kernel IPVS ({kind}) and lbq ({', '.join(report.engines)})")
         terminalreporter.write_line(report.table())
+    if COMMANDS.lines:
+        terminalreporter.section("the real ipvsadm and lbq-ipvsadm")
+        terminalreporter.write_line(COMMANDS.table())

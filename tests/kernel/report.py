@@ -18,6 +18,8 @@ class Commands:
 
     full: int = 20_000
     slice: int = 1_000
+    processes: int = 500
+    processes_slice: int = 20
     lines: int = 0
     answers: Counter = field(default_factory=Counter)       # by exit status
     differences: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from lbq.show import ipvs
 from tests.helpers import transcripts
 from tests.helpers.engines import ENGINES
 from tests.helpers.local_director import LocalDirector
+from tests.helpers.namespaces import machines
+from tests.helpers.processes import director_in
 from tests.kernel import session
-from tests.kernel.command_lines import LISTINGS, sequences
+from tests.kernel.command_lines import LISTINGS, sequence, sequences
 from tests.kernel.report import COMMANDS
 
 FULL = os.environ.get("LBQ_FULL") == "1"
@@ -48,29 +51,43 @@ def no_name_server(monkeypatch):
 
 @pytest.mark.timeout(3600)
 def test_command_lines_are_answered_as_by_the_real_tool():
-    for sequence, transcript in session.transcripts("classic", sequences(SEED, LINES), "command_agent",
+    for given, transcript in session.transcripts("classic", sequences(SEED, LINES), "command_agent",
                                                       STEP_SECONDS):
         for name, engine in ENGINES.items():
             if name == "fast":
                 continue        # XX until IPv6 is there
-            compare(sequence, transcript, name, engine)
+            compare(given, transcript, name, engine)
 
     assert not COMMANDS.differences, "\n".join(COMMANDS.differences[:SHOWN])
     assert COMMANDS.lines >= LINES * 0.9
 
 
-def compare(sequence: dict, transcript: dict, name: str, engine) -> None:
+@pytest.mark.timeout(3600)
+def test_processes_answer_as_those_of_the_real_tool(tmp_path):
+    """The same with a director that runs, and a process for each line, called through a link named ipvsadm."""
+    link = tmp_path / "ipvsadm"
+    link.symlink_to(Path(sys.executable).with_name("lbq-ipvsadm"))
+    wanted = sequence(SEED, COMMANDS.processes if FULL else COMMANDS.processes_slice, plain=True)
+    [(_, transcript)] = session.transcripts("classic", [wanted], "command_agent", STEP_SECONDS)
+    with machines(tmp_path, "i") as (host,), director_in(host, "serve", "--kernel-profile", "classic",
+                                                         "--engine", "reference"):
+        for step, expected in zip(wanted["steps"], transcript["results"], strict=True):
+            done = host.run([link, *step["words"]], check=False, input=step.get("stdin", ""))
+            assert [done.stdout, done.stderr, done.returncode] == expected, script_line(step)
+
+
+def compare(given: dict, transcript: dict, name: str, engine) -> None:
     """Give one sequence to lbq-ipvsadm over *engine*; note the first difference."""
     ipvs.SALT = transcript["salt"]
     director = LocalDirector(engine(profile="classic"))
-    for number, (step, expected) in enumerate(zip(sequence["steps"], transcript["results"], strict=True)):
+    for number, (step, expected) in enumerate(zip(given["steps"], transcript["results"], strict=True)):
         answer = list(transcripts.run(director, ["ipvsadm", *step["words"]], step.get("stdin", "").encode()))
         if step["words"] not in LISTINGS:
             COMMANDS.lines += name == "reference"
         COMMANDS.answers[expected[2]] += 1
         if answer != expected:
-            path = KEEP / f"lbq-commands-{sequence['seed']}.sh"
-            path.write_text("".join(map(script_line, sequence["steps"][:number + 1])))
+            path = KEEP / f"lbq-commands-{given['seed']}.sh"
+            path.write_text("".join(map(script_line, given["steps"][:number + 1])))
             COMMANDS.differences.append(f"{path.name} ({name}): {script_line(step)}  real: {expected}\n"
                                         f"  lbq:  {answer}")
             break
