@@ -425,8 +425,8 @@ def _import(words: list[str]) -> int:
     from lbq.ipvsadm.dump import Dump
 
     parser = Parser("lbq import", "Make the running director's services those of FILE, which lbq save or ipvsadm -S "
-                    "has written; all of it or, when anything in it is wrong, nothing.  What is in both stays, with its "
-                    "connections.")
+                    "has written; all of it or, when anything in it is wrong, nothing.  What is in both stays, with "
+                    "its connections.")
     parser.add_argument("file", metavar="FILE", help="- for standard input")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     said = parser.parse_args(words)

@@ -298,7 +298,7 @@ def _check_together(command: Command) -> None:
         _check_server(command)
     elif command.name == "list":
         elsewhere = said & {"timeout", "daemon"}
-        if (elsewhere or "connection" in said) and said & {"stats", "rate", "thresholds"} or (
+        if ((elsewhere or "connection" in said) and said & {"stats", "rate", "thresholds"}) or (
                 elsewhere and "persistent-conn" in said):
             raise Mistake("options conflicts in the list command")
 

@@ -252,7 +252,7 @@ def kernel_order(rows: list[dict]) -> list[dict]:
             folded ^= word
         return False, folded % BUCKETS
 
-    return sorted(reversed(rows), key=bucket)
+    return sorted(rows[::-1], key=bucket)       # within a bucket the newest comes first
 
 
 def sort(rows: list[dict]) -> list[dict]:

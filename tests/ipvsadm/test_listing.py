@@ -50,7 +50,7 @@ def test_services_come_by_mark_family_protocol_address_and_port():
     rows = [row("0.0.0.0", fwmark=3), row("::", fwmark=1), row("2001:db8::1"), row("10.0.0.1", "sctp"),
             row("10.0.0.1", "udp"), row("10.0.0.2"), row("10.0.0.1", port=443), row("10.0.0.1")]
 
-    assert ipvs.sort(rows) == rows[:2:-1] + [rows[2], rows[1], rows[0]]
+    assert ipvs.sort(rows) == [*rows[:2:-1], rows[2], rows[1], rows[0]]
 
 
 def test_names_are_cut_but_those_of_ipv6_are_not(monkeypatch):

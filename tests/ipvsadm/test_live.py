@@ -22,9 +22,10 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "ipvsadm"
 VIP, RS1, RS2, CLIENT = "192.168.0.100", "10.0.0.11", "10.0.0.12", "192.168.0.2"
 ACCEPT, DROP = 1, 0
 OPTIONS = bytes(12), bytes(20)      # of a TCP segment, and of one that opens: as Linux sends them
-# Others' work; and lbq has no sync daemon, counts not by CPU, and its one helper is not a module; the totals have IPv6 in them.
-NOT_HERE = ("ip addr", "curl", "cat /proc/net/ip_vs_conn_sync", "cat /proc/net/ip_vs_stats", "cat /proc/net/ip_vs_stats_percpu",
-            "cat /proc/net/ip_vs_app")
+# Others' work; and lbq has no sync daemon, counts not by CPU, and its one helper is not a module; the totals have IPv6
+# in them.
+NOT_HERE = ("ip addr", "curl", "cat /proc/net/ip_vs_conn_sync", "cat /proc/net/ip_vs_stats",
+            "cat /proc/net/ip_vs_stats_percpu", "cat /proc/net/ip_vs_app")
 SYSCTL = re.compile(r"(?:echo (\d+) > |cat )/proc/sys/net/ipv4/vs/(\w+)")
 
 

@@ -78,7 +78,8 @@ def without_mixed(lines):
     for line in lines:
         if line.startswith(("TCP", "UDP", "FWM", "-A", "< -A")):
             six = "[" in line
-        if not (six and line.lstrip("< ").startswith(("-> 10.", "-> rs1", "-> 0A", "-a")) and ("-> [" not in line and "-r [" not in line)):
+        is_server = line.lstrip("< ").startswith(("-> 10.", "-> rs1", "-> 0A", "-a"))
+        if not six or not is_server or "-> [" in line or "-r [" in line:
             kept.append(line)
     return kept
 

@@ -42,7 +42,7 @@ class Program:
     """The real ipvsadm, loaded once, in this network namespace."""
 
     def __init__(self, library: str):
-        self.files = [tempfile.TemporaryFile() for _ in range(3)]       # its standard input, output and error
+        self.files = [tempfile.TemporaryFile() for _ in range(3)]   # noqa: SIM115  its input, output and error
         theirs, self.requests = os.pipe()
         self.answers, ours = os.pipe()
         wanted = [theirs, ours, *(file.fileno() for file in self.files)]

@@ -156,7 +156,7 @@ class Writer:
     def option(self) -> list[str]:
         """Return any option of the language, with a value that is right by itself."""
         option = self.chance.choice(words.EVERYTHING)
-        short = option.letter and self.chance.random() < 0.5 or not option.long
+        short = (option.letter and self.chance.random() < 0.5) or not option.long
         name = f"-{option.letter}" if short else f"--{option.long}"
         if option.takes != VALUE:
             return [name]

@@ -1,4 +1,4 @@
-"""lbq-ipvsadm as its users have it: in scripts, under a link's name, behind ldirectord and systemd, with real traffic."""
+"""lbq-ipvsadm as its users have it: in scripts, under a link's name, behind ldirectord, with real traffic."""
 from __future__ import annotations
 
 import os
@@ -145,8 +145,9 @@ def test_a_deployment_script_works_as_it_is(machine):
     assert machine.names_answering() == ["web01"] * 6 + ["web02"] * 2
     listed = machine.run("ipvsadm", "-Lnc").stdout.splitlines()
     assert len(listed) == 2 + 16
-    assert all(re.match(r"TCP 0[01]:\d\d  (TIME_WAIT|FIN_WAIT) +192\.168\.10\.100:\d+ +192\.168\.10\.1:80 +192\.168\.20\.[12]:80$",
-                        line) for line in listed[2:])
+    expected = (r"TCP 0[01]:\d\d  (TIME_WAIT|FIN_WAIT) +192\.168\.10\.100:\d+ +192\.168\.10\.1:80 +"
+                r"192\.168\.20\.[12]:80$")
+    assert all(re.match(expected, line) for line in listed[2:])
 
 
 def unit(key: str) -> list[str]:
