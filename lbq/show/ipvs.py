@@ -252,7 +252,8 @@ def kernel_order(rows: list[dict]) -> list[dict]:
             folded ^= word
         return False, folded % BUCKETS
 
-    return sorted(rows[::-1], key=bucket)       # within a bucket the newest comes first
+    newest_first = rows[::-1]           # and so they stay within a bucket
+    return sorted(newest_first, key=bucket)
 
 
 def sort(rows: list[dict]) -> list[dict]:
