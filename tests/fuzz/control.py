@@ -22,10 +22,12 @@ from lbq import worker
 from lbq._fastpath import FastDirector
 from lbq.control.channel import PacketProcess
 from lbq.control.client import SOCKET_NAME
+from lbq.control.kernel import KernelCommands
 from lbq.control.operations import Operations
+from lbq.control.rows import key_of
 from lbq.control.server import LINE_BYTES, ControlServer
 from lbq.errors import HostError
-from lbq.grammar import format_address, format_service
+from lbq.grammar import format_address
 from tests.fuzz import mutate
 from tests.fuzz.ipv4 import NASTY
 
@@ -38,6 +40,8 @@ SERVERS = ("192.168.20.1", "192.168.20.1:8080", "192.168.20.2,weight=2", "192.16
            "192.168.20.4,weight=0", "192.168.20.5,mode=tun,tunnel=gue,tunnel-port=6080",
            "192.168.20.1,upper=9,lower=3", "192.168.20.9:0", "", ",", "192.168.20.1,weight=99999999999",
            "10.0.0.1," + "weight=1," * 100)
+ADDRESSES = ("192.168.10.1", "192.168.10.2", "0.0.0.0", "::1%lo", "192.168.10.256")
+DEEDS = ("add", "add", "edit", "delete", "zero", "sing")
 SCHEDULERS = ("rr", "wlc", "mh", "twos", NASTY, NASTY.replace("Nasty", "Deadly"), "/dev/zero.py:X", "wcl", "")
 SYSCTLS = ("conn_reuse_mode=0", "net.ipv4.vs.drop_entry=3", "expire_nodest_conn=1", "sync_ports=1", "amemthresh", "=",
            "am_droprate=0", "lblc_expiration=2147483648")
@@ -60,6 +64,7 @@ class Host:
         await asyncio.sleep(0)
         if self.choose.random() < 0.05:
             raise HostError("ipset said no")
+        return False        # what is asked is only whether an address is a broadcast's
 
 
 def play(seed: int, counted: Counter, tell=lambda line: None) -> None:
@@ -72,7 +77,8 @@ def play(seed: int, counted: Counter, tell=lambda line: None) -> None:
 async def _play(choose: random.Random, counted: Counter, tell) -> None:
     with tempfile.TemporaryDirectory() as folder, packet_process() as process:
         operations = Operations(process, Host(choose), {"queue": 0, "version": "1", "pid": 1})
-        server = ControlServer(Path(folder, SOCKET_NAME), operations.methods(), IDLE_SECONDS)
+        methods = operations.methods() | KernelCommands(operations).methods()
+        server = ControlServer(Path(folder, SOCKET_NAME), methods, IDLE_SECONDS)
         await server.start()
         try:
             await asyncio.gather(*(converse(random.Random(choose.getrandbits(64)), server.path, counted, tell)
@@ -166,12 +172,11 @@ async def agree(path: Path, operations: Operations) -> None:
     writer.write(b'{"jsonrpc": "2.0", "id": 1, "method": "list"}\n')
     rows = json.loads(await reader.readline())["result"]
     writer.close()
-    names = {f"fwmark:{row['fwmark']}" if row["fwmark"] else f"{row['protocol']}:{row['address']}:{row['port']}": row
-             for row in rows}
-    assert set(names) == {format_service(key) for key in operations.services}
-    for key in operations.services:
-        servers = {(row["address"], row["port"], row["weight"]) for row in names[format_service(key)]["servers"]}
-        assert servers == {(format_address(words.address), words.port, words.weight)
+    known = {key_of(row): row for row in rows}
+    assert set(known) == set(operations.services)
+    for key, row in known.items():
+        servers = {(server["address"], server["port"], server["weight"]) for server in row["servers"]}
+        assert servers == {(format_address(words.address, key.family), words.port, words.weight)
                            for place, words in operations.servers.items() if place[0] == key}
 
 
@@ -187,11 +192,19 @@ def request(choose: random.Random) -> bytes:
           for name in ("add_server", "add_server", "set_server", "delete_server")],
         ("zero", {"service": choose.choice((None, *SERVICES))}),
         ("sysctl", {"settings": [choose.choice(SYSCTLS) for _ in range(choose.randrange(3))]}),
+        ("drain", {"service": choose.choice(SERVICES), "server": choose.choice(SERVERS), "end_after": choose.choice(
+            (None, 0, 9)), "delete": choose.random() < 0.5}),
+        ("end_connections", {choose.choice(("service", "server", "client", "state")): choose.choice(
+            (*SERVICES, *SERVERS, "ESTABLISHED", None))}),
+        ("kernel_service", {"do": choose.choice(DEEDS), "service": row(choose)}),
+        ("kernel_server", {"do": choose.choice(DEEDS), "service": row(choose), "server": server_row(choose)}),
+        ("replace", {"services": [row(choose) for _ in range(choose.randrange(3))], "timeouts": {"udp": 9},
+                     "dry_run": choose.random() < 0.3}),
         ("timeouts", {"tcp": choose.choice((0, 900)), "tcpfin": 0, "udp": choose.choice((0, 1, 300))}),
     ))
     wanted = {"jsonrpc": "2.0", "id": choose.choice((1, "a", 10**30)), "method": method, "params": params}
     if choose.random() < 0.4:
-        where = choose.choice((wanted, params))
+        where = choose.choice((wanted, params, *(value for value in params.values() if isinstance(value, dict))))
         name = choose.choice([*where, "more"])
         where[name] = choose.choice(ODD)
         if choose.random() < 0.2:
@@ -204,6 +217,26 @@ def request(choose: random.Random) -> bytes:
     if choose.random() < 0.005:
         line = choose.choice((b"[", b'{"":', b"9", b"\xff")) * choose.choice((5000, 10_000))
     return line + b"\n"
+
+
+def row(choose: random.Random) -> dict:
+    """Return a service as a listing has it."""
+    return {"protocol": choose.choice(("tcp", "udp", "sctp")), "address": choose.choice(ADDRESSES),
+            "port": choose.choice((80, 21, 53, 0)), "fwmark": choose.choice((0, 0, 0, 1)),
+            "scheduler": choose.choice(SCHEDULERS), "flags": choose.choice(([], ["persistent"], ["ops"], ["sched1"])),
+            "timeout": choose.choice((0, 300)), "netmask": choose.choice(("255.255.255.255", "255.0.255.0", "128")),
+            "pe": choose.choice(("", "", "sip", "x")),
+            "servers": [server_row(choose) for _ in range(choose.randrange(3))]}
+
+
+def server_row(choose: random.Random) -> dict:
+    """Return a server as a listing has it."""
+    return {"address": choose.choice(("192.168.20.1", "192.168.20.2", "0.0.0.0", "2001:db8::2")),
+            "port": choose.choice((80, 8080, 0)), "weight": choose.choice((0, 1, 2**31 - 1)),
+            "mode": choose.choice(("nat", "dr", "tun")), "upper": choose.choice((0, 5)),
+            "lower": choose.choice((0, 0, 9)), "tunnel": choose.choice(("ipip", "gue", "gre")),
+            "tunnel_port": choose.choice((0, 6080)),
+            "tunnel_flags": choose.choice(("nocsum", "csum", "remcsum", "x"))}
 
 
 def settings(choose: random.Random) -> dict:

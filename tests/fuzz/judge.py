@@ -58,7 +58,8 @@ class Judge:
         dropped = outcome.startswith("dropped") or outcome == "forwarded"
         assert verdict.action == (DROP if dropped else ACCEPT), outcome
         assert verdict.changed == (outcome == "rewritten")
-        assert (outcome in NOT_UNDERSTOOD) == (truncated or means.protocol is None), (outcome, means)
+        understood = outcome not in NOT_UNDERSTOOD or self._is_quote_without_ports(outcome, means)
+        assert understood == (not truncated and means.protocol is not None), (outcome, means)
         assert (verdict.sent != ()) == (outcome == "forwarded")
         if outcome.startswith("passed"):
             assert came_out == content
@@ -71,6 +72,11 @@ class Judge:
             assert dropped and len(verdict.answer) <= MOST_IN_ANSWER
             self._whole(verdict.answer)
             assert ones_complement_sum(verdict.answer[:20]) == ones_complement_sum(verdict.answer[20:]) == 0xFFFF
+
+    def _is_quote_without_ports(self, outcome: str, means) -> bool:
+        """Return True for an ICMP error that might have made a connection, had it quoted ports (schedule_icmp)."""
+        return (outcome == "dropped_malformed" and means.protocol == ICMP
+                and self.reference.services.sysctls["schedule_icmp"] != 0)
 
     def _may_pass(self, reason: str, means, hook: int, mark: int) -> bool:
         """Return True when a packet that says *means* may go on untouched for *reason*."""

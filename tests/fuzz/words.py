@@ -1,7 +1,8 @@
 """Any words on the command line: one line that says what is wrong, exit status 2, and nothing touched.
 
 The commands that speak to a director find none; those that change the host are not called.  What the parsers accept
-means the same when it is written back and read again.
+means the same when it is written back and read again.  ``lbq-ipvsadm`` speaks to a director in this process, by its
+words and by what it is given to restore.
 """
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ from collections import Counter
 from pathlib import Path
 
 import lbq.host.setup
-from lbq import cli, grammar, options
+from lbq import cli, grammar, ipvsadm, options
+from lbq._fastpath import FastDirector
 from lbq.errors import LbqError
 from lbq.model import TCP, ServiceKey
 from tests.fuzz import control
 from tests.fuzz.ipv4 import NASTY
+from tests.helpers.local_director import LocalDirector
 
 LINES = 60
 COMMANDS = ("list", "conns", "stats", "add", "set", "del", "drain", "zero", "clear", "sysctl", "timeouts", "stop")
@@ -27,6 +30,13 @@ WORDS = ("service", "server", "--json", "--vip", "--mode", "nat", "dr", "tun", "
          "classic", "--on-delete", "end", "--sysctl", "conn_reuse_mode=0", "--add-vip", "eth0", "--json-log",
          "--accept-forward", "--wait", "--help", "--version", "--", "-", "",
          *control.SERVICES, *control.SERVERS, *control.SYSCTLS)
+IPVSADM = ("-A", "-E", "-D", "-a", "-e", "-d", "-C", "-L", "-S", "-Z", "-R", "--set", "-t", "-u", "-f", "-r", "-s",
+           "-p", "-M", "-g", "-i", "-m", "-w", "-x", "-y", "-n", "-c", "--stats", "--rate", "--exact", "--sort",
+           "--tun-type", "-O", "-b", "--tun-port", "--pe", "--start-daemon", "--add-service", "--tcp-service",
+           "--real-server=10.0.0.1", "192.168.10.1:80", "10.0.0.1:80", "10.0.0.2", "http", "rr", "wlc", "mh",
+           "flag-1,mh-port", "300", "0", "-1", "255.0.255.0", "gue", "6080", "master", "99999999999", "-tln",
+           "--help", "")
+IPVSADM_STATUSES = (0, 1, 2, 255)
 LETTERS = "0123456789.:,=-[]/%\0\n\t éλ\ud800٣x"
 
 
@@ -35,7 +45,10 @@ def play(seed: int, counted: Counter, tell=lambda words: None) -> None:
     choose = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         lbq.host.setup.state_directory = lambda: Path(folder)       # where no director runs
+        local = LocalDirector(FastDirector(max_connections=10))
         for _ in range(LINES):
+            if choose.random() < 0.3:
+                drop_in(choose, local, counted)
             words = [word(choose) for _ in range(choose.randrange(9))]
             tell(words)
             command(choose.choice(COMMANDS), words)
@@ -43,11 +56,23 @@ def play(seed: int, counted: Counter, tell=lambda words: None) -> None:
             for text in words:
                 parsers(choose, text)
             counted["words"] += len(words)
+        local.close()
 
 
-def word(choose: random.Random) -> str:
+def drop_in(choose: random.Random, local: LocalDirector, counted: Counter) -> None:
+    """Give lbq-ipvsadm a line, or many to restore; expect an end like any other."""
+    lines = [[word(choose, IPVSADM) for _ in range(choose.randrange(9))] for _ in range(choose.choice((0, 0, 1, 5)))]
+    words = ["-R"] if lines else [word(choose, IPVSADM) for _ in range(choose.randrange(12))]
+    told = "\n".join(map(" ".join, lines)).encode(errors="surrogatepass")
+    streams = ipvsadm.Streams(io.BytesIO(told), io.StringIO(), io.StringIO())
+    assert ipvsadm.main(["ipvsadm", *words], streams, local.connect) in IPVSADM_STATUSES, words
+    assert "in the packet process" not in streams.stderr.getvalue(), (words, streams.stderr.getvalue())
+    counted["words"] += sum(map(len, (words, *lines)))
+
+
+def word(choose: random.Random, known: tuple[str, ...] = WORDS) -> str:
     """Return a word that belongs there, or one with a few letters wrong."""
-    text = choose.choice(WORDS)
+    text = choose.choice(known)
     for _ in range(choose.choice((0, 0, 0, 1, 2, 5))):
         at = choose.randrange(len(text) + 1)
         text = text[:at] + choose.choice((choose.choice(LETTERS), text[:9], "")) + text[at + choose.randrange(3):]
