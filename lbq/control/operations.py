@@ -221,6 +221,7 @@ class Operations:
             raise ConfigError(f"a timeout is a number of seconds from 1 to {MAX_SECONDS}, or 0 to keep it")
         if any((tcp, tcpfin, udp)):
             await self.process.call("set_timeouts", tcp, tcpfin, udp)
+            self.did(f"timeouts set: tcp {tcp}, tcpfin {tcpfin}, udp {udp} (0: as it was)")
         return dict(zip(("tcp", "tcpfin", "udp"), await self.process.call("timeouts"), strict=True))
 
     # ---- Services ----------------------------------------------------------------------------------------

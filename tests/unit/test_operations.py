@@ -265,6 +265,16 @@ def test_setting_a_service_changes_what_is_named(operations, story):
     assert story[-1] == ("engine", "set_service", KEY, "rr", 1, 60, 0xFFFFFFFF, 0)
 
 
+@pytest.mark.parametrize("seconds", [{"tcp": -1}, {"tcp": 60, "udp": -5}, {"tcp": 60, "tcpfin": 1 << 31}])
+def test_no_timeout_is_set_when_one_is_wrong(operations, story, seconds):
+    story.clear()
+
+    with pytest.raises(ConfigError, match="is a number of seconds"):
+        asyncio.run(operations.timeouts(**seconds))
+
+    assert story == []
+
+
 def test_setting_a_server_changes_what_is_named(operations, story):
     asyncio.run(operations.set_server(VIP, "192.168.20.1,upper=9,lower=3"))
     asyncio.run(operations.set_server(VIP, "192.168.20.1,weight=5"))
