@@ -10,7 +10,9 @@ on real traffic, and each has a way round in plain Python:
 
 It cannot tell us about checksums and segmentation (NFQA_SKB_INFO).  It need not: a queue without the GSO
 flag gets large packets cut into segments, each with its checksum complete, so the *form* is always 0, and
-what leaves by DR or TUN is never an aggregate that is yet to be cut.
+what leaves by DR or TUN is never an aggregate that is yet to be cut.  For SCTP the kernel completes the wrong kind of
+checksum (skb_checksum_help): where programs on this machine speak SCTP through it, their devices need
+``ethtool -K DEV tx-checksum-sctp off``.
 
 Kernel: nfnetlink_queue.c; package: github.com/oremanj/python-netfilterqueue, 1.1.
 """

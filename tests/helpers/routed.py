@@ -12,7 +12,6 @@ HOLD, DISCARD, BULK, ECHO = 7, 9, 8080, 5300       # what answers there; nothing
 MIB = 1 << 20
 SIZES = {"fast": (1024 if FULL else 64) * MIB, "reference": (64 if FULL else 4) * MIB}
 LONG = {"fast": (4000, 60_000), "reference": (3900,)}       # NetfilterQueue reads 4 KB of a packet
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2        # <linux/in.h>
 
 
 def with_servers(lab: RoutedLab) -> RoutedLab:

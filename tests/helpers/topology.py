@@ -8,9 +8,7 @@ import hashlib
 import json
 import os
 import re
-import select
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -26,8 +24,7 @@ from tests.helpers import endpoints
 FULL = os.environ.get("LBQ_FULL") == "1"    # the whole load, not the slice for every run
 ENDPOINTS = Path(endpoints.__file__)
 
-IP_RECVERR, SO_EE_ORIGIN_ICMP = 11, 2        # <linux/in.h>, <linux/errqueue.h>
-EXTENDED_ERROR = struct.Struct("=IBBBxIIHH4s")      # errno, origin, type, code, info, data; family, port, address
+IP_RECVERR = 11         # <linux/in.h>
 
 # A counter that moved in any namespace is a packet that somebody broke.
 BROKEN = ("IpInHdrErrors", "IpInAddrErrors", "IpReasmFails", "IpFragFails", "IpInCsumErrors", "TcpInErrs",
@@ -108,7 +105,7 @@ def connect(host: Namespace, address: str, port: int = 80, timeout: float = 10.0
 
 
 def udp_socket(host: Namespace, address: str, port: int, timeout: float = 10.0) -> socket.socket:
-    """Return a UDP socket of *host*, connected so that it hears ICMP errors (icmp_error tells more of them)."""
+    """Return a UDP socket of *host*, connected so that it hears ICMP errors (icmp.error_about tells more of them)."""
     with host.inside():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -124,26 +121,6 @@ def udp_server(host: Namespace, address: str, port: int, timeout: float = 10.0) 
     sock.settimeout(timeout)
     sock.bind((address, port))
     return sock
-
-
-def icmp_error(sock: socket.socket, datagram: bytes, times: int = 1) -> tuple[int, int, int, str]:
-    """Send *datagram*; return type, code, next hop's MTU and sender of the ICMP error that it meets with.
-
-    Up to so many *times*, where the change that makes it an error may not have come through yet.
-    """
-    waiting = select.poll()
-    waiting.register(sock, 0)       # errors are always waited for
-    for left in reversed(range(times)):
-        sock.send(datagram)
-        if waiting.poll(100 if left else 5000):
-            break
-    else:
-        raise TimeoutError("no ICMP error came")
-    _, ancillary, _, _ = sock.recvmsg(65535, 1024, socket.MSG_ERRQUEUE)
-    [told] = [data for level, kind, data in ancillary if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR)]
-    _, origin, kind, code, mtu, _, _, _, sender = EXTENDED_ERROR.unpack_from(told)
-    assert origin == SO_EE_ORIGIN_ICMP, f"an error of this host itself, origin {origin}"
-    return kind, code, mtu, socket.inet_ntoa(sender)
 
 
 def hold(host: Namespace, address: str, port: int = 80) -> tuple[str, socket.socket]:
@@ -325,15 +302,6 @@ def features(host: Namespace, words: str) -> Iterator[None]:
         yield
     finally:
         host.run(["ethtool", "-K", "eth0", *words.replace("off", "on").split()])
-
-
-@contextmanager
-def no_route_cache(host: Namespace) -> Iterator[None]:
-    """Let *host* forget the path MTUs that it learns in a ``with`` block."""
-    try:
-        yield
-    finally:
-        host.run(["ip", "route", "flush", "cache"])
 
 
 def received_bytes(host: Namespace, device: str = "eth0") -> int:

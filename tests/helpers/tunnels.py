@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from lbq.lab.namespace import Namespace, Process
-from lbq.lab.routed import DIRECTOR, RoutedLab, has_device
+from lbq.lab.routed import DIRECTOR, RoutedLab
 from lbq.lab.topology import lbq_command, this_lbq
-from lbq.realserver import TUNNEL
+from lbq.realserver import tunnel_is_up
 from tests.helpers import packets
 
 GUE_PORT = 6080
@@ -38,7 +38,7 @@ TUNNELS = [Tunnel("ipip", False, 20), Tunnel("gue", False, 32), Tunnel("gue", Tr
 
 def kernel_ends(server: Namespace, kind: str) -> bool:
     """Return True when the kernel of *server* can end tunnels of this *kind*."""
-    if not has_device(server, TUNNEL):      # what ends IPIP, and what fou hands GUE's inner packets to
+    if server.call(tunnel_is_up) is None:      # what ends IPIP, and what fou hands GUE's inner packets to
         return False
     program = {"ipip": ["true"], "gue": ["modprobe", "fou"], "gre": ["modprobe", "ip_gre"]}[kind]
     return server.run(program, check=False).returncode == 0

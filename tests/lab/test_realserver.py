@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from lbq.lab.namespace import Namespace
-from lbq.lab.routed import has_device
 from lbq.lab.topology import lbq_command, this_lbq
-from lbq.realserver import TUNNEL
+from lbq.realserver import TUNNEL, tunnel_is_up
 from tests.helpers.namespaces import machines, picture
 from tests.helpers.tunnels import last_words, start_decap
 
@@ -66,7 +65,7 @@ def test_all_is_there_and_all_is_taken_back(server, mode):
     assert addresses(server, "lo") == ["127.0.0.1/8", f"{VIP}/32", f"{OTHER_VIP}/32"]
     assert addresses(server, "eth0") == [f"{RIP}/24"]
     assert f"{VIP}/32 added to lo" in said
-    if mode == "tun" and not has_device(server, TUNNEL):
+    if mode == "tun" and server.call(tunnel_is_up) is None:
         assert any("lbq decap" in line for line in said)
     realserver(server, mode, "--undo")
     assert picture(server) == before
@@ -128,6 +127,20 @@ def test_decap_takes_back_what_it_changed(server, kind):
     assert last_words(decap) == "no packet came"
     assert decap.wait(10) == 0
     assert picture(server) == before
+
+
+def test_decap_leaves_ipip_to_a_kernel_that_ends_it(server):
+    """Both would deliver each packet.  (The device that such a kernel has is played by another.)"""
+    server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
+    if server.call(tunnel_is_up) is None:
+        server.run(["ip", "link", "add", TUNNEL, "type", "bridge"])
+    server.run(["ip", "link", "set", TUNNEL, "up"])
+
+    refused = server.run(lbq_command("decap", "--vip", VIP), env=this_lbq(), check=False)
+
+    assert refused.returncode == 2
+    [line] = refused.stderr.splitlines()
+    assert f"{TUNNEL} is up" in line
 
 
 # ---- ARP -----------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ import pytest
 
 from lbq.lab.routed import CLIENT_GATEWAY, RoutedLab
 from lbq.lab.topology import lbq_command, this_lbq
+from tests.helpers import icmp
 from tests.helpers.endpoints import digest_of
 from tests.helpers.processes import wait_until
 from tests.helpers.routed import (
@@ -18,9 +18,6 @@ from tests.helpers.routed import (
     DISCARD,
     ECHO,
     HOLD,
-    IP_MTU_DISCOVER,
-    IP_PMTUDISC_DO,
-    IP_PMTUDISC_DONT,
     LONG,
     SIZES,
     start,
@@ -30,10 +27,8 @@ from tests.helpers.topology import (
     connect,
     features,
     hold,
-    icmp_error,
     listing,
     new_lab,
-    no_route_cache,
     route,
     server_row,
     still_answers,
@@ -214,13 +209,13 @@ def test_a_server_is_drained_when_its_last_client_is_gone(lab, engine):
 
     in_vain = lab.lbq("drain", service, server, "--wait", "0", check=False)
     drain = lab.director.popen(lbq_command("drain", service, server, "--wait", "10"), env=this_lbq())
-    drain.wait_for("1 connections left")
+    drain.wait_for("connections left: 1")
     new = [hold(lab.client, lab.vip, HOLD)[0] for _ in range(2)]
     answered = still_answers(held["web02"])
     was_waiting = drain.poll() is None
     held["web02"].close()
 
-    assert (in_vain.returncode, in_vain.stdout.splitlines()[-1]) == (1, "1 connections left")
+    assert (in_vain.returncode, in_vain.stdout.splitlines()[-1]) == (1, "connections left: 1")
     assert new == ["web01"] * 2
     assert answered and was_waiting
     assert drain.wait(5) == 0
@@ -253,32 +248,18 @@ def test_a_client_hears_what_keeps_its_packets_from_a_server(lab, engine, forgiv
     lab.lbq("add", "service", f"udp:{lab.vip}:{DISCARD}", "--mode", "dr")
     lab.lbq("add", "server", f"udp:{lab.vip}:{DISCARD}", web01.address)
     with udp_socket(lab.client, lab.vip, ECHO) as sock, udp_socket(lab.client, lab.vip, DISCARD) as nobody:
-        for hops, sender in ((1, CLIENT_GATEWAY), (2, lab.vip)):
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
-            assert icmp_error(sock, b"how far?") == (11, 0, 0, sender)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 3)
+        assert icmp.trace(sock, 2) == [CLIENT_GATEWAY, lab.vip]
         sock.send(b"how far?")
         assert sock.recv(100) == b"web01 how far?"
 
-        assert icmp_error(nobody, b"hello?") == (3, 3, 0, lab.vip)
+        assert icmp.error_about(nobody, b"hello?") == (3, 3, 0, lab.vip)
 
 
-def test_a_client_hears_which_packets_the_way_to_the_server_takes(lab, engine):
-    """TCP then sends smaller ones; UDP that forbids fragments hears of it, and that allows them arrives in some."""
+def test_a_client_learns_what_fits_the_way_to_the_server(lab, engine):
     web01, _ = lab.servers
-    size = SIZES[engine] // 16
-    with route(lab.director, web01.address, "dev", "eth0", "mtu", "1300"), no_route_cache(lab.client):
+    with route(lab.director, web01.address, "dev", "eth0", "mtu", "1300"):
         start(lab, engine, ECHO, "--udp", servers=[web01])
-        lab.lbq("add", "service", f"{lab.vip}:{BULK}", "--mode", "dr")
-        lab.lbq("add", "server", f"{lab.vip}:{BULK}", web01.address)
-        with udp_socket(lab.client, lab.vip, ECHO) as sock:
-            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-            assert icmp_error(sock, bytes(1400)) == (3, 4, 1300, lab.vip)
-        lab.client.run(["ip", "route", "flush", "cache"])
-        with udp_socket(lab.client, lab.vip, ECHO) as sock:
-            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-            sock.send(bytes(1400))
-            assert sock.recv(2000) == b"web01 " + bytes(1400)
-        with features(lab.client, "tso off gso off"):
-            assert upload(lab.client, f"http://{lab.vip}:{BULK}/", size) == digest_of(size)
-        assert "mtu 1300" in lab.client.run(["ip", "route", "get", lab.vip]).stdout
+        tell(lab, "add_service", service=f"{lab.vip}:{BULK}", mode="dr")
+        tell(lab, "add_server", service=f"{lab.vip}:{BULK}", server=web01.address)
+
+        icmp.assert_client_learns_what_fits(lab, 1300, ECHO, f"http://{lab.vip}:{BULK}/", SIZES[engine] // 16)

@@ -1,0 +1,115 @@
+"""FTP through NAT with a real server (vsftpd) and a real client (curl): active and passive, up and down."""
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from lbq.lab.topology import Lab, host_name
+from tests.helpers.topology import FULL, curl, listing, new_lab, resets_suffered, route, tell, wait_for_listener
+
+SIZE = (16 if FULL else 2) << 20
+# vsftpd chroots where nobody may write; so its users' own files lie one deeper.
+VSFTPD = """\
+listen=YES
+background=NO
+anonymous_enable=YES
+no_anon_password=YES
+anon_root={folder}
+anon_upload_enable=YES
+anon_umask=022
+write_enable=YES
+nopriv_user=nobody
+secure_chroot_dir={folder}/empty
+connect_from_port_20=YES
+pasv_enable=YES
+ftpd_banner=this is {name}
+xferlog_enable=NO
+seccomp_sandbox=NO
+"""
+WAYS = {
+    "passive": ["--disable-epsv"],
+    "extended passive": ["--epsv"],
+    "active": ["--ftp-port", "-", "--disable-eprt"],
+    "extended active": ["--ftp-port", "-", "--eprt"],
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Return the article's network with an FTP server on each of its two machines."""
+    with new_lab(Lab) as lab:
+        for server in lab.servers:
+            start_vsftpd(server)
+        yield lab
+
+
+def start_vsftpd(server):
+    """Serve the folder ``ftp-NAME``: ``content`` to download, and ``pub`` for uploads."""
+    folder = server.folder / f"ftp-{host_name(server)}"
+    for name in ("", "empty", "pub"):
+        (folder / name).mkdir()
+    shutil.chown(folder / "pub", "ftp")        # the package's user
+    (folder / "content").write_bytes(os.urandom(SIZE))
+    config = folder.with_suffix(".conf")
+    config.write_text(VSFTPD.format(folder=folder, name=host_name(server)))
+    server.popen(["vsftpd", config])
+    wait_for_listener(server, 21)
+
+
+@pytest.fixture
+def lab(network, lend, engine):
+    """Lend the network to one test, with a director of both FTP servers."""
+    lab = lend(network)
+    reals = [word for server in lab.servers for word in ("--real", server.address)]
+    lab.start_director("--vip", f"{lab.vip}:21", "--mode", "nat", "--scheduler", "rr", "--engine", engine, *reals)
+    return lab
+
+
+def folder_of(server):
+    return server.folder / f"ftp-{host_name(server)}"
+
+
+def data_connections(lab):
+    """Return (client port, VIP port, server port) of the connections that carry files."""
+    return [(row["cport"], row["vport"], row["dport"]) for row in tell(lab, "connections")["connections"]
+            if row["vport"] != 21]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_files_arrive_intact(lab, engine, way, tmp_path):
+    web01, web02 = lab.servers
+    came, source, name = tmp_path / "came", tmp_path / "source", f"{engine}-{way}".replace(" ", "-")
+    source.write_bytes(os.urandom(SIZE))
+
+    curl(lab.client, f"ftp://{lab.vip}/content", *WAYS[way], "--output", str(came))
+    curl(lab.client, f"ftp://{lab.vip}/pub/{name}", *WAYS[way], "--upload-file", str(source))
+
+    assert came.read_bytes() == (folder_of(web02) / "content").read_bytes()
+    assert (folder_of(web01) / "pub" / name).read_bytes() == source.read_bytes()
+    carried = data_connections(lab)
+    assert len(carried) == 2
+    if "active" in way:
+        assert {(vport, dport) for _, vport, dport in carried} == {(20, 20)}
+    else:
+        assert all(vport == dport >= 1024 for _, vport, dport in carried)
+    assert sorted(row["stats"]["conns"] for row in listing(lab)["servers"]) == [1, 1]
+    assert resets_suffered(lab.client) == 0
+
+
+def test_a_vip_of_another_length_shifts_what_follows_in_the_conversation(lab, tmp_path):
+    """"227 Entering Passive Mode (10,9,9,9,…" is shorter than what the server said, three times over."""
+    vip, web02 = "10.9.9.9", lab.servers[1]
+    files = [tmp_path / name for name in ("one", "two", "three")]
+    tell(lab, "add_service", service=f"{vip}:21", scheduler="rr")
+    tell(lab, "add_server", service=f"{vip}:21", server=web02.address)
+
+    with route(lab.client, vip, "via", lab.vip):
+        words = [word for file in files[1:] for word in ("--output", str(file), f"ftp://{vip}/content")]
+        curl(lab.client, f"ftp://{vip}/content", "--disable-epsv", *words, "--output", str(files[0]))
+
+    assert [file.read_bytes() for file in files] == [(folder_of(web02) / "content").read_bytes()] * 3
+    controls = [row for row in tell(lab, "connections")["connections"] if row["vport"] == 21]
+    assert len(controls) == 1
+    assert resets_suffered(lab.client) == 0
