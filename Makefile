@@ -26,6 +26,9 @@ test-kernel-full: $(VENV)/lbq-kernel  ## 100,000 decisions with the classic kern
 fuzz: $(VENV)/lbq-test $(SANITIZED)  ## hostile bytes to everything that reads any, compiled with gcc's sanitizers: two minutes
 	@$(BIN)/python tests/run.py fuzz
 
+soak: $(VENV)/lbq-test  ## a director under mixed traffic and steady changes, for a minute: nothing lost, nothing grows (root)
+	@$(BIN)/python tests/run.py soak
+
 unit: $(VENV)/lbq-test  ## unit, packet, ipvsadm and agreement tests: no root, no network
 	@$(BIN)/python tests/run.py unit pure packets ipvsadm agreement
 
@@ -75,4 +78,4 @@ $(VENV)/lbq-kernel: $(VENV)/lbq-test
 	@packaging/install-debian kernel
 	@touch $@
 
-.PHONY: help lab test test-full test-kernel test-kernel-full fuzz unit bench bench-memory lint annotate clean
+.PHONY: help lab test test-full test-kernel test-kernel-full fuzz soak unit bench bench-memory lint annotate clean

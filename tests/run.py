@@ -29,6 +29,7 @@ SUITES = {
     "errors": (["errors"], {}),
     "lab": (["lab"], {}),
     "fuzz": (["fuzz"], {}),
+    "soak": (["soak"], {}),
     "kernel": (["kernel"], {}),
 }
 

@@ -8,6 +8,7 @@ Content is made as it is sent and hashed as it arrives: nothing here keeps a gig
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import random
@@ -79,10 +80,11 @@ class Hold(socketserver.BaseRequestHandler):
     """Say the name, then echo until the client closes: a connection as long as a test likes."""
 
     def handle(self):
-        """Serve one connection."""
-        self.request.sendall(self.server.title.encode() + b"\n")
-        while data := self.request.recv(65536):
-            self.request.sendall(data)
+        """Serve one connection, which the client may also reset."""
+        with contextlib.suppress(ConnectionError):
+            self.request.sendall(self.server.title.encode() + b"\n")
+            while data := self.request.recv(65536):
+                self.request.sendall(data)
 
 
 class HoldServer(socketserver.ThreadingTCPServer):
