@@ -87,7 +87,8 @@ def exchange(kernel: Kernel, reference: Director, messages: list[bytes]) -> None
         verdict = reference.handle(packet, queued.hook, queued.form, queued.out_device, time.monotonic_ns(),
                                    queued.truncated, queued.mark)
         expected.append(netlink.Verdict(QUEUE, queued.packet_id, verdict.action,
-                                        bytes(packet) if verdict.changed else None))
+                                        bytes(packet) if verdict.changed else None,
+                                        0 if verdict.unmarked else None))
     seen = kernel.exchange(messages)
     for number, (fast, wanted) in enumerate(zip(seen, expected, strict=True)):
         assert fast == wanted, (number, fast, wanted)
