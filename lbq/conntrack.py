@@ -31,11 +31,13 @@ from __future__ import annotations
 
 import heapq
 import struct
+from collections.abc import Iterator
 
 from lbq import thresholds
 from lbq.grammar import format_address
 from lbq.model import (
     AF_INET,
+    AF_INET6,
     BYPASS,
     INACTIVE,
     MODE_MASK,
@@ -56,6 +58,9 @@ RECORD = struct.Struct("<IIIHHHBBIHBBIQIIIIII")
 FIELDS = ("caddr", "vaddr", "daddr", "cport", "vport", "dport", "protocol", "family", "fwmark", "flags",
           "state", "helper", "server", "expires_ns", "wheel_next", "wheel_prev", "timeout_seconds", "packets_in",
           "control", "controlled")
+
+FAMILY_AT = 19              # where a record says its family
+ADDRESSES6 = 48             # bytes after an IPv6 record: the addresses of client, VIP and real server
 
 VALID = 0x8000              # only in a record: this entry is in use.  Not one of the kernel's flags.
 NO_SERVER = 0xFFFFFFFF      # in a record: the connection goes where the client wanted (cache_bypass)
@@ -121,6 +126,15 @@ class Connection:
         values["control"] = self.control.number if self.control else 0
         values["flags"] |= VALID
         return RECORD.pack(*values.values())
+
+
+def split(page: bytes) -> Iterator[bytes]:
+    """Give the records of a *page* of the listing, each with the addresses that follow an IPv6 one."""
+    at = 0
+    while at < len(page):
+        size = RECORD.size + (ADDRESSES6 if page[at + FAMILY_AT] == AF_INET6 else 0)
+        yield page[at:at + size]
+        at += size
 
 
 def decode(record: bytes, now_ns: int) -> dict:

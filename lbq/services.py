@@ -16,6 +16,7 @@ from lbq.grammar import format_address, format_endpoint, format_service
 from lbq.model import (
     CLASSIC,
     END_DELETED,
+    FAMILY_NAMES,
     MODE_NAMES,
     NAT,
     NEW,
@@ -255,7 +256,7 @@ class ServiceTable:
 def join_pages(rows: list[dict], page: list[dict]) -> None:
     """Add the rows of the next *page* of a listing to *rows*."""
     for row in page:
-        if rows and all(rows[-1][name] == row[name] for name in ("protocol", "address", "port", "fwmark")):
+        if rows and all(rows[-1][name] == row[name] for name in ("family", "protocol", "address", "port", "fwmark")):
             rows[-1]["servers"] += row["servers"]
         else:
             rows.append(row)
@@ -267,10 +268,11 @@ def mark_key(fwmark: int) -> ServiceKey:
 
 
 def _service_row(key: ServiceKey, service: VirtualService) -> dict:
-    return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
-            "port": key.port, "fwmark": key.fwmark, "scheduler": service.scheduler.name,
-            "flags": [name for name, bit in SERVICE_FLAGS.items() if service.flags & bit],
-            "timeout": service.timeout, "netmask": format_address(service.netmask), "idle": service.idle}
+    return {"family": FAMILY_NAMES[key.family], "protocol": PROTOCOL_NAMES[key.protocol],
+            "address": format_address(key.address, key.family), "port": key.port, "fwmark": key.fwmark,
+            "scheduler": service.scheduler.name,
+            "flags": [name for name, bit in SERVICE_FLAGS.items() if service.flags & bit], "timeout": service.timeout,
+            "netmask": format_address(service.netmask), "idle": service.idle}
 
 
 def _server_row(key: ServiceKey, server: RealServer) -> dict:

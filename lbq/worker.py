@@ -22,8 +22,9 @@ from lbq.model import ServiceKey
 
 QUESTION_BYTES = 65536
 KEYED = ("add_service", "set_service", "delete_service", "add_server", "set_server", "delete_server", "zero")
-COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses", "set_routes",
-            "set_memory", "tick", "end_connections", "list_services", "list_connections", "statistics")
+COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses",
+            "set_local_addresses6", "set_routes", "set_routes6", "set_largest_mtu", "set_memory", "tick",
+            "end_connections", "list_services", "list_connections", "statistics")
 
 
 def main() -> None:
@@ -93,9 +94,9 @@ def answer(engine, question: bytes) -> bytes:
     except (Exception, SystemExit) as error:    # a user's own scheduler may raise anything; packets must go on
         return failure(error)
     if do == "list_connections":
-        records, cursor = value
-        head = {"ok": cursor, "count": len(records) // 64, "now": time.monotonic_ns()}
-        return json.dumps(head).encode() + b"\n" + records
+        page, cursor = value
+        head = {"ok": cursor, "bytes": len(page), "now": time.monotonic_ns()}
+        return json.dumps(head).encode() + b"\n" + page
     return json.dumps({"ok": value}).encode()
 
 

@@ -74,9 +74,9 @@ def connections(rows: Iterable[dict]) -> Iterator[str]:
     yield "pro expire state       source             virtual            destination"
     for row in rows:
         minutes, seconds = divmod(row["expires_seconds"], 60)
+        client, virtual, server = (_name(row[f"{end}addr"], row[f"{end}port"]) for end in "cvd")
         yield (f"{row['protocol'].upper():<3} {f'{minutes:02}:{seconds:02}':<6} {row['state']:<11} "
-               f"{row['caddr']}:{row['cport']:<{18 - len(row['caddr']) - 1}} "
-               f"{row['vaddr']}:{row['vport']:<{18 - len(row['vaddr']) - 1}} {row['daddr']}:{row['dport']}")
+               f"{client:<18} {virtual:<18} {server}")
 
 
 def statistics(stats: dict) -> Iterator[str]:
@@ -140,7 +140,9 @@ def _outcomes(counters: dict, queue: dict | None) -> Iterator[str]:
 
 def _service(row: dict) -> str:
     """Return what names a service, as ipvsadm writes it."""
-    return f"FWM  {row['fwmark']}" if row["fwmark"] else f"{row['protocol'].upper():<4} {_endpoint(row)}"
+    if row["fwmark"]:
+        return f"FWM  {row['fwmark']}" + (" IPv6" if row["family"] == "inet6" else "")
+    return f"{row['protocol'].upper():<4} {_endpoint(row)}"
 
 
 def _flags(row: dict) -> str:
@@ -148,7 +150,7 @@ def _flags(row: dict) -> str:
     words = ["ops"] if "ops" in row["flags"] else []
     if "persistent" in row["flags"]:
         words.append(f"persistent {row['timeout']}")
-        if row["netmask"] != "255.255.255.255":
+        if str(row["netmask"]) not in ("255.255.255.255", "128"):
             words.append(f"mask {row['netmask']}")
     names = [name for name, bit in flag_names(row["scheduler"]).items()
              if any(SERVICE_FLAGS[flag] == bit for flag in row["flags"])]
@@ -175,5 +177,8 @@ def _short(number: int) -> str:
 
 
 def _endpoint(row: dict) -> str:
-    address = row["address"]
-    return f"[{address}]:{row['port']}" if ":" in address else f"{address}:{row['port']}"
+    return _name(row["address"], row["port"])
+
+
+def _name(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
