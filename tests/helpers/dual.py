@@ -8,7 +8,7 @@ import ipaddress
 import json
 from contextlib import suppress
 
-from lbq.lab.namespace import Namespace
+from lbq.lab.namespace import Namespace, Process
 from lbq.lab.topology import Lab, lbq_command, this_lbq
 from tests.helpers.namespaces import enable_ipv6
 
@@ -56,3 +56,21 @@ def _mirror_routes(host: Namespace) -> None:
         if "gateway" in entry:
             target = entry["dst"] if entry["dst"] == "default" else f"{v6(entry['dst'])}/128"
             host.run(["ip", "-6", "route", "add", target, "via", v6(entry["gateway"])])
+
+
+def service(lab: Lab, port: int = 80) -> str:
+    """Return what the director calls the IPv6 VIP with *port*."""
+    return f"[{v6(lab.vip)}]:{port}"
+
+
+def reals(lab: Lab, servers: list[Namespace] | None = None, port: int | None = None, settings: str = "") -> list[str]:
+    """Return the options that name the IPv6 addresses of *servers*, all of them when none are said."""
+    suffix = ("" if port is None else f":{port}") + settings
+    return [word for server in (lab.servers if servers is None else servers)
+            for word in ("--real", f"[{v6(server.address)}]{suffix}")]
+
+
+def start(lab: Lab, engine: str, port: int = 80, *options: str) -> Process:
+    """Run a director with all servers of *lab* behind the IPv6 VIP."""
+    return lab.start_director("--vip", service(lab, port), "--mode", getattr(lab, "mode", "nat"), "--scheduler", "rr",
+                              "--engine", engine, *reals(lab), *options)
