@@ -37,6 +37,8 @@ from lbq.model import (
     Verdict,
 )
 from tests.kernel import compare, topology, wire
+from tests.kernel.fragments import reassembled
+from tests.kernel.ip import destination, hops, with_hops
 
 NS = 1_000_000_000
 START_NS = 1_000_000 * NS
@@ -65,7 +67,7 @@ class Player:
         self.now_ns = START_NS
         self.outputs: dict[int, list] = {}
         engine.limit_icmp(False)            # as in the guests
-        engine.set_local_addresses([number(address) for address in topology.LOCAL])
+        engine.set_local_addresses([number(address) for address in topology.LOCAL if ":" not in address])
         engine.set_routes(routes(world))
 
     def play(self, step: dict, at: float):
@@ -111,7 +113,7 @@ class Player:
         if packets is None:
             return None
         came_out = []
-        for _, _, packet in compare.reassembled([("", "", packet) for packet in packets]):
+        for _, _, packet in reassembled([("", "", packet) for packet in packets], keep=False):
             came_out += self._arrive(step.get("side", "c"), packet)
         if "id" in step:
             self.outputs[step["id"]] = compare.came_out(came_out)
@@ -123,9 +125,9 @@ class Player:
         local = destination(packet) in topology.LOCAL or (mark and mark == self.world.get("divert"))
         if local or side == "c":
             return self._handle(packet, PREROUTING, mark, local)
-        if packet[8] <= 1:
+        if hops(packet) <= 1:
             return []
-        return self._handle(with_ttl(packet, packet[8] - 1), POSTROUTING, 0, False)
+        return self._handle(with_hops(packet, hops(packet) - 1), POSTROUTING, 0, False)
 
     def _mark(self, packet: bytes) -> int:
         """Return the mark that the user's own rules give *packet*."""
@@ -151,8 +153,8 @@ class Player:
                 result.append(frame(content, destination(content)))
             elif destination(content) in topology.LOCAL or (local and not verdict.changed and not verdict.unmarked):
                 result.append(("host", "", content))
-            elif content[8] > 1:
-                result.append(frame(with_ttl(content, content[8] - 1), destination(content)))
+            elif hops(content) > 1:
+                result.append(frame(with_hops(content, hops(content) - 1), destination(content)))
         return [each for each in result if each[0] != NOWHERE]
 
     # ---- Listings ----------------------------------------------------------------------------------------
@@ -286,11 +288,6 @@ def frame(packet: bytes, next_hop: str) -> tuple[str, str, bytes]:
     return (*hop, packet) if hop else (NOWHERE, "", packet)
 
 
-def with_ttl(packet: bytes, ttl: int) -> bytes:
-    header = packet[:8] + bytes((ttl,)) + packet[9:10] + b"\0\0" + packet[12:(packet[0] & 15) * 4]
-    return header[:10] + struct.pack("!H", wire.checksum(header)) + header[12:] + packet[len(header):]
-
-
 def service_name(row: dict) -> str:
     return f"FWM {row['fwmark']}" if row["fwmark"] else f"{row['protocol'].upper()} {row['address']}:{row['port']}"
 
@@ -318,9 +315,6 @@ def text(address: int) -> str:
 
 
 def endpoint(text: str) -> tuple[int, int]:
-    address, _, port = text.partition(":")
-    return number(address), int(port or 0)
-
-
-def destination(packet: bytes) -> str:
-    return socket.inet_ntoa(bytes(packet[16:20]))
+    """Return ``10.0.0.1:80`` as (address, port)."""
+    address, port = wire.endpoint(text)
+    return int.from_bytes(address), port
