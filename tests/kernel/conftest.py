@@ -17,13 +17,13 @@ def pytest_configure():
 def say_how_much(record_testsuite_property):
     """Write into the report how much of the full set this run was."""
     yield
-    parts = [f"{report.decisions.total():,} of {FULL[kind]:,} decisions ({kind})"
-             for kind, report in REPORTS.items()]
+    parts = [f"{report.decisions.total():,} of {FULL[which]:,} decisions ({report.name()})"
+             for which, report in REPORTS.items()]
     record_testsuite_property("sampled", ", ".join(parts))
 
 
 def pytest_terminal_summary(terminalreporter):
     """Show what was compared."""
-    for kind, report in REPORTS.items():
-        terminalreporter.section(f"kernel IPVS ({kind}) and lbq ({', '.join(report.engines)})")
+    for report in REPORTS.values():
+        terminalreporter.section(f"kernel IPVS ({report.name()}) and lbq ({', '.join(report.engines)})")
         terminalreporter.write_line(report.table())
