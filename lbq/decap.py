@@ -35,6 +35,7 @@ SO_RCVBUFFORCE = 33
 BUFFER = 8 << 20
 LARGEST = 65535
 TYPES = {"ipip": socket.IPPROTO_IPIP, "gre": socket.IPPROTO_GRE}
+KERNELS_OWN = {"ipip": TUNNEL, "gre": "gre0"}      # where the kernel knows the type, every namespace has this device
 GUE_PORT = 6080
 EPILOG = """\
 It listens where tunnel packets arrive (a raw socket; for gue a UDP port), lets in what is IPv4 and for a VIP, and
@@ -66,14 +67,24 @@ def main(words: list[str]) -> int:
         raise ConfigError(f"--port is the UDP port of gue; {said.type} has none")
     port = GUE_PORT if said.port is None else parse_number(said.port, "--port", 1, 65535)
     check_permission()
-    if said.type == "ipip" and tunnel_is_up():
-        raise HostError(f"{TUNNEL} is up and ends IPIP tunnels here: with lbq decap beside it every packet would come "
-                        f"twice; leave lbq decap away, or take the device down (ip link set {TUNNEL} down)")
+    check_kernel(said.type)
     for vip in vips:
         if not addresses.is_local(vip):
             raise HostError(f"{format_address(vip)} is not an address of this host, so nobody here would take its "
                             f"packets; run lbq realserver tun --vip {format_address(vip)} first")
     return _run(said.type, port, vips)
+
+
+def check_kernel(kind: str) -> None:
+    """Raise HostError when the kernel has tunnels of this *kind* itself: it handles each packet beside our socket."""
+    device = KERNELS_OWN.get(kind)
+    is_up = None if device is None else tunnel_is_up(device)
+    if is_up:
+        raise HostError(f"{device} is up and ends {kind.upper()} tunnels here: with lbq decap beside it every packet "
+                        "would come twice; leave lbq decap away")
+    if is_up is not None:
+        raise HostError(f"this kernel has {kind.upper()} tunnels itself, and refuses their packets while {device} is "
+                        f"down, whoever else takes them; bring it up instead of lbq decap (ip link set {device} up)")
 
 
 def _run(kind: str, port: int, vips: set[int]) -> int:

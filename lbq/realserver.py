@@ -124,9 +124,9 @@ def _bring_up_tunnel(record: dict) -> list[str]:
     return [f"{TUNNEL} is up: it ends IPIP tunnels"]
 
 
-def tunnel_is_up() -> bool | None:
-    """Return whether the kernel's own end of IPIP tunnels is up, None when there is none."""
-    shown = _ip("link", "show", TUNNEL)
+def tunnel_is_up(device: str = TUNNEL) -> bool | None:
+    """Return whether the kernel's own end of tunnels is up, None when there is none."""
+    shown = _ip("link", "show", device)
     return None if shown.returncode else "UP" in shown.stdout.split(">")[0].split("<")[-1].split(",")
 
 

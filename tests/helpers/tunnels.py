@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
+from lbq.decap import KERNELS_OWN
 from lbq.lab.namespace import Namespace, Process
 from lbq.lab.routed import DIRECTOR, RoutedLab
 from lbq.lab.topology import lbq_command, this_lbq
@@ -73,6 +74,12 @@ def _kernel(server: Namespace, vip: str, tunnel: Tunnel) -> Iterator[None]:
         yield
     finally:
         server.run(["ip", *gone])
+
+
+def kinds_for_decap(server: Namespace) -> list[str]:
+    """Return the kinds of tunnels that the kernel of *server* leaves to ``lbq decap``."""
+    return [kind for kind in ("ipip", "gue", "gre")
+            if kind not in KERNELS_OWN or server.call(tunnel_is_up, KERNELS_OWN[kind]) is None]
 
 
 def start_decap(server: Namespace, vip: str, kind: str) -> Process:
