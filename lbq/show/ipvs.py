@@ -127,7 +127,7 @@ def _traffic(row: dict, form: str, names: Names, counted: str, exact: bool) -> I
 def _settings(row: dict) -> str:
     """Return what follows the scheduler in a service's line."""
     words = []
-    if flags := flag_words(row):
+    if (flags := flag_words(row)) is not None:
         words.append(f"({flags})")
     if "persistent" in row["flags"]:
         words.append(f"persistent {row['timeout']}")
@@ -140,9 +140,14 @@ def _settings(row: dict) -> str:
     return "".join(f" {word}" for word in words)
 
 
-def flag_words(row: dict) -> str:
-    """Return the names of a service's scheduler flags, those of its scheduler where that has its own."""
+def flag_words(row: dict) -> str | None:
+    """Return the names of a service's scheduler flags, those of its scheduler where that has its own.
+
+    None when there are no flags; nothing is left to say when sh or mh has flag-3.
+    """
     bits = sum(SERVICE_FLAGS[flag] for flag in row["flags"])
+    if not any(bits & bit for bit in GENERIC_FLAGS.values()):
+        return None
     names = FLAG_NAMES.get(row["scheduler"], GENERIC_FLAGS)
     return ",".join(name for name, bit in names.items() if bits & bit)
 
@@ -206,7 +211,7 @@ def _service_options(row: dict) -> str:
         words.append(f"--pe {row['pe']}")
     if "ops" in row["flags"]:
         words.append("-o")
-    if flags := flag_words(row):
+    if (flags := flag_words(row)) is not None:
         words.append(f"-b {flags}")
     return "".join(f" {word}" for word in words)
 
