@@ -30,8 +30,10 @@ from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
 from lbq.lock import DirectoryLock
 from lbq.losses import LossWatch, queue_counters
+from lbq.model import AF_INET
 from lbq.options import Options
 
+FAMILIES = (AF_INET,)       # of services that the engines and the host can balance
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK_SECONDS = 1
 ROUTES_SECONDS = 0.05       # routes are read at most this often
@@ -120,7 +122,8 @@ class Front:
         self.routes = Routes()
         asyncio.get_running_loop().add_reader(self.routes, self._hear_of_routes)
         await self._refresh_routes()
-        methods = {**self.operations.methods(), **KernelCommands(self.operations).methods(), "stop": self.stop}
+        kernel = KernelCommands(self.operations, FAMILIES)
+        methods = {**self.operations.methods(), **kernel.methods(), "stop": self.stop}
         self.control = ControlServer(self.directory / SOCKET_NAME, methods)
         await self.control.start()
         for line in await self.host.call("describe_vips"):

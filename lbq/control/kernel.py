@@ -25,12 +25,13 @@ from lbq.errors import (
     NoSuchService,
     NotUnicast,
     ServerExists,
+    ServiceError,
     ServiceExists,
     ThresholdsReversed,
     UnknownScheduler,
 )
 from lbq.grammar import ServerWords, format_address, format_endpoint, format_service
-from lbq.model import AF_INET, GUE, TUN, ServiceKey
+from lbq.model import AF_INET, AF_INET6, GUE, TUN, ServiceKey
 from lbq.options import MAX_SECONDS, ServiceWords
 from lbq.schedulers import BUILT_IN, names
 
@@ -47,10 +48,11 @@ class Step(NamedTuple):
 
 
 class KernelCommands:
-    """What the control socket offers to ipvsadm."""
+    """What the control socket offers to ipvsadm; *families* are those whose services can be balanced."""
 
-    def __init__(self, operations: Operations):
+    def __init__(self, operations: Operations, families: tuple[int, ...] = (AF_INET, AF_INET6)):
         self.operations = operations
+        self.families = families
 
     def methods(self) -> dict:
         """Return the coroutines that the control socket offers, by name."""
@@ -75,6 +77,7 @@ class KernelCommands:
             if do not in ("add", "edit"):
                 raise ConfigError(f"a service can be added, edited, deleted and zeroed; '{do}' is none of it")
             words = service_of(service)
+            self._require_family(key)
             if known is not None:
                 words = _with_what_only_lbq_has(words, known)
             if words.pe not in ENGINES:
@@ -122,6 +125,8 @@ class KernelCommands:
         are kept.
         """
         wanted, servers = _read(services)
+        for key in wanted:
+            self._require_family(key)
         seconds = [timeouts.get(name, 0) for name in ("tcp", "tcpfin", "udp")]
         if any(type(value) is not int or not 0 <= value <= MAX_SECONDS for value in seconds):
             raise ConfigError(f"timeouts are tcp, tcpfin and udp, from 0 to {MAX_SECONDS} seconds")
@@ -173,6 +178,10 @@ class KernelCommands:
                   for place in now.servers if place not in servers and place[0] in wanted]
         return steps + [Step(f"deleted service {format_service(key)}", partial(now.drop_service, key))
                         for key in now.services if key not in wanted]
+
+    def _require_family(self, key: ServiceKey) -> None:
+        if key.family not in self.families:
+            raise ServiceError(f"cannot balance {format_service(key)}: lbq has no IPv6 services yet")
 
     def _require(self, place: Membership, name: str) -> None:
         if place not in self.operations.servers:
