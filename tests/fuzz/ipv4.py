@@ -9,7 +9,9 @@ A family of the fuzz suite (``families.py``) is a module with
     fields(packet) -> [(at, size)]      where its numbers are, however broken it is
     repair(packet) -> None              lengths and checksums made right, as far as the packet lets itself be read
     meaning(packet) -> Meaning          what the packet is to a director that makes no mistake
-    unwrapped(sent) -> bytes | None     what ``lbq decap`` finds in a tunnel packet that a director sent
+    length(packet) -> int               how long the packet says it is
+    is_right_answer(packet) -> bool     whether the director's own ICMP packet is one
+    can_be_taken(sent, packet) -> bool  whether the other end takes what the director sent for *packet*
 """
 from __future__ import annotations
 
@@ -351,10 +353,22 @@ def meaning(packet: bytes) -> Meaning:
                    segment[12] if protocol == SCTP and len(segment) >= 16 else -1)
 
 
-def unwrapped(sent) -> bytes | None:
-    """Return what is in the tunnel packet *sent*, None for any other packet and for a fragment of one."""
-    header = 20
-    if int.from_bytes(sent.packet[16:20], "big") != sent.next_hop or int.from_bytes(sent.packet[6:8], "big") & 0x3FFF:
-        return None
+def length(packet: bytes) -> int:
+    """Return how long *packet* says it is."""
+    return int.from_bytes(packet[2:4], "big")
+
+
+def is_right_answer(packet: bytes) -> bool:
+    """Return True for an ICMP packet without options, not longer than RFC 1812 allows, with right checksums."""
+    return (packet[9] == ICMP and len(packet) <= 576
+            and ones_complement_sum(packet[:HEADER]) == ones_complement_sum(packet[HEADER:]) == 0xFFFF)
+
+
+def can_be_taken(sent, packet: bytes) -> bool:
+    """Return True when ``lbq decap`` lets in what is in the tunnel packet *sent*; fragments wait for the others."""
+    destination, word = int.from_bytes(sent.packet[16:20], "big"), int.from_bytes(sent.packet[6:8], "big")
+    if destination != sent.next_hop or word & 0x3FFF:
+        return True                     # DR, or a fragment
     kind = {IPIP: "ipip", GRE: "gre", UDP: "gue"}[sent.packet[9]]
-    return decap.read_inner(sent.packet[header + 8:] if kind == "gue" else sent.packet, kind)
+    inner = decap.read_inner(sent.packet[HEADER + 8:] if kind == "gue" else sent.packet, kind)
+    return decap.why_not(inner, {int.from_bytes(packet[16:20], "big")}) is None
