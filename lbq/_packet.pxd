@@ -53,8 +53,10 @@ cdef struct Packet:
     int header                      # of the IP header
     int protocol
     int flags                       # TCP's header flags; SCTP's event, -1 for none
-    uint32_t source, destination
-    int source_port, destination_port
+    uint32_t source                 # not beside the destination: gcc would load both at once for the hash of a reply, and
+    int source_port                 # wait until the two stores before have left for the cache
+    uint32_t destination
+    int destination_port
     bint reply                      # from a real server
     bint related                    # not itself here: an ICMP error quotes it
     uint32_t former                 # the connection that it ends, 0 if none
