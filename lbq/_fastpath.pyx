@@ -23,7 +23,7 @@ from libc.string cimport memcpy, memset
 
 from lbq._bounds cimport close_bytes, open_bytes
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
-                             MODE_MASK, TICK_BITS, FlowEntry, find, hash_key, home, likely_entry,
+                             MODE_MASK, TICK_BITS, FlowEntry, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport Forwarding, count_in, count_out
 from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
@@ -100,6 +100,7 @@ cdef class FastDirector(Forwarding):
     ``director.Director``; docs/architecture.md has it in one page.
     """
     cdef Statistics counted
+    cdef uint32_t looked_up                 # the table's changes when the entries of a batch were fetched ahead
     cdef object queue_socket, raw_socket, packet_socket, receive_memory
     cdef int queue, queue_fd
     cdef unsigned char *buffers
@@ -207,10 +208,18 @@ cdef class FastDirector(Forwarding):
         self.counted.outcomes[packet.outcome] += 1
         return packet.outcome
 
+    cdef uint32_t _find(self, Packet *packet, int direction, uint32_t caddr, int cport, uint32_t address,
+                        int port) noexcept nogil:
+        """Return the packet's connection, or 0: the entry that was fetched ahead, when the index is still the same."""
+        if (packet.likely and self.looked_up == self.table.changes and cport and
+                has_key(&self.table.entries[packet.likely], direction, packet.protocol, caddr, cport, address, port)):
+            return packet.likely
+        return find(&self.table, packet.hashed, direction, packet.protocol, caddr, cport, address, port, FLAG_NO_CPORT)
+
     cdef int _reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A real server's packet to a client: make it come from the VIP."""
-        cdef uint32_t number = find(&self.table, packet.hashed, DIRECTION_OUT, packet.protocol, packet.destination,
-                                    packet.destination_port, packet.source, packet.source_port, FLAG_NO_CPORT)
+        cdef uint32_t number = self._find(packet, DIRECTION_OUT, packet.destination, packet.destination_port,
+                                          packet.source, packet.source_port)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef int outcome = REWRITTEN
@@ -261,8 +270,8 @@ cdef class FastDirector(Forwarding):
 
     cdef int _request(self, Packet *packet, uint64_t now) noexcept nogil:
         """A client's packet to a virtual service: find or make its connection, address it to the server."""
-        cdef uint32_t number = find(&self.table, packet.hashed, DIRECTION_IN, packet.protocol, packet.source,
-                                    packet.source_port, packet.destination, packet.destination_port, FLAG_NO_CPORT)
+        cdef uint32_t number = self._find(packet, DIRECTION_IN, packet.source, packet.source_port, packet.destination,
+                                          packet.destination_port)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef Route *route
@@ -461,9 +470,11 @@ cdef class FastDirector(Forwarding):
     cdef void _sweep(self, int count, uint64_t now) noexcept nogil:
         """Decide about the *count* prepared packets of the batch, in their order."""
         cdef int i
+        self.looked_up = self.table.changes
         for i in range(count):
             if self.batch[i].outcome == REWRITTEN:
-                prefetch(&self.table.entries[likely_entry(&self.table, self.batch[i].hashed)])
+                self.batch[i].likely = likely_entry(&self.table, self.batch[i].hashed, self.batch[i].reply)
+                prefetch(&self.table.entries[self.batch[i].likely])
         for i in range(count):
             self._decide(&self.batch[i], now)
             if self.answer_length:

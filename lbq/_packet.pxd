@@ -62,6 +62,7 @@ cdef struct Packet:
     uint32_t former                 # the connection that it ends, 0 if none
     int outcome
     uint64_t hashed
+    uint32_t likely                 # the entry that was fetched for it ahead; 0: none
 
 
 cdef inline int parse(Packet *packet) noexcept nogil:
