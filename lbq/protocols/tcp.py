@@ -14,17 +14,23 @@ from __future__ import annotations
 
 import cython
 
-NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT = range(6)
-CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK = range(6, 11)
+if not cython.compiled:             # compiled, these numbers and arrays are C, in tcp.pxd
+    NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT = range(6)
+    CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK = range(6, 11)
+    IN, OUT, INPUT_ONLY = range(3)
+    EVENT_SYN, EVENT_FIN, EVENT_ACK, EVENT_RST, EVENT_NONE = range(5)
+    FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10                     # header bits
+    EVENTS = 4
+    STATES = 11
+    SECURE = 3 * EVENTS * STATES                                    # where the second table begins
+    NEXT = [0] * (2 * SECURE)
+    ACTIVE = [0] * STATES
+
 NAMES = ("NONE", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT", "TIME_WAIT", "CLOSE", "CLOSE_WAIT",
          "LAST_ACK", "LISTEN", "SYNACK")
 SHORT = ("NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA")
 TIMEOUTS = (2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120)    # seconds, by state
 ACTIVE_STATES = (ESTABLISHED, SYN_SENT, SYN_RECV, SYNACK)       # what wlc counts as active
-
-IN, OUT, INPUT_ONLY = range(3)
-EVENT_SYN, EVENT_FIN, EVENT_ACK, EVENT_RST, EVENT_NONE = range(5)
-FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10                     # header bits
 
 TABLE = """
           NO ES SS SR FW TW CL CW LA LI SA
@@ -56,19 +62,6 @@ INO fin   CL FW SS TW FW TW CL CW LA LI TW
 INO ack   ES ES SS ES FW TW CL CW CL LI ES
 INO rst   CL CL CL SR CL CL CL CL LA LI CL
 """
-EVENTS = 4
-STATES = 11
-SECURE = 3 * EVENTS * STATES        # where the second table begins
-
-if cython.compiled:         # numbers with a C type are invisible to Python code; these are its copies
-    globals().update(
-        NONE=NONE, ESTABLISHED=ESTABLISHED, SYN_SENT=SYN_SENT, SYN_RECV=SYN_RECV, FIN_WAIT=FIN_WAIT,
-        TIME_WAIT=TIME_WAIT, CLOSE=CLOSE, CLOSE_WAIT=CLOSE_WAIT, LAST_ACK=LAST_ACK, LISTEN=LISTEN,
-        SYNACK=SYNACK, STATES=STATES, IN=IN, OUT=OUT, INPUT_ONLY=INPUT_ONLY,
-        FIN=FIN, SYN=SYN, RST=RST, ACK=ACK)
-else:                       # the compiled module declares these two as C arrays in tcp.pxd
-    NEXT = [0] * (2 * SECURE)
-    ACTIVE = [0] * STATES
 
 
 def _fill() -> None:
