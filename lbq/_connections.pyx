@@ -305,43 +305,16 @@ cdef class Connections(Slots):
 
     # ---- Every packet: state, timeout ------------------------------------------------------------------
 
-    cdef void see(self, FlowEntry *entry, Packet *packet, int direction) noexcept nogil:
-        """Let the protocol see the packet: its next state, its timeout, active or not."""
-        cdef int state
-        cdef bint active
+    cdef void change_state(self, FlowEntry *entry, int state) noexcept nogil:
+        """Move a TCP or SCTP connection to another *state*, and between active and inactive."""
+        cdef bint established, active
         cdef ServerLink *link
-        if entry.protocol == UDP:
-            if direction == tcp.OUT:
-                assure(&self.table.entries[entry.control])
-            entry.timeout = self._lasting(entry, self.udp_timeout)
-            return
-        if entry.flags & FLAG_NO_OUTPUT:
-            if direction == tcp.OUT:
-                entry.flags &= ~<int> FLAG_NO_OUTPUT
-            else:
-                direction = tcp.INPUT_ONLY
         if entry.protocol == TCP:
-            state = tcp.next_state(direction, packet.flags, entry.state, self.settings.secure_tcp)
-            entry.timeout = self.tcp_timeouts[state]
-            if state == tcp.ESTABLISHED:
-                entry.timeout = self._lasting(entry, entry.timeout)
-            if state == entry.state:
-                return
-            active = tcp.is_active(state)
-            if state == tcp.ESTABLISHED:
-                assure(&self.table.entries[entry.control])
+            established, active = state == tcp.ESTABLISHED, tcp.is_active(state)
         else:
-            if packet.flags < 0:
-                return
-            state = sctp.next_state(direction, packet.flags, entry.state)
-            entry.timeout = self.sctp_timeouts[state]
-            if state == sctp.ESTABLISHED:
-                entry.timeout = self._lasting(entry, entry.timeout)
-            if state == entry.state:
-                return
-            active = sctp.is_active(state)
-            if state == sctp.ESTABLISHED:
-                assure(&self.table.entries[entry.control])
+            established, active = state == sctp.ESTABLISHED, sctp.is_active(state)
+        if established:
+            assure(&self.table.entries[entry.control])
         entry.state = state
         if active == (entry.flags & FLAG_INACTIVE == 0) or entry.server == NO_SERVER:
             return
@@ -353,13 +326,6 @@ cdef class Connections(Slots):
             link.active[0] -= 1
             link.inactive[0] += 1
         entry.flags ^= FLAG_INACTIVE
-
-    cdef uint32_t _lasting(self, FlowEntry *entry, uint32_t usual) noexcept nogil:
-        """Return how many idle seconds end a connection that lasts: its service's, or the *usual* ones."""
-        cdef uint32_t idle = 0
-        if entry.server != NO_SERVER:
-            idle = self.servers[entry.server].idle
-        return idle if idle else usual
 
     # ---- The first packet: service, persistence, server --------------------------------------------------
 
@@ -505,9 +471,3 @@ cdef class Connections(Slots):
 
 cdef inline int one_packet(ServiceSlot *service, Packet *packet) noexcept nogil:
     return FLAG_ONE_PACKET if service.flags & OPS and packet.protocol == UDP else 0
-
-
-cdef inline void assure(FlowEntry *governor) noexcept nogil:
-    """Mark the template that governs a connection as used in earnest; entry 0 governs nothing and has no flags."""
-    if governor.flags & (FLAG_TEMPLATE | ENTRY_VALID) == FLAG_TEMPLATE | ENTRY_VALID:
-        governor.state |= ASSURED

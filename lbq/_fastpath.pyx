@@ -22,6 +22,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from lbq._bounds cimport close_bytes, open_bytes
+from lbq._connections cimport see
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
                              MODE_MASK, TICK_BITS, FlowEntry, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
@@ -240,7 +241,7 @@ cdef class FastDirector(Forwarding):
             if server.flags & SERVER_AVAILABLE:
                 count_out(&server.counters, packet.length)
                 count_out(&self.service_slots[server.service].counters, packet.length)
-        self.see(entry, packet, tcp.OUT)
+        see(self, entry, packet, tcp.OUT)
         self._restart_timer(number, now)
         return outcome
 
@@ -304,14 +305,14 @@ cdef class FastDirector(Forwarding):
                 return outcome
         entry = &self.table.entries[number]
         if entry.server == NO_SERVER:
-            self.see(entry, packet, tcp.IN)
+            see(self, entry, packet, tcp.IN)
             outcome = self.forward(packet, entry, now)
         else:
             server = &self.servers[entry.server]
             route = &self.routes[entry.server]
             count_in(&server.counters, packet.length)
             count_in(&self.service_slots[server.service].counters, packet.length)
-            self.see(entry, packet, tcp.IN)
+            see(self, entry, packet, tcp.IN)
             outcome = REWRITTEN
             if entry.helper:
                 outcome = self.ftp_client(packet, number, now)

@@ -53,8 +53,8 @@ cdef struct Packet:
     int header                      # of the IP header
     int protocol
     int flags                       # TCP's header flags; SCTP's event, -1 for none
-    uint32_t source                 # not beside the destination: gcc would load both at once for the hash of a reply, and
-    int source_port                 # wait until the two stores before have left for the cache
+    uint32_t source                 # not beside the destination: gcc would load both as one for the hash of a reply,
+    int source_port                 # and that waits until the two stores before are in the cache
     uint32_t destination
     int destination_port
     bint reply                      # from a real server
