@@ -15,6 +15,7 @@ COMPILED = [
     "lbq/thresholds.py",
     "lbq/estimator.py",
     "lbq/protocols/icmp.py",
+    "lbq/protocols/icmpv6.py",
     "lbq/protocols/tcp.py",
     "lbq/protocols/sctp.py",
     "lbq/modes/dr.py",
@@ -41,6 +42,7 @@ COMPILED = [
     "lbq/_slots.pyx",
     "lbq/_connections.pyx",
     "lbq/_forwarding.pyx",
+    "lbq/_related.pyx",
     "lbq/_fastpath.pyx",
 ]
 DIRECTIVES = {

@@ -31,15 +31,17 @@ def fast_director():
     if PURE:
         pytest.skip("the fast path has no interpreted twin")
     from lbq._fastpath import FastDirector
-    from lbq.model import NAT, ServiceKey
+    from lbq.model import AF_INET, AF_INET6, NAT, ServiceKey
 
-    def make(flows: int, servers: int = 4, mode: int = NAT) -> FastDirector:
+    def make(flows: int, servers: int = 4, mode: int = NAT, family: int = AF_INET) -> FastDirector:
         director = FastDirector(max_connections=flows)
-        key = ServiceKey(6, 0x0A000101, 80)
+        network = 0x20010DB8 << 96 if family == AF_INET6 else 0
+        key = ServiceKey(6, network | 0x0A000101, 80, family)
         director.add_service(key, "wlc")
         for number in range(servers):
-            director.add_server(key, 0x0A000201 + number, 8080 if mode == NAT else 80, mode=mode)
-        director.set_routes([(0x0A000201 + number, 1500, 0x0A0002FE, 0, "") for number in range(servers)])
+            director.add_server(key, network | 0x0A000201 + number, 8080 if mode == NAT else 80, mode=mode)
+        set_routes = director.set_routes6 if family == AF_INET6 else director.set_routes
+        set_routes([(network | 0x0A000201 + number, 1500, network | 0x0A0002FE, 0, "") for number in range(servers)])
         return director
 
     return make

@@ -1,6 +1,6 @@
 """What a connection costs: resident memory of the packet process over its connections, and ns a packet.
 
-    python bench/memory.py [--flows 1000000] [--packets 1000000]
+    python bench/memory.py [--flows 1000000] [--packets 1000000] [--ipv6]
 
 Loads what the packet process loads, opens the connections, sends what
 ``FastDirector.benchmark_established`` sends, and asks the kernel what this process has in memory: its own
@@ -20,17 +20,18 @@ def resident_bytes() -> int:
     return int(re.search(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) * 1024
 
 
-def measure(flows: int, packets: int) -> dict:
+def measure(flows: int, packets: int, ipv6: bool) -> dict:
     """Return what *flows* NAT connections, found from both sides, take in a process of their own."""
     import lbq.worker  # noqa: F401 - what the packet process has in memory besides the table
     from lbq._fastpath import FastDirector
-    from lbq.model import ServiceKey
+    from lbq.model import AF_INET, AF_INET6, ServiceKey
 
     director = FastDirector(max_connections=max(flows, 1 << 20))
-    key = ServiceKey(6, 0x0A000101, 80)
+    network = 0x20010DB8 << 96 if ipv6 else 0
+    key = ServiceKey(6, network | 0x0A000101, 80, AF_INET6 if ipv6 else AF_INET)
     director.add_service(key, "wlc")
     for number in range(4):
-        director.add_server(key, 0x0A000201 + number, 80)
+        director.add_server(key, network | 0x0A000201 + number, 80)
     opening = director.benchmark_opening(flows)
     nanoseconds = director.benchmark_established(packets)
     if director.statistics()["connections"] != flows:
@@ -44,8 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flows", type=int, default=1_000_000)
     parser.add_argument("--packets", type=int, default=1_000_000)
+    parser.add_argument("--ipv6", action="store_true", help="connections over IPv6 rather than IPv4")
     chosen = parser.parse_args()
-    print(json.dumps(measure(chosen.flows, chosen.packets)))
+    print(json.dumps(measure(chosen.flows, chosen.packets, chosen.ipv6)))
 
 
 if __name__ == "__main__":

@@ -166,12 +166,14 @@ class Run:
 def in_memory(chosen: argparse.Namespace) -> dict:
     """Measure what needs no network: the table and the path of a packet, each time in a new process."""
     command = [sys.executable, HERE / "memory.py"]
-    rows: list[dict] = []
+    rows: dict[str, list[dict]] = {"memory": [], "memory6": []}
     if "memory" in chosen.workloads:
         for number in range(chosen.rounds):
             say(f"memory: round {number + 1} of {chosen.rounds}")
-            rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-    return {"memory": rows, "micro": micro.run() if "micro" in chosen.workloads else {}}
+            for name, more in (("memory", []), ("memory6", ["--ipv6"])):
+                done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE)
+                rows[name].append(json.loads(done.stdout))
+    return {**rows, "micro": micro.run() if "micro" in chosen.workloads else {}}
 
 
 def shuffled(names: list[str], number: int) -> list[str]:

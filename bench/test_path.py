@@ -8,24 +8,29 @@ from __future__ import annotations
 import pytest
 
 from lbq.director import Director
-from lbq.model import DR, TUN, ServiceKey
+from lbq.model import AF_INET, AF_INET6, DR, TUN, ServiceKey
 
 PACKETS = 1_000_000
 PREROUTING = 0          # the hook where requests are seen
 
 
+FAMILIES = pytest.mark.parametrize("family", [AF_INET, AF_INET6], ids=["ipv4", "ipv6"])
+
+
+@FAMILIES
 @pytest.mark.parametrize("flows", [1_000, 100_000, 1_000_000])
-def test_established_packet(benchmark, fast_director, flows):
+def test_established_packet(benchmark, fast_director, flows, family):
     """64-byte TCP acknowledgements of random connections, from both sides, in batches of 64."""
-    director = fast_director(flows)
+    director = fast_director(flows, family=family)
 
     measure_established(benchmark, director, flows)
 
 
+@FAMILIES
 @pytest.mark.parametrize("mode", [DR, TUN], ids=["dr", "tun"])
-def test_established_packet_forwarded(benchmark, fast_director, mode):
+def test_established_packet_forwarded(benchmark, fast_director, mode, family):
     """The same for DR and TUN, which see the client's only; what would be sent is thrown away."""
-    director = fast_director(100_000, mode=mode)
+    director = fast_director(100_000, mode=mode, family=family)
 
     measure_established(benchmark, director, 100_000)
 
@@ -39,10 +44,11 @@ def measure_established(benchmark, director, flows: int) -> None:
     assert director.statistics()["connections"] == flows
 
 
+@FAMILIES
 @pytest.mark.parametrize("servers", [4, 16])
-def test_new_connection(benchmark, fast_director, servers):
+def test_new_connection(benchmark, fast_director, servers, family):
     """The client's SYN, its server chosen by wlc."""
-    director = fast_director(200_000, servers=servers)
+    director = fast_director(200_000, servers=servers, family=family)
 
     benchmark.extra_info["ns"] = benchmark.pedantic(director.benchmark_opening, args=(200_000,), rounds=1)
 

@@ -1,7 +1,7 @@
 # C types for _connections.pyx; the meaning is there.  Inline here is what every packet needs (see).
 from libc.stdint cimport uint32_t, uint64_t
 
-from lbq._flowtable cimport ENTRY_VALID, FLAG_NO_OUTPUT, FLAG_TEMPLATE, FlowEntry
+from lbq._flowtable cimport ENTRY_VALID, FLAG_NO_OUTPUT, FLAG_TEMPLATE, FlowEntry, Key
 from lbq._packet cimport TCP, UDP, Packet
 from lbq._slots cimport NO_SERVER, Slots
 from lbq.model cimport Flow
@@ -28,8 +28,9 @@ cdef class Connections(Slots):
 
     cdef void bind(self, FlowEntry *entry) noexcept nogil
     cdef void unbind(self, FlowEntry *entry) noexcept nogil
-    cdef uint32_t create(self, int protocol, uint32_t caddr, int cport, uint32_t vaddr, int vport, uint32_t slot,
-                         int dport, int flags, uint32_t mark, uint64_t now, bint *made) noexcept nogil
+    cdef uint32_t create(self, const Key *key, uint32_t slot, int dport, int flags, uint32_t mark, uint64_t now,
+                         bint *made) noexcept nogil
+    cdef void _place_addresses(self, uint32_t number, const Key *key, uint32_t slot) noexcept nogil
     cdef void end(self, uint32_t number) noexcept nogil
     cdef void end_one_packet(self, FlowEntry *entry) noexcept nogil
     cdef void expire_now(self, uint32_t number, uint64_t now) noexcept nogil
@@ -43,6 +44,7 @@ cdef class Connections(Slots):
     cdef int admit(self, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil
     cdef int _admit_persistent(self, uint32_t service, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil
     cdef int _without_server(self, uint32_t service, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil
+    cdef bint _may_bypass(self, Packet *packet) noexcept nogil
     cdef int _connect(self, Packet *packet, uint32_t slot, int dport, int flags, uint64_t now,
                       uint32_t *number) noexcept nogil
     cdef bint _is_valid(self, uint32_t template, bint moves) noexcept nogil

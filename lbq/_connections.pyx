@@ -10,18 +10,21 @@ Kernel: ip_vs_conn.c; ip_vs_core.c, ip_vs_schedule(), ip_vs_sched_persist(), ip_
 """
 import random
 
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from lbq cimport thresholds
-from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
-                             FLAG_ONE_PACKET, FLAG_TEMPLATE, FlowEntry, drop_entry, enter, find, hash_key,
-                             link_entry, next_due, set_deadline, take_entry, unlink_entry, wheel_add, wheel_remove)
+from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_MIXED, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
+                             FLAG_ONE_PACKET, FLAG_TEMPLATE, INET, INET6, FlowAddresses, FlowEntry, Key, drop_entry,
+                             enter, find, fold6, give_back, hash_key, link_entry, next_due, set_deadline, take_entry,
+                             unlink_entry, wheel_add, wheel_remove)
 from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
-                          PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet)
-from lbq._slots cimport (INET, MOVE_QUIESCED, NO_SERVER, OPS, SERVER_AVAILABLE, SERVER_ENDS, ServerLink, ServerSlot,
-                         ServiceSlot, Slots)
+                          PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key,
+                          reply_key)
+from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, OPS, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, Address6,
+                         ServerLink, ServerSlot, ServiceSlot, Slots, place_address)
 from lbq.model cimport Flow, RealServer, VirtualService
+from lbq cimport packet as pkt
 from lbq.protocols cimport sctp, tcp
 from lbq.schedulers.base cimport Scheduler
 
@@ -107,9 +110,9 @@ cdef class Connections(Slots):
 
     # ---- Beginning and end -----------------------------------------------------------------------------
 
-    cdef uint32_t create(self, int protocol, uint32_t caddr, int cport, uint32_t vaddr, int vport, uint32_t slot,
-                         int dport, int flags, uint32_t mark, uint64_t now, bint *made) noexcept nogil:
-        """Make a connection or template; *made* says whether there was room.
+    cdef uint32_t create(self, const Key *key, uint32_t slot, int dport, int flags, uint32_t mark, uint64_t now,
+                         bint *made) noexcept nogil:
+        """Make a connection or template between a client and a VIP; *made* says whether there was room.
 
         A one-packet connection is never entered: it lives in entry 0, which is nobody's, until its packet is gone.
         """
@@ -125,13 +128,18 @@ cdef class Connections(Slots):
             made[0] = number != 0
             if number == 0:
                 return 0
+        if key.family == INET6 and not self.reserve6(number):
+            made[0] = False
+            if number:
+                give_back(&self.table, number)
+            return 0
         entry = &self.table.entries[number]
-        entry.protocol = protocol
-        entry.family = INET
-        entry.caddr = caddr
-        entry.cport = cport
-        entry.vaddr = vaddr
-        entry.vport = vport
+        entry.protocol = key.protocol
+        entry.family = key.family
+        entry.caddr = key.caddr
+        entry.cport = key.cport
+        entry.vaddr = key.address
+        entry.vport = key.port
         entry.dport = dport
         entry.server = slot
         entry.fwmark = mark
@@ -143,18 +151,32 @@ cdef class Connections(Slots):
             entry.flags |= self.servers[slot].mode
             if self.servers[slot].mode != NAT:
                 entry.flags |= FLAG_NO_OUTPUT
+            if (self.servers[slot].flags & SERVER_INET6 != 0) != (key.family == INET6):
+                entry.flags |= FLAG_MIXED
+        if key.family == INET6:
+            self._place_addresses(number, key, slot)
         self.bind(entry)
         # What every first packet leads to, so that the wheel need not look at it before that time.
         entry.timeout = 3
-        if protocol == TCP:
+        if key.protocol == TCP:
             entry.timeout = self.tcp_timeouts[tcp.SYN_RECV]
-        elif protocol == UDP:
+        elif key.protocol == UDP:
             entry.timeout = self.udp_timeout
         if number:
             enter(&self.table, number, now + entry.timeout * <uint64_t> SECOND)
             if flags & FLAG_NO_CPORT:
                 self.waiting_cport += 1
         return number
+
+    cdef void _place_addresses(self, uint32_t number, const Key *key, uint32_t slot) noexcept nogil:
+        """Write down the addresses of the IPv6 entry *number*."""
+        cdef FlowAddresses *place = &self.table.addresses[number]
+        memcpy(place.caddr, key.caddr6, 16)
+        memcpy(place.vaddr, key.address6, 16)
+        if slot == NO_SERVER:
+            memset(place.daddr, 0, 16)
+        else:
+            memcpy(place.daddr, self.server_addresses[slot].octets, 16)
 
     cdef void end(self, uint32_t number) noexcept nogil:
         """Forget connection *number*, which is out of the wheel."""
@@ -238,18 +260,23 @@ cdef class Connections(Slots):
         self.flush_cursor = number if number < self.table.fresh else 0
 
     def end_connections(self, connections):
-        """End connections and templates, each (protocol, caddr, cport, vaddr, vport); return how many ended.
+        """End connections and templates, each (protocol, caddr, cport, vaddr, vport[, family]); return how many ended.
 
         What governs others stays.
         """
-        cdef uint32_t number, caddr, vaddr, ended = 0
+        cdef uint32_t number, ended = 0
         cdef uint64_t hashed
-        cdef int protocol, cport, vport
-        for protocol, caddr, cport, vaddr, vport in connections:
-            hashed = hash_key(&self.table, DIRECTION_IN, protocol, caddr, cport, vaddr, vport)
-            number = find(&self.table, hashed, DIRECTION_IN, protocol, caddr, cport, vaddr, vport, FLAG_NO_CPORT)
-            if number == 0 and cport == 0:
-                number = find(&self.table, hashed, DIRECTION_IN, protocol, caddr, cport, vaddr, vport, FLAG_TEMPLATE)
+        cdef Key key
+        cdef Address6 client, vip
+        for place in connections:
+            key.family = place[5] if len(place) > 5 else INET
+            key.protocol, caddr, key.cport, vaddr, key.port = place[:5]
+            key.caddr, key.caddr6 = place_address(&client, caddr, key.family), client.octets
+            key.address, key.address6 = place_address(&vip, vaddr, key.family), vip.octets
+            hashed = hash_key(&self.table, DIRECTION_IN, &key)
+            number = find(&self.table, hashed, DIRECTION_IN, &key, FLAG_NO_CPORT)
+            if number == 0 and key.cport == 0:
+                number = find(&self.table, hashed, DIRECTION_IN, &key, FLAG_TEMPLATE)
             if number and self.table.entries[number].controlled == 0:
                 self.forget(number)
                 ended += 1
@@ -337,13 +364,14 @@ cdef class Connections(Slots):
         cdef uint32_t service
         cdef ServiceSlot *place
         cdef int slot, dport
+        cdef Key key = client_key(packet)
         if packet.protocol == TCP and not packet.related:
             if packet.flags & tcp.RST or not (packet.flags & tcp.SYN or self.settings.sloppy_tcp):
                 return PASSED_NOT_OPENING
         elif packet.protocol == SCTP and not packet.related:
             if packet.flags == sctp.EVENT_ABORT or packet.flags != sctp.EVENT_INIT and not self.settings.sloppy_sctp:
                 return PASSED_NOT_OPENING
-        service = self.find_service(packet.protocol, packet.destination, packet.destination_port, packet.queued.mark)
+        service = self.find_service(&key, packet.queued.mark)
         if service == 0:
             return PASSED_NO_SERVICE
         service -= 1
@@ -355,11 +383,9 @@ cdef class Connections(Slots):
                 return DROPPED_DEFENCE
         if packet.source_port == FTP_DATA:
             return PASSED_FTP_DATA
+        key = reply_key(packet)
         if packet.queued.hook == LOCAL_OUT and not packet.related and find(
-                &self.table, hash_key(&self.table, DIRECTION_IN, packet.protocol, packet.destination,
-                                      packet.destination_port, packet.source, packet.source_port),
-                DIRECTION_IN, packet.protocol, packet.destination, packet.destination_port, packet.source,
-                packet.source_port, FLAG_NO_CPORT):
+                &self.table, hash_key(&self.table, DIRECTION_IN, &key), DIRECTION_IN, &key, FLAG_NO_CPORT):
             return PASSED_FTP_DATA          # a real server on this host answers a client
         if place.flags & PERSISTENT:
             return self._admit_persistent(service, packet, now, number)
@@ -374,16 +400,26 @@ cdef class Connections(Slots):
     cdef int _admit_persistent(self, uint32_t service, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil:
         """Make a connection under the client's template, which is made first when there is none."""
         cdef ServiceSlot *place = &self.service_slots[service]
-        cdef uint32_t client = packet.source & place.netmask, vaddr = packet.destination, template
-        cdef int protocol = packet.protocol, vport = 0, dport = 0, slot, outcome
+        cdef uint32_t template
+        cdef int dport = 0, slot, outcome
         cdef bint made
+        cdef Key key = client_key(packet)
+        cdef uint8_t client[16]
+        cdef uint8_t mark[16]
+        key.cport = key.port = 0
+        if packet.family == INET6:
+            cut_prefix(packet.source6, place.netmask, client)
+            key.caddr, key.caddr6 = fold6(client), client
+        else:
+            key.caddr &= place.netmask
         if packet.destination_port == place.port:
             if place.port != FTP:
-                vport = packet.destination_port
+                key.port = packet.destination_port
         elif place.fwmark:                  # one template for all that the mark covers
-            protocol, vaddr = 0, place.fwmark
-        template = find(&self.table, hash_key(&self.table, DIRECTION_IN, protocol, client, 0, vaddr, vport),
-                        DIRECTION_IN, protocol, client, 0, vaddr, vport, FLAG_TEMPLATE)
+            memset(mark, 0, 16)
+            pkt.put32(mark, 0, place.fwmark)
+            key.protocol, key.address, key.address6 = 0, place.fwmark, mark
+        template = find(&self.table, hash_key(&self.table, DIRECTION_IN, &key), DIRECTION_IN, &key, FLAG_TEMPLATE)
         if template and not self._is_valid(template, place.flags & MOVE_QUIESCED):
             template = 0
         if template == 0:
@@ -392,8 +428,7 @@ cdef class Connections(Slots):
                 return self._without_server(service, packet, now, number)
             if packet.destination_port == place.port and place.port != FTP:
                 dport = self.servers[slot].port
-            template = self.create(protocol, client, 0, vaddr, vport, slot, dport, FLAG_TEMPLATE, packet.queued.mark,
-                                   now, &made)
+            template = self.create(&key, slot, dport, FLAG_TEMPLATE, packet.queued.mark, now, &made)
             if not made:
                 return DROPPED_TABLE_FULL
             self.table.entries[template].timeout = place.timeout
@@ -423,20 +458,27 @@ cdef class Connections(Slots):
     cdef int _without_server(self, uint32_t service, Packet *packet, uint64_t now, uint32_t *number) noexcept nogil:
         """Say what becomes of a packet that no server can take."""
         cdef ServiceSlot *place = &self.service_slots[service]
-        if (self.settings.cache_bypass and place.fwmark and not packet.related and
-                packet.destination >> 28 < 0xE and not self.is_local(packet.destination)):
+        if self.settings.cache_bypass and place.fwmark and self._may_bypass(packet):
             return self._connect(packet, NO_SERVER, 0, one_packet(place, packet), now, number)
         if place.port == FTP and packet.destination_port != FTP:
             return PASSED_FTP_DATA          # data of the host's own FTP server, or anything else up there
         return DROPPED_NO_SERVER
+
+    cdef bint _may_bypass(self, Packet *packet) noexcept nogil:
+        """Return True when a packet may go where its client wanted: IPv4 to a host elsewhere, IPv6 to any one host."""
+        if packet.related:
+            return False
+        if packet.family == INET6:
+            return is_unicast(packet.destination6)
+        return packet.destination >> 28 < 0xE and not self.is_local(packet.destination)
 
     cdef int _connect(self, Packet *packet, uint32_t slot, int dport, int flags, uint64_t now,
                       uint32_t *number) noexcept nogil:
         """Make a connection of the packet's to the server in *slot* and count it."""
         cdef bint made
         cdef ServerSlot *server
-        number[0] = self.create(packet.protocol, packet.source, packet.source_port, packet.destination,
-                                packet.destination_port, slot, dport, flags, packet.queued.mark, now, &made)
+        cdef Key key = client_key(packet)
+        number[0] = self.create(&key, slot, dport, flags, packet.queued.mark, now, &made)
         if not made:
             return DROPPED_TABLE_FULL
         if slot != NO_SERVER:
@@ -453,10 +495,15 @@ cdef class Connections(Slots):
         cdef VirtualService service = self.service_objects[service_slot]
         cdef Flow flow = self.flow
         cdef RealServer server
+        flow.family = packet.family
         flow.protocol = packet.protocol
-        flow.caddr = packet.source
+        if packet.family == INET6:
+            flow.caddr = int.from_bytes(packet.source6[:16], "big")
+            flow.vaddr = flow.caddr if packet.related else int.from_bytes(packet.destination6[:16], "big")
+        else:
+            flow.caddr = packet.source
+            flow.vaddr = packet.source if packet.related else packet.destination
         flow.cport = packet.source_port
-        flow.vaddr = packet.source if packet.related else packet.destination
         flow.vport = packet.destination_port
         flow.now_ns = now
         try:
@@ -471,3 +518,28 @@ cdef class Connections(Slots):
 
 cdef inline int one_packet(ServiceSlot *service, Packet *packet) noexcept nogil:
     return FLAG_ONE_PACKET if service.flags & OPS and packet.protocol == UDP else 0
+
+
+cdef inline void cut_prefix(const uint8_t *address, int bits, uint8_t *prefix) noexcept nogil:
+    """Write the first *bits* bits of an IPv6 *address* into *prefix*, and zeros behind them."""
+    cdef int whole = bits // 8
+    memset(prefix, 0, 16)
+    memcpy(prefix, address, whole)
+    if bits % 8:
+        prefix[whole] = address[whole] & (0xFF00 >> (bits % 8) & 0xFF)
+
+
+cdef inline bint is_unicast(const uint8_t *address) noexcept nogil:
+    """Return True when the IPv6 *address* is of the kind one host has (model.is_unicast6)."""
+    cdef int i
+    if address[0] == 0xFF:
+        return False
+    for i in range(10):
+        if address[i]:
+            return True
+    if address[10] == 0xFF and address[11] == 0xFF:
+        return False
+    for i in range(10, 16):
+        if address[i]:
+            return True
+    return False

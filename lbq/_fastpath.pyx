@@ -1,10 +1,11 @@
 """The way of one packet again, at C speed: receive, parse, find, [schedule], forward, account, verdict.
 
-Read director.py first; this file tells the same story under the same headings, in four layers:
+Read director.py first; this file tells the same story under the same headings, in five layers:
 
     _slots.pyx         what is decided by: services, servers and connections in numbered slots, and the commands
     _connections.pyx   the life of a connection: admission, persistence, states, ends
-    _forwarding.pyx    DR, TUN, this host, ICMP, FTP: everything that is not plain NAT
+    _forwarding.pyx    DR, TUN, this host: everything that is not plain NAT
+    _related.pyx       ICMP errors, FTP
     _fastpath.pyx      the established packet and the loop around it
 
 One thread runs ``FastDirector.run`` without the GIL: up to 64 packets per system call come in, up to 64
@@ -23,26 +24,28 @@ from libc.string cimport memcpy, memset
 
 from lbq._bounds cimport close_bytes, open_bytes
 from lbq._connections cimport see
-from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
-                             MODE_MASK, TICK_BITS, FlowEntry, find, has_key, hash_key, home, likely_entry,
+from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT, INET, INET6,
+                             MODE_MASK, TICK_BITS, FlowEntry, Key, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
-from lbq._forwarding cimport Forwarding, count_in, count_out
+from lbq._forwarding cimport count_in, count_out
 from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
                            mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_unmarked,
                            verdict_with_packet)
 from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED,
                           LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP, PASSED_NO_CONNECTION,
-                          PASSED_NO_SERVICE, PASSED_REPLY, POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, parse)
-from lbq._slots cimport (INET, MOVE_QUIESCED, NO_SERVER, SERVER_AVAILABLE, SERVER_ENDS, SERVER_LOCAL, Route,
+                          PASSED_NO_SERVICE, PASSED_REPLY, POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key,
+                          from_loopback, hops, parse, reply_key)
+from lbq._related cimport Related
+from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, SERVER_LOCAL, Route,
                          ServerSlot, ServiceSlot)
-from lbq._transmit cimport Outgoing, send_all
+from lbq._transmit cimport Outgoing, send_all, sockaddr_in, sockaddr_in6
 from lbq cimport packet as pkt
 from lbq.modes cimport nat
 from lbq.protocols cimport icmp, sctp, tcp
 
 from lbq import netlink
 from lbq.errors import HostError
-from lbq.model import Sent, Verdict
+from lbq.model import AF_INET, AF_INET6, Sent, Verdict
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd "pollfd":
@@ -64,13 +67,6 @@ cdef extern from "<sys/socket.h>" nogil:
         pass
     ssize_t sendto(int fd, const void *data, size_t length, int flags, const sockaddr *to, unsigned int size)
 
-cdef extern from "<netinet/in.h>" nogil:
-    cdef struct in_addr "in_addr":
-        uint32_t s_addr
-    cdef struct sockaddr_in "sockaddr_in":
-        unsigned short sin_family
-        in_addr sin_addr
-
 cdef enum:
     BATCH = 64                      # messages per system call; past the knee of the curve, see docs/performance.md
     # A packet and its attributes; an odd number of cache lines and of pages, so that the headers of 64 messages do
@@ -83,7 +79,8 @@ cdef enum:
 
 OUTCOME_NAMES = (
     "rewritten", "forwarded", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
-    "passed_ftp_data", "passed_local", "passed_reply", "passed_bypass", "passed_icmp", "dropped_truncated",
+    "passed_ftp_data", "passed_local", "passed_reply", "passed_bypass", "passed_icmp",
+    "passed_later_fragment", "dropped_truncated",
     "dropped_malformed", "dropped_fragment", "dropped_no_server", "dropped_server_gone", "dropped_table_full",
     "dropped_defence", "dropped_ttl", "dropped_too_big", "dropped_no_route", "dropped_boundary",
     "dropped_unsegmentable", "dropped_ftp", "dropped_icmp_checksum", "dropped_icmp_ours", "dropped_nat_icmp")
@@ -94,7 +91,7 @@ cdef struct Statistics:
 
 
 @cython.final                       # its methods call each other directly: 5 to 10 ns of an established packet's 70
-cdef class FastDirector(Forwarding):
+cdef class FastDirector(Related):
     """The packet path of one director, over the connections, services and servers in its slots.
 
     Addresses are host-order integers, times nanoseconds of CLOCK_MONOTONIC.  The interface is the one of
@@ -102,7 +99,7 @@ cdef class FastDirector(Forwarding):
     """
     cdef Statistics counted
     cdef uint32_t looked_up                 # the table's changes when the entries of a batch were fetched ahead
-    cdef object queue_socket, raw_socket, packet_socket, receive_memory
+    cdef object queue_socket, raw_sockets, packet_socket, receive_memory
     cdef int queue, queue_fd
     cdef unsigned char *buffers
     cdef mmsghdr messages[BATCH]
@@ -123,8 +120,8 @@ cdef class FastDirector(Forwarding):
         return {"packets": counted.packets, "bytes": counted.bytes, "accepted": accepted,
                 "connections": self.table.used, "connections_max": self.table.capacity, "conns": self.conns,
                 "expired": self.expired, "started_over": self.started_over, "icmp_sent": self.icmp_sent,
-                "icmp_limited": self.icmp_limited,
-                "verdict_errors": counted.verdict_errors, "send_errors": self.send_errors,
+                "icmp_limited": self.icmp_limited, "verdict_errors": counted.verdict_errors,
+                "send_errors": self.send_errors,
                 "scheduler_errors": self.scheduler_errors + self.services.scheduler_errors, **named}
 
     # ---- One packet, for tests and for explaining ---------------------------------------------------
@@ -162,7 +159,9 @@ cdef class FastDirector(Forwarding):
         sent = []
         for i in range(self.box.count):
             out = &self.box.waiting[i]
-            sent.append(Sent(out.next_hop, out.head[:out.head_length] + out.body[:out.length], out.segment))
+            next_hop = int.from_bytes(out.next_hop[:16 if out.is_ipv6 else 4], "big")
+            sent.append(Sent(next_hop, out.head[:out.head_length] + out.body[:out.length], out.segment,
+                             AF_INET6 if out.is_ipv6 else AF_INET))
         self.box.count = self.box.arena_used = 0
         return tuple(sent)
 
@@ -178,6 +177,7 @@ cdef class FastDirector(Forwarding):
 
     cdef void _prepare(self, Packet *packet) noexcept nogil:
         """Parse the packet and work out the hash it will be found by."""
+        cdef Key key
         packet.outcome = parse(packet)
         packet.reply = packet.queued.hook == LOCAL_IN or packet.queued.hook == POSTROUTING
         packet.related = False
@@ -185,11 +185,11 @@ cdef class FastDirector(Forwarding):
         if packet.outcome != REWRITTEN:
             return
         if packet.reply:
-            packet.hashed = hash_key(&self.table, DIRECTION_OUT, packet.protocol, packet.destination,
-                                     packet.destination_port, packet.source, packet.source_port)
+            key = reply_key(packet)
+            packet.hashed = hash_key(&self.table, DIRECTION_OUT, &key)
         else:
-            packet.hashed = hash_key(&self.table, DIRECTION_IN, packet.protocol, packet.source, packet.source_port,
-                                     packet.destination, packet.destination_port)
+            key = client_key(packet)
+            packet.hashed = hash_key(&self.table, DIRECTION_IN, &key)
         prefetch(&self.table.index[home(&self.table, packet.hashed)])
 
     # ---- Find, forward ----------------------------------------------------------------------------------
@@ -200,8 +200,9 @@ cdef class FastDirector(Forwarding):
             self.table.tick = now >> TICK_BITS
         self.counted.packets += 1
         self.counted.bytes += packet.queued.length
-        if self.service_count == 0 and (packet.outcome == REWRITTEN or packet.outcome == PASSED_ICMP):
-            packet.outcome = PASSED_NO_SERVICE      # the kernel's hooks go with the last service
+        if self.service_count[packet.family == INET6] == 0 and (
+                packet.outcome == REWRITTEN or packet.outcome == PASSED_ICMP):
+            packet.outcome = PASSED_NO_SERVICE      # the kernel's hooks go with the last service of the family
         elif packet.outcome == REWRITTEN:
             packet.outcome = self._reply(packet, now) if packet.reply else self._request(packet, now)
         elif packet.outcome == PASSED_ICMP:
@@ -209,18 +210,17 @@ cdef class FastDirector(Forwarding):
         self.counted.outcomes[packet.outcome] += 1
         return packet.outcome
 
-    cdef uint32_t _find(self, Packet *packet, int direction, uint32_t caddr, int cport, uint32_t address,
-                        int port) noexcept nogil:
+    cdef uint32_t _known(self, Packet *packet, int direction, const Key *key) noexcept nogil:
         """Return the packet's connection, or 0: the entry that was fetched ahead, when the index is still the same."""
-        if (packet.likely and self.looked_up == self.table.changes and cport and
-                has_key(&self.table.entries[packet.likely], direction, packet.protocol, caddr, cport, address, port)):
+        if (packet.likely and self.looked_up == self.table.changes and key.cport and
+                has_key(&self.table, packet.likely, direction, key)):
             return packet.likely
-        return find(&self.table, packet.hashed, direction, packet.protocol, caddr, cport, address, port, FLAG_NO_CPORT)
+        return find(&self.table, packet.hashed, direction, key, FLAG_NO_CPORT)
 
     cdef int _reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A real server's packet to a client: make it come from the VIP."""
-        cdef uint32_t number = self._find(packet, DIRECTION_OUT, packet.destination, packet.destination_port,
-                                          packet.source, packet.source_port)
+        cdef Key key = reply_key(packet)
+        cdef uint32_t number = self._known(packet, DIRECTION_OUT, &key)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef int outcome = REWRITTEN
@@ -232,8 +232,7 @@ cdef class FastDirector(Forwarding):
             if outcome != REWRITTEN:
                 return outcome
         if entry.flags & MODE_MASK == NAT:
-            nat.to_client(packet.queued.data, packet.length, entry.vaddr, entry.vport, packet.queued.form,
-                          packet.queued.hook == LOCAL_IN or packet.queued.out_device == LOOPBACK)
+            to_client(packet, entry.vaddr, self.table.addresses[number].vaddr, entry.vport)
         else:
             outcome = PASSED_REPLY
         if entry.server != NO_SERVER:
@@ -253,9 +252,8 @@ cdef class FastDirector(Forwarding):
         if slot >= 0:
             server = &self.servers[slot]
             service = &self.service_slots[server.service]
-            nat.to_client(packet.queued.data, packet.length, service.address,
-                          service.port if service.port else packet.source_port, packet.queued.form,
-                          packet.queued.hook == LOCAL_IN or packet.queued.out_device == LOOPBACK)
+            to_client(packet, service.address, self.service_addresses[server.service].octets,
+                      service.port if service.port else packet.source_port)
             count_out(&server.counters, packet.length)
             count_out(&service.counters, packet.length)
             return REWRITTEN
@@ -265,14 +263,15 @@ cdef class FastDirector(Forwarding):
         if packet.protocol == TCP and packet.flags & tcp.RST or (
                 packet.protocol == SCTP and packet.flags == sctp.EVENT_ABORT):
             return PASSED_NO_CONNECTION
-        if self.refuse(packet, NULL, 3, 3, 0, now) and packet.queued.hook != LOCAL_IN:
-            icmp.come_from(self.answer, self.routes[slot].source)   # us, not a client who is elsewhere
+        # From us, not from a client who is elsewhere.
+        self.refuse(packet, NULL, icmp.NO_SERVER, 0, now,
+                    NULL if packet.queued.hook == LOCAL_IN else &self.routes[slot])
         return DROPPED_NAT_ICMP
 
     cdef int _request(self, Packet *packet, uint64_t now) noexcept nogil:
         """A client's packet to a virtual service: find or make its connection, address it to the server."""
-        cdef uint32_t number = self._find(packet, DIRECTION_IN, packet.source, packet.source_port, packet.destination,
-                                          packet.destination_port)
+        cdef Key key = client_key(packet)
+        cdef uint32_t number = self._known(packet, DIRECTION_IN, &key)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef Route *route
@@ -297,7 +296,7 @@ cdef class FastDirector(Forwarding):
                 number, former, outcome = former, 0, REWRITTEN      # there is no better one
             packet.former = former
             if outcome == DROPPED_NO_SERVER:
-                self.refuse(packet, NULL, 3, 3, 0, now)
+                self.refuse(packet, NULL, icmp.NO_SERVER, 0, now, NULL)
             if former and ends:             # now: the kernel's scheduler, too, still counts it
                 self.started_over += 1
                 self.expire_now(former, now)
@@ -318,10 +317,14 @@ cdef class FastDirector(Forwarding):
                 outcome = self.ftp_client(packet, number, now)
             if outcome == REWRITTEN:
                 if (entry.flags & MODE_MASK == NAT and not server.flags & SERVER_LOCAL and
-                        (route.mtu == 0 or route.mtu >= packet.length) and packet.queued.data[pkt.IP_TTL] > 1 and
-                        packet.source >> 24 != 127):
-                    nat.to_real_server(packet.queued.data, packet.length, entry.daddr, entry.dport,
-                                       packet.queued.form, False)
+                        (route.mtu == 0 or route.mtu >= packet.length) and hops(packet) > 1 and
+                        not from_loopback(packet)):
+                    if packet.family == INET:
+                        nat.to_real_server(packet.queued.data, packet.length, entry.daddr, entry.dport,
+                                           packet.queued.form, False)
+                    else:
+                        nat.to_real_server6(packet.queued.data, packet.protocol, packet.header, packet.length,
+                                            self.table.addresses[number].daddr, entry.dport, packet.queued.form, False)
                 else:
                     outcome = self.forward(packet, entry, now)
         entry.packets_in += 1
@@ -335,10 +338,9 @@ cdef class FastDirector(Forwarding):
 
     cdef uint32_t _find_waiting(self, Packet *packet) noexcept nogil:
         """Return the connection, announced by FTP, that waits for this client's port, or 0."""
-        return find(&self.table, hash_key(&self.table, DIRECTION_IN, packet.protocol, packet.source, 0,
-                                          packet.destination, packet.destination_port),
-                    DIRECTION_IN, packet.protocol, packet.source, 0, packet.destination, packet.destination_port,
-                    FLAG_NO_CPORT)
+        cdef Key key = client_key(packet)
+        key.cport = 0
+        return find(&self.table, hash_key(&self.table, DIRECTION_IN, &key), DIRECTION_IN, &key, FLAG_NO_CPORT)
 
     cdef void _learn_cport(self, uint32_t number, Packet *packet) noexcept nogil:
         """Enter a connection anew under the client's port, which its first packet tells."""
@@ -382,9 +384,11 @@ cdef class FastDirector(Forwarding):
     def open_queue(self, int number, int queue_length=65536):
         """Bind NFQUEUE *number* with whole packets, GSO ones unsegmented, and open the sockets of DR, TUN and ICMP."""
         self.attach(netlink.open_queue(number, queue_length, 2 * BATCH * MESSAGE_ROOM), number)
-        self.raw_socket = netlink.open_raw()
+        self.raw_sockets = netlink.open_raw()
         self.packet_socket = netlink.open_packet()
-        self.box.raw_fd = self.raw_socket.fileno()
+        self.box.raw_fd = self.raw_sockets[AF_INET].fileno()
+        if AF_INET6 in self.raw_sockets:
+            self.box.raw6_fd = self.raw_sockets[AF_INET6].fileno()
         self.box.packet_fd = self.packet_socket.fileno()
 
     def attach(self, queue_socket, int number):
@@ -471,11 +475,16 @@ cdef class FastDirector(Forwarding):
     cdef void _sweep(self, int count, uint64_t now) noexcept nogil:
         """Decide about the *count* prepared packets of the batch, in their order."""
         cdef int i
+        cdef uint32_t number
         self.looked_up = self.table.changes
         for i in range(count):
             if self.batch[i].outcome == REWRITTEN:
-                self.batch[i].likely = likely_entry(&self.table, self.batch[i].hashed, self.batch[i].reply)
-                prefetch(&self.table.entries[self.batch[i].likely])
+                number = likely_entry(&self.table, self.batch[i].hashed, self.batch[i].reply)
+                self.batch[i].likely = number
+                prefetch(&self.table.entries[number])
+                if self.batch[i].family == INET6:
+                    prefetch(&self.table.addresses[number])
+                    prefetch(&self.table.addresses[number].daddr[15])
         for i in range(count):
             self._decide(&self.batch[i], now)
             if self.answer_length:
@@ -509,10 +518,21 @@ cdef class FastDirector(Forwarding):
     cdef void _send_answer(self) noexcept nogil:
         """Send the prepared ICMP packet; the header is ours (IP_HDRINCL), the kernel routes it."""
         cdef sockaddr_in client
-        memset(&client, 0, sizeof(client))
-        client.sin_family = INET
-        memcpy(&client.sin_addr, &self.answer[16], 4)
-        sendto(self.box.raw_fd, self.answer, self.answer_length, MSG_DONTWAIT, <sockaddr *> &client, sizeof(client))
+        cdef sockaddr_in6 client6
+        if self.answer[0] >> 4 == 6:
+            memset(&client6, 0, sizeof(client6))
+            client6.sin6_family = INET6
+            memcpy(&client6.sin6_addr, &self.answer[pkt.IP6_DESTINATION], 16)
+            if self.answer[pkt.IP6_DESTINATION] == 0xFE and self.answer[pkt.IP6_DESTINATION + 1] >> 6 == 2:
+                client6.sin6_scope_id = self.answer_device      # link-local
+            sendto(self.box.raw6_fd, self.answer, self.answer_length, MSG_DONTWAIT, <sockaddr *> &client6,
+                   sizeof(client6))
+        else:
+            memset(&client, 0, sizeof(client))
+            client.sin_family = INET
+            memcpy(&client.sin_addr, &self.answer[pkt.IP_DESTINATION], 4)
+            sendto(self.box.raw_fd, self.answer, self.answer_length, MSG_DONTWAIT, <sockaddr *> &client,
+                   sizeof(client))
         self.answer_length = 0
 
     # ---- In memory, for benchmarks ----------------------------------------------------------------------------
@@ -524,17 +544,15 @@ cdef class FastDirector(Forwarding):
         """
         cdef uint32_t first = 0, count, i
         cdef uint32_t[::1] took = memoryview(bytearray(4 * (flows // BATCH + 1))).cast("I")
-        key = next(iter(self.services.by_key))
-        cdef uint32_t vip = key.address, vport = key.port
         self._allocate_buffers()
         with nogil:
             while first < flows:
                 count = min(<uint32_t> BATCH, flows - first)
                 for i in range(count):
-                    self._synthesize(i, first + i, vip, vport, tcp.SYN)
+                    self._synthesize(i, first + i, tcp.SYN)
                 took[first // BATCH] = self._time_batch(count, 1) * BATCH // count
                 for i in range(count):
-                    self._synthesize(i, first + i, vip, vport, tcp.ACK)
+                    self._synthesize(i, first + i, tcp.ACK)
                 self._time_batch(count, 1)
                 first += count
         if self.table.used != flows:
@@ -549,8 +567,6 @@ cdef class FastDirector(Forwarding):
         """
         cdef uint64_t random = seed, handled = self.counted.outcomes[REWRITTEN] + self.counted.outcomes[FORWARDED]
         cdef uint32_t flows = self.table.used, flow_number, done = 0, i
-        key = next(iter(self.services.by_key))
-        cdef uint32_t vip = key.address, vport = key.port
         cdef bint both_ways = self.servers[self.table.entries[1].server].mode == NAT
         cdef uint32_t[::1] took = memoryview(bytearray(4 * (packets // BATCH + 1))).cast("I")
         cdef uint16_t[::1] server_of = memoryview(bytearray(2 * flows)).cast("H")   # entries stay out of the cache
@@ -561,9 +577,9 @@ cdef class FastDirector(Forwarding):
                 for i in range(BATCH):
                     random += 0x9E3779B97F4A7C15ULL     # splitmix64
                     flow_number = <uint32_t> (((mix(random, 0xBF58476D1CE4E5B9ULL) >> 32) * flows) >> 32)
-                    self._synthesize(i, flow_number, vip, vport, tcp.ACK)
+                    self._synthesize(i, flow_number, tcp.ACK)
                     if i & 1 and both_ways:
-                        self._turn_round(i, &self.servers[server_of[flow_number]])
+                        self._turn_round(i, server_of[flow_number])
                 took[done // BATCH] = self._time_batch(BATCH, 1 + done)
                 done += BATCH
         if self.counted.outcomes[REWRITTEN] + self.counted.outcomes[FORWARDED] - handled != done:
@@ -581,29 +597,45 @@ cdef class FastDirector(Forwarding):
         self.box.count = self.box.arena_used = 0        # what DR and TUN would send
         return <uint32_t> start
 
-    cdef void _synthesize(self, int i, uint32_t flow_number, uint32_t vip, int vport, int flags) noexcept nogil:
-        """Write a 64-byte TCP segment of client *flow_number* into place *i* of the batch."""
+    cdef void _synthesize(self, int i, uint32_t flow_number, int flags) noexcept nogil:
+        """Write a 64-byte TCP segment of client *flow_number*, to the first service, into place *i* of the batch."""
         cdef unsigned char *data = self.buffers + i * 128
+        cdef ServiceSlot *service = &self.service_slots[0]
+        cdef int header = 20
         memset(data, 0, 64)
-        data[0], data[3], data[8], data[9] = 0x45, 64, 64, TCP
-        pkt.put32(data, 12, 0x0A000001 + flow_number // 50000)
-        pkt.put32(data, 16, vip)
-        pkt.put16(data, 20, 10000 + flow_number % 50000)
-        pkt.put16(data, 22, vport)
-        data[32], data[33] = 0x50, flags
-        pkt.put16(data, 10, pkt.header_checksum(data, 20))
-        pkt.put16(data, 36, pkt.transport_checksum(data, 20, 64, 36))
+        if service.family == INET6:
+            header = 40
+            data[0], data[5], data[6], data[7] = 0x60, 24, TCP, 64
+            pkt.put32(data, 8, 0x20010DB8)
+            pkt.put32(data, 20, 0x0A000001 + flow_number // 50000)
+            memcpy(data + 24, self.service_addresses[0].octets, 16)
+        else:
+            data[0], data[3], data[8], data[9] = 0x45, 64, 64, TCP
+            pkt.put32(data, 12, 0x0A000001 + flow_number // 50000)
+            pkt.put32(data, 16, service.address)
+            pkt.put16(data, 10, pkt.header_checksum(data, 20))
+        pkt.put16(data, header, 10000 + flow_number % 50000)
+        pkt.put16(data, header + 2, service.port)
+        data[header + 12], data[header + 13] = 0x50, flags
+        pkt.put16(data, header + 16, pkt.transport_checksum(data, TCP, header, 64, header + 16))
         memset(&self.batch[i].queued, 0, sizeof(Queued))
         self.batch[i].queued.data = data
         self.batch[i].queued.length = 64
 
-    cdef void _turn_round(self, int i, ServerSlot *server) noexcept nogil:
-        """Make place *i* of the batch its *server*'s answer; nobody looks at the checksums."""
+    cdef void _turn_round(self, int i, uint32_t slot) noexcept nogil:
+        """Make place *i* of the batch the answer of the server in *slot*; nobody looks at the checksums."""
         cdef unsigned char *data = self.batch[i].queued.data
-        pkt.put32(data, 16, pkt.get32(data, 12))
-        pkt.put16(data, 22, pkt.get16(data, 20))
-        pkt.put32(data, 12, server.address)
-        pkt.put16(data, 20, server.port)
+        cdef ServerSlot *server = &self.servers[slot]
+        cdef int header = 20
+        if server.flags & SERVER_INET6:
+            header = 40
+            memcpy(data + 24, data + 8, 16)
+            memcpy(data + 8, self.server_addresses[slot].octets, 16)
+        else:
+            pkt.put32(data, 16, pkt.get32(data, 12))
+            pkt.put32(data, 12, server.address)
+        pkt.put16(data, header + 2, pkt.get16(data, header))
+        pkt.put16(data, header, server.port)
         self.batch[i].queued.hook = POSTROUTING
 
 
@@ -617,6 +649,16 @@ cdef inline void close_around(unsigned char *message, Queued *queued) noexcept n
     else:
         close_bytes(message, queued.data - message)
     close_bytes(end, message + MESSAGE_ROOM - end)
+
+
+cdef inline void to_client(Packet *packet, uint32_t vip, unsigned char *vip6, int vport) noexcept nogil:
+    """Make a real server's packet come from the virtual service (NAT)."""
+    cdef bint delivered_here = packet.queued.hook == LOCAL_IN or packet.queued.out_device == LOOPBACK
+    if packet.family == INET:
+        nat.to_client(packet.queued.data, packet.length, vip, vport, packet.queued.form, delivered_here)
+    else:
+        nat.to_client6(packet.queued.data, packet.protocol, packet.header, packet.length, vip6, vport,
+                       packet.queued.form, delivered_here)
 
 
 cdef inline uint64_t coarse_now() noexcept nogil:

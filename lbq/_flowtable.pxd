@@ -4,6 +4,10 @@
 # to servers and to services by number, never by pointer, so the array means the same to the next process
 # that maps it.  An entry is valid once ENTRY_VALID is in its flags, which is stored last.
 #
+# IPv6: an entry's three addresses are in a second array of the mapping, under the same number; memory for that is
+# claimed only where IPv6 entries are.  The entry itself has each address's four words XORed: a probe compares what it
+# compares for IPv4, and looks at the addresses when that is equal.
+#
 # Everything else here is derived and private, and can be rebuilt from the entries:
 #   index   open addressing with linear probing over 32-bit slots.  A connection has two *nodes*, one under
 #           (client, VIP:vport) and one under (client, RIP:rport); a slot holds entry * 2 + direction in its
@@ -14,9 +18,10 @@
 #           the wheel looks again when the old deadline comes.  Only a deadline brought forward moves the
 #           entry at once.  Nothing ends early; it may end one tick late (the kernel's wheel is coarser).
 #
-# The hash is keyed with random secrets, so a client cannot choose ports that collide.
+# The hash is keyed with random secrets and covers all of both addresses, so a client cannot choose ports, or out of
+# its many IPv6 addresses ones, that collide.  (Addresses with one XOR are easy to choose; that alone costs nothing.)
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 
 cdef extern from *:
     """
@@ -25,13 +30,28 @@ cdef extern from *:
         unsigned __int128 product = (unsigned __int128) a * b;
         return (uint64_t) product ^ (uint64_t) (product >> 64);
     }
+    /* The four 32-bit words of an IPv6 address, XORed, in host order. */
+    static inline uint32_t lbq_fold6(const uint8_t *address) {
+        uint32_t word[4];
+        __builtin_memcpy(word, address, 16);
+        return __builtin_bswap32(word[0] ^ word[1] ^ word[2] ^ word[3]);
+    }
+    static inline uint64_t lbq_load(const uint8_t *at) {
+        uint64_t value;
+        __builtin_memcpy(&value, at, 8);
+        return value;
+    }
     """
     uint64_t mix "lbq_mix"(uint64_t a, uint64_t b) noexcept nogil
+    uint32_t fold6 "lbq_fold6"(const uint8_t *address) noexcept nogil
+    uint64_t load "lbq_load"(const uint8_t *at) noexcept nogil
     void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
     void store_release "__atomic_store_n"(uint16_t *at, uint16_t value, int order) noexcept nogil
     int RELEASE "__ATOMIC_RELEASE"
 
 cdef enum:
+    INET = 2                        # AF_INET
+    INET6 = 10
     ENTRY_VALID = 0x8000            # flags: above the kernel's own connection flags, which are in model.py
     MODE_MASK = 0x0007
     FLAG_NO_OUTPUT = 0x0080
@@ -41,6 +61,7 @@ cdef enum:
     FLAG_NO_CPORT = 0x0800
     FLAG_TEMPLATE = 0x1000
     FLAG_ONE_PACKET = 0x2000
+    FLAG_MIXED = 0x4000             # the real server is of the other family
     TICK_BITS = 28
     WHEEL_SLOTS = 4096              # one turn is 1,100 s: longer than the longest TCP timeout
     WHEEL_LAST = WHEEL_SLOTS        # one list more: of what governs others, at the end of the present tick
@@ -50,7 +71,7 @@ cdef enum:
     DIRECTION_OUT = 1
 
 cdef struct FlowEntry:              # conntrack.RECORD has the same layout
-    uint32_t caddr, vaddr, daddr    # IPv4; an IPv6 entry will keep its addresses in a parallel array
+    uint32_t caddr, vaddr, daddr    # IPv4; for IPv6 see FlowAddresses
     uint16_t cport, vport, dport
     uint8_t protocol, family
     uint32_t fwmark
@@ -64,11 +85,24 @@ cdef struct FlowEntry:              # conntrack.RECORD has the same layout
     uint32_t control                # the template that governs this connection (persistence)
     uint32_t controlled             # for a template: how many it governs
 
+cdef struct FlowAddresses:          # of an IPv6 entry; conntrack.ADDRESSES has the same layout
+    uint8_t caddr[16]
+    uint8_t vaddr[16]
+    uint8_t daddr[16]
+
+cdef struct Key:                    # what a connection is found by: a client, and the VIP or the real server
+    uint32_t caddr, address         # IPv4, or an IPv6 address's words XORed
+    uint16_t cport, port
+    uint8_t protocol, family
+    const uint8_t *caddr6           # an IPv6 address, 16 bytes
+    const uint8_t *address6
+
 cdef struct FlowTable:
     FlowEntry *entries              # [0] is never used: 0 means "none"
+    FlowAddresses *addresses
     uint32_t *index
     uint32_t *wheel
-    uint64_t seed[3]
+    uint64_t seed[7]
     uint64_t tick                   # the next tick to look at
     uint32_t capacity               # entries 1 .. capacity
     uint32_t slots                  # in the index
@@ -79,12 +113,19 @@ cdef struct FlowTable:
     uint32_t changes                # of the index, ever: what was looked up ahead holds until the next one
 
 
-cdef inline uint64_t hash_key(FlowTable *table, int direction, int protocol, uint32_t caddr, int cport,
-                              uint32_t address, int port) noexcept nogil:
-    """Return the keyed hash of a client and the other end, the VIP (IN) or the real server (OUT)."""
-    cdef uint64_t addresses = (<uint64_t> caddr << 32) | address
-    cdef uint64_t ports = (<uint64_t> cport << 32) | (<uint64_t> port << 16) | (protocol << 1) | direction
+cdef inline uint64_t hash_key(FlowTable *table, int direction, const Key *key) noexcept nogil:
+    """Return the keyed hash of *key*, whose other end is the VIP (IN) or the real server (OUT)."""
+    cdef uint64_t addresses = (<uint64_t> key.caddr << 32) | key.address
+    cdef uint64_t ports = (<uint64_t> key.cport << 32) | (<uint64_t> key.port << 16) | (key.protocol << 1) | direction
+    if key.family == INET6:
+        addresses = hash_addresses(table, key)
     return mix(mix(addresses ^ table.seed[0], ports ^ table.seed[1]) ^ table.seed[2], 0x9E3779B97F4A7C15ULL)
+
+
+cdef inline uint64_t hash_addresses(FlowTable *table, const Key *key) noexcept nogil:
+    """Return a keyed hash of two IPv6 addresses."""
+    cdef uint64_t other = mix(load(key.address6) ^ table.seed[5], load(key.address6 + 8) ^ table.seed[6])
+    return mix(load(key.caddr6) ^ table.seed[3], load(key.caddr6 + 8) ^ table.seed[4]) ^ (other << 32 | other >> 32)
 
 
 cdef inline uint32_t home(FlowTable *table, uint64_t hashed) noexcept nogil:
@@ -106,21 +147,32 @@ cdef inline uint32_t distance(FlowTable *table, uint32_t start, uint32_t at) noe
     return at - start if at >= start else at + table.slots - start
 
 
-cdef inline bint has_key(FlowEntry *entry, int direction, int protocol, uint32_t caddr, int cport,
-                         uint32_t address, int port) noexcept nogil:
-    """Return True when *entry* is the connection between the client and the other end.
+cdef inline bint has_key(FlowTable *table, uint32_t number, int direction, const Key *key) noexcept nogil:
+    """Return True when entry *number* is the connection between the client and the other end.
 
     Replies of NAT come from the real server, those of every other mode from the VIP.
     """
-    if entry.caddr != caddr or entry.cport != cport or entry.protocol != protocol:
+    cdef FlowEntry *entry = &table.entries[number]
+    if entry.caddr != key.caddr or entry.cport != key.cport or entry.protocol != key.protocol:
         return False
     if direction == DIRECTION_OUT and entry.flags & MODE_MASK == 0:
-        return entry.daddr == address and entry.dport == port
-    return entry.vaddr == address and entry.vport == port
+        if entry.daddr != key.address or entry.dport != key.port:
+            return False
+    elif entry.vaddr != key.address or entry.vport != key.port:
+        return False
+    return entry.family == key.family and (key.family == INET or has_addresses(table, number, direction, key))
 
 
-cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, int protocol, uint32_t caddr, int cport,
-                          uint32_t address, int port, int kind) noexcept nogil:
+cdef inline bint has_addresses(FlowTable *table, uint32_t number, int direction, const Key *key) noexcept nogil:
+    """Return True when the IPv6 entry *number* has the addresses of *key*."""
+    cdef FlowAddresses *addresses = &table.addresses[number]
+    cdef uint8_t *other = addresses.vaddr
+    if direction == DIRECTION_OUT and table.entries[number].flags & MODE_MASK == 0:
+        other = addresses.daddr
+    return memcmp(addresses.caddr, key.caddr6, 16) == 0 and memcmp(other, key.address6, 16) == 0
+
+
+cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, const Key *key, int kind) noexcept nogil:
     """Return the number of the connection with this key, whose hash is *hashed*, or 0.
 
     *kind* matters where the client's port is 0 and the packet is the client's: FLAG_TEMPLATE, or FLAG_NO_CPORT for a
@@ -133,8 +185,8 @@ cdef inline uint32_t find(FlowTable *table, uint64_t hashed, int direction, int 
             return 0
         if slot & ~table.node_mask == wanted and slot & 1 == <uint32_t> direction:
             number = (slot & table.node_mask) >> 1
-            if (has_key(&table.entries[number], direction, protocol, caddr, cport, address, port) and
-                    (cport != 0 or direction == DIRECTION_OUT or
+            if (has_key(table, number, direction, key) and
+                    (key.cport != 0 or direction == DIRECTION_OUT or
                      table.entries[number].flags & (FLAG_TEMPLATE | FLAG_NO_CPORT) == kind)):
                 return number
         at = after(table, at)
@@ -156,22 +208,30 @@ cdef inline uint32_t likely_entry(FlowTable *table, uint64_t hashed, int directi
     return 0
 
 
-cdef inline uint64_t node_hash(FlowTable *table, uint32_t node) noexcept nogil:
+cdef inline void key_of(FlowTable *table, uint32_t node, Key *key) noexcept nogil:
+    """Fill in what *node* is found by."""
     cdef FlowEntry *entry = &table.entries[node >> 1]
+    cdef FlowAddresses *addresses = &table.addresses[node >> 1]
+    key.protocol, key.family = entry.protocol, entry.family
+    key.caddr, key.cport, key.caddr6 = entry.caddr, entry.cport, addresses.caddr
     if node & 1 == DIRECTION_OUT and entry.flags & MODE_MASK == 0:
-        return hash_key(table, DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport, entry.daddr, entry.dport)
-    return hash_key(table, node & 1, entry.protocol, entry.caddr, entry.cport, entry.vaddr, entry.vport)
+        key.address, key.port, key.address6 = entry.daddr, entry.dport, addresses.daddr
+    else:
+        key.address, key.port, key.address6 = entry.vaddr, entry.vport, addresses.vaddr
+
+
+cdef inline uint64_t node_hash(FlowTable *table, uint32_t node) noexcept nogil:
+    cdef Key key
+    key_of(table, node, &key)
+    return hash_key(table, node & 1, &key)
 
 
 cdef inline bint same_key(FlowTable *table, uint32_t node, uint32_t other) noexcept nogil:
-    cdef FlowEntry *entry = &table.entries[other >> 1]
+    cdef Key key
     if (node ^ other) & 1:
         return False
-    if node & 1 == DIRECTION_OUT and entry.flags & MODE_MASK == 0:
-        return has_key(&table.entries[node >> 1], DIRECTION_OUT, entry.protocol, entry.caddr, entry.cport,
-                       entry.daddr, entry.dport)
-    return has_key(&table.entries[node >> 1], node & 1, entry.protocol, entry.caddr, entry.cport,
-                   entry.vaddr, entry.vport)
+    key_of(table, other, &key)
+    return has_key(table, node >> 1, node & 1, &key)
 
 
 cdef inline void link_node(FlowTable *table, uint32_t node, uint64_t hashed) noexcept nogil:
@@ -265,6 +325,13 @@ cdef inline uint32_t take_entry(FlowTable *table) noexcept nogil:
     return number
 
 
+cdef inline void give_back(FlowTable *table, uint32_t number) noexcept nogil:
+    """Put entry *number*, which nothing refers to, among the free ones."""
+    table.entries[number].wheel_next = table.free
+    table.free = number
+    table.used -= 1
+
+
 cdef inline void link_entry(FlowTable *table, uint32_t number) noexcept nogil:
     """Enter *number* into the index by what it is found by."""
     link_node(table, number * 2 + DIRECTION_IN, node_hash(table, number * 2 + DIRECTION_IN))
@@ -293,9 +360,7 @@ cdef inline void drop_entry(FlowTable *table, uint32_t number) noexcept nogil:
     cdef FlowEntry *entry = &table.entries[number]
     store_release(&entry.flags, entry.flags & ~<int> ENTRY_VALID, RELEASE)
     unlink_entry(table, number)
-    entry.wheel_next = table.free
-    table.free = number
-    table.used -= 1
+    give_back(table, number)
 
 
 cdef inline uint32_t next_due(FlowTable *table, uint64_t now, int *budget) noexcept nogil:

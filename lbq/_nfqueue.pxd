@@ -57,7 +57,8 @@ cdef extern from "<linux/netfilter/nfnetlink_queue.h>" nogil:
         uint32_t verdict
         uint32_t id
     int NFQNL_MSG_PACKET, NFQNL_MSG_VERDICT
-    int NFQA_PACKET_HDR, NFQA_VERDICT_HDR, NFQA_MARK, NFQA_IFINDEX_OUTDEV, NFQA_PAYLOAD, NFQA_CAP_LEN, NFQA_SKB_INFO
+    int NFQA_PACKET_HDR, NFQA_VERDICT_HDR, NFQA_MARK, NFQA_IFINDEX_INDEV, NFQA_IFINDEX_OUTDEV
+    int NFQA_PAYLOAD, NFQA_CAP_LEN, NFQA_SKB_INFO
 
 cdef enum:
     MESSAGE_HEADER = 20         # nlmsghdr + nfgenmsg
@@ -71,6 +72,7 @@ cdef struct Queued:             # what a message says of its packet
     int length                  # bytes of it that are here
     int hook
     int form                    # NFQA_SKB_INFO bits
+    int in_device
     int out_device
     uint32_t mark               # the firewall mark
     uint32_t id                 # as on the wire, big-endian
@@ -107,6 +109,8 @@ cdef inline void read_message(unsigned char *message, uint32_t length, Queued *q
         elif kind == NFQA_PACKET_HDR and size >= 7:
             queued.id = (<nfqnl_msg_packet_hdr *> value).packet_id
             queued.hook = (<nfqnl_msg_packet_hdr *> value).hook
+        elif kind == NFQA_IFINDEX_INDEV and size >= 4:
+            queued.in_device = ntohl((<uint32_t *> value)[0])
         elif kind == NFQA_IFINDEX_OUTDEV and size >= 4:
             queued.out_device = ntohl((<uint32_t *> value)[0])
         elif kind == NFQA_MARK and size >= 4:

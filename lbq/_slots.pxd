@@ -1,13 +1,13 @@
 # C types for _slots.pyx; the meaning is there.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from lbq._flowtable cimport FlowTable
+from lbq._flowtable cimport FlowTable, Key
 
 cdef enum:
-    INET = 2                        # AF_INET
     SERVER_AVAILABLE = 1
     SERVER_LOCAL = 2
     SERVER_ENDS = 4                 # deleted, and its connections end
+    SERVER_INET6 = 8
     OPS = 0x04                      # a service's flags, as in model.py
     MOVE_QUIESCED = 0x20000
     OPS_REPLIES = 0x40000
@@ -18,8 +18,11 @@ cdef enum:
 cdef struct Counters:
     uint64_t conns, packets_in, packets_out, bytes_in, bytes_out
 
+cdef struct Address6:               # an IPv6 address, or an IPv4 one in the first four bytes; in network order
+    uint8_t octets[16]
+
 cdef struct ServerSlot:             # in the shared mapping
-    uint32_t address
+    uint32_t address                # IPv4, or an IPv6 address's words XORed
     uint16_t port
     uint8_t protocol, mode
     uint32_t service, flags
@@ -29,11 +32,11 @@ cdef struct ServerSlot:             # in the shared mapping
     Counters counters
 
 cdef struct ServiceSlot:            # in the shared mapping
-    uint32_t address
+    uint32_t address                # likewise
     uint16_t port
     uint8_t protocol, family
     uint32_t fwmark, flags          # model.PERSISTENT ...
-    uint32_t timeout, netmask       # of persistence
+    uint32_t timeout, netmask       # of persistence; IPv6: the length of the prefix
     Counters counters
 
 cdef struct ServerLink:             # where the schedulers read a server's load: fields of its RealServer
@@ -48,6 +51,7 @@ cdef struct ServerLink:             # where the schedulers read a server's load:
 cdef struct Route:                  # what the host knows of the way to a server
     int mtu                         # bytes; 0: nothing known, NO_ROUTE
     uint32_t source
+    uint8_t source6[16]
     int device
     bint has_mac
     uint8_t ethernet[14]            # header of a frame to the next hop
@@ -71,6 +75,8 @@ cdef class Slots:
     cdef FlowTable table
     cdef ServerSlot *servers
     cdef ServiceSlot *service_slots
+    cdef Address6 *server_addresses         # by slot
+    cdef Address6 *service_addresses
     cdef ServerLink *links                  # these three, and the next, by server or service slot
     cdef Route *routes
     cdef Estimate *server_estimates
@@ -80,11 +86,15 @@ cdef class Slots:
     cdef Settings settings
     cdef uint32_t *service_index            # open addressing: slot number + 1 by address, port, protocol
     cdef uint32_t service_mask
-    cdef int service_count
+    cdef int service_count[2]               # IPv4, IPv6
     cdef bint has_ftp, has_port_zero, has_ops_replies
     cdef uint32_t *local                    # the host's own addresses, sorted
     cdef int local_count
+    cdef Address6 *local6                   # likewise
+    cdef int local_count6
+    cdef int largest_mtu                    # an IPv6 packet that is longer came in fragments
     cdef uint32_t reserved                  # entries up to here have memory
+    cdef uint8_t *reserved6                 # 1 for each RESERVE entries with memory for IPv6 addresses
     cdef uint32_t *tunnels                  # slots of TUN servers
     cdef int tunnel_count
     cdef uint32_t server_count              # slots that were ever used
@@ -93,11 +103,17 @@ cdef class Slots:
     cdef uint32_t flush_cursor              # where the search for connections of deleted servers goes on
     cdef object mapping, index_memory
     cdef list server_objects, service_objects, free_servers, free_services
-    cdef dict route_of                      # by address
+    cdef dict route_of                      # by family and address
     cdef long free_pages
 
-    cdef uint32_t _service_home(self, int protocol, uint32_t address, int port) noexcept nogil
-    cdef uint32_t _exact_service(self, int protocol, uint32_t address, int port) noexcept nogil
-    cdef uint32_t find_service(self, int protocol, uint32_t address, int port, uint32_t mark) noexcept nogil
+    cdef uint32_t _service_home(self, const Key *key) noexcept nogil
+    cdef uint32_t _exact_service(self, const Key *key) noexcept nogil
+    cdef uint32_t find_service(self, const Key *key, uint32_t mark) noexcept nogil
     cdef bint is_local(self, uint32_t address) noexcept nogil
+    cdef bint is_local6(self, const uint8_t *address) noexcept nogil
+    cdef bint _server_is_local(self, uint32_t slot) noexcept nogil
     cdef bint reserve(self) noexcept nogil
+    cdef bint reserve6(self, uint32_t number) noexcept nogil
+
+
+cdef uint32_t place_address(Address6 *place, address, family)

@@ -12,17 +12,18 @@ import struct
 import time
 from libc.errno cimport EINTR
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport close
 
-from lbq._flowtable cimport DIRECTION_IN, ENTRY_VALID, TICK_BITS, WHEEL_LISTS, FlowEntry, hash_key
+from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_MIXED, INET, INET6, TICK_BITS, WHEEL_LISTS,
+                             FlowAddresses, FlowEntry, Key, fold6, hash_key)
 from lbq cimport estimator
 from lbq.model cimport RealServer, VirtualService
 
 from lbq import netlink, sysctls
 from lbq.errors import ServiceError
 from lbq.estimator import ROUND_NS
-from lbq.model import END_DELETED, NEW, NAT, TUN, Tunnel
+from lbq.model import AF_INET, AF_INET6, END_DELETED, NEW, NAT, TUN, Tunnel, packed
 from lbq.services import ServiceTable
 
 cdef extern from "<fcntl.h>" nogil:
@@ -39,6 +40,9 @@ cdef enum:
     HEADER_BYTES = 4096
 
 
+cdef uint8_t NOBODY[16]             # ::
+
+
 cdef class Slots:
     """The tables of one fast director, and the commands that change and list them."""
 
@@ -49,6 +53,7 @@ cdef class Slots:
             raise ValueError(f"max_connections must be 1 to {1 << 27}, not {max_connections}")
         self.services = ServiceTable(profile)
         self.is_new = self.services.is_new
+        self.largest_mtu = 1500
         self.route_of = {}
         self.server_objects, self.service_objects = [], []
         self.free_servers, self.free_services = [], []
@@ -58,7 +63,9 @@ cdef class Slots:
         self.server_estimates = <Estimate *> calloc(MAX_SERVERS, sizeof(Estimate))
         self.service_estimates = <Estimate *> calloc(MAX_SERVICES, sizeof(Estimate))
         self.tunnels = <uint32_t *> calloc(MAX_SERVERS, sizeof(uint32_t))
-        if not (self.links and self.routes and self.server_estimates and self.service_estimates and self.tunnels):
+        self.reserved6 = <uint8_t *> calloc(max_connections // RESERVE + 1, 1)
+        if not (self.links and self.routes and self.server_estimates and self.service_estimates and self.tunnels
+                and self.reserved6):
             raise MemoryError
         self._index_services(16)
         self._apply_sysctls()
@@ -71,6 +78,8 @@ cdef class Slots:
         free(self.tunnels)
         free(self.service_index)
         free(self.local)
+        free(self.local6)
+        free(self.reserved6)
         if self.table_fd > 0:                   # 0: there was no __cinit__, or it failed before
             close(self.table_fd)
 
@@ -78,8 +87,10 @@ cdef class Slots:
         """Map the shared part (header, services, servers, entries) and allocate the private index."""
         cdef unsigned char[::1] view
         cdef uint32_t[::1] words
-        places = HEADER_BYTES + MAX_SERVICES * sizeof(ServiceSlot) + MAX_SERVERS * sizeof(ServerSlot)
-        size = places + (max_connections + 1) * sizeof(FlowEntry)
+        slots = HEADER_BYTES + MAX_SERVICES * sizeof(ServiceSlot) + MAX_SERVERS * sizeof(ServerSlot)
+        places = slots + (MAX_SERVICES + MAX_SERVERS) * sizeof(Address6)
+        addresses = places + (max_connections + 1) * sizeof(FlowEntry)
+        size = addresses + (max_connections + 1) * sizeof(FlowAddresses)
         if table_path is None:
             self.table_fd = os.memfd_create("lbq-table")
         else:
@@ -89,13 +100,16 @@ cdef class Slots:
         self.mapping = mmap.mmap(self.table_fd, size)
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             boot_id = file.read(36)
-        struct.pack_into("<8sIIIII36s", self.mapping, 0, b"lbqtable", 1, sizeof(FlowEntry), max_connections,
+        struct.pack_into("<8sIIIII36s", self.mapping, 0, b"lbqtable", 2, sizeof(FlowEntry), max_connections,
                          MAX_SERVERS, MAX_SERVICES, boot_id)
         view = self.mapping
         self.service_slots = <ServiceSlot *> &view[HEADER_BYTES]
         self.servers = <ServerSlot *> &view[HEADER_BYTES + MAX_SERVICES * sizeof(ServiceSlot)]
+        self.service_addresses = <Address6 *> &view[slots]
+        self.server_addresses = <Address6 *> &view[slots + MAX_SERVICES * sizeof(Address6)]
         cdef FlowTable *table = &self.table
         table.entries = <FlowEntry *> &view[places]
+        table.addresses = <FlowAddresses *> &view[addresses]
         table.capacity = max_connections
         table.fresh = 1
         table.slots = 4 * max_connections + 16
@@ -107,13 +121,13 @@ cdef class Slots:
         words = memoryview(self.index_memory).cast("I")
         table.wheel = &words[0]
         table.index = &words[WHEEL_LISTS]
-        for i in range(3):
+        for i in range(7):
             table.seed[i] = int.from_bytes(os.urandom(8), "little")
         table.tick = time.monotonic_ns() >> TICK_BITS
 
     # ---- Services and servers: between two batches, under the GIL -----------------------------------
 
-    def add_service(self, key, scheduler, flags=0, timeout=0, netmask=0xFFFFFFFF, idle=0):
+    def add_service(self, key, scheduler, flags=0, timeout=0, netmask=None, idle=0):
         """Add the virtual service *key* with the scheduler called *scheduler*."""
         cdef VirtualService service
         self._require_room(self.free_services, self.service_objects, MAX_SERVICES, "services")
@@ -122,7 +136,7 @@ cdef class Slots:
         cdef ServiceSlot *place = &self.service_slots[service.slot]
         memset(place, 0, sizeof(ServiceSlot))
         memset(&self.service_estimates[service.slot], 0, sizeof(Estimate))
-        place.address = key.address
+        place.address = place_address(&self.service_addresses[service.slot], key.address, key.family)
         place.port = key.port
         place.protocol = key.protocol
         place.family = key.family
@@ -130,7 +144,7 @@ cdef class Slots:
         self._place_service(service)
         self._index_services(len(self.services.by_key))
 
-    def set_service(self, key, scheduler, flags, timeout, netmask, idle=0):
+    def set_service(self, key, scheduler, flags, timeout, netmask=None, idle=0):
         """Give a service other settings, all of them."""
         self._place_service(self.services.set_service(key, scheduler, flags, timeout, netmask, idle))
 
@@ -162,15 +176,15 @@ cdef class Slots:
         self.has_ops_replies = any((<VirtualService> each).flags & OPS_REPLIES
                                    for each in self.services.by_key.values())
 
-    def add_server(self, key, address, port, weight=1, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
+    def add_server(self, key, address, port, weight=1, mode=NAT, upper=0, lower=0, tunnel=Tunnel(), family=None):
         """Add a real server to the service *key*, or bring it back from the trash; return its connections."""
         cdef RealServer server
         cdef ServerSlot *place
         cdef ServerLink *link
         self._require_room(self.free_servers, self.server_objects, MAX_SERVERS, "real servers")
-        deleted = self.services.trash.get((key, address, port))
+        deleted = self.services.trash.get((key, address, port, family or key.family))
         former = deleted.service if deleted is not None else None
-        server = self.services.add_server(key, address, port, weight, mode, upper, lower, tunnel)
+        server = self.services.add_server(key, address, port, weight, mode, upper, lower, tunnel, family)
         if server.slot < 0:
             server.slot = self._take_slot(self.free_servers, self.server_objects, server)
             self.server_count = len(self.server_objects)
@@ -188,40 +202,42 @@ cdef class Slots:
         if server.service is not former:        # new, or back in a service that was deleted itself
             memset(&place.counters, 0, sizeof(Counters))
             memset(&self.server_estimates[server.slot], 0, sizeof(Estimate))
-        place.address = address
+        place.address = place_address(&self.server_addresses[server.slot], address, server.family)
         place.port = port
         place.protocol = key.protocol
         place.service = self.services.service(key).slot
         place.idle = self.services.service(key).idle
         self._place_server(server)
-        self._place_route(server.slot)
+        self._place_route(server)
         return server.active_conns + server.inactive_conns
 
-    def set_server(self, key, address, port, weight, mode=NAT, upper=0, lower=0, tunnel=Tunnel()):
+    def set_server(self, key, address, port, weight, mode=NAT, upper=0, lower=0, tunnel=Tunnel(), family=None):
         """Give a real server other settings, all of them; weight 0 quiesces it."""
-        self._place_server(self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel))
+        self._place_server(self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel, family))
 
     def _place_server(self, RealServer server):
         cdef ServerSlot *place = &self.servers[server.slot]
         place.mode = server.mode
         place.tunnel_type, place.tunnel_port, place.tunnel_flags = server.tunnel
-        place.flags = SERVER_AVAILABLE | (SERVER_LOCAL if self.is_local(place.address) else 0)
+        place.flags = SERVER_AVAILABLE | (SERVER_INET6 if server.family == AF_INET6 else 0)
+        place.flags |= SERVER_LOCAL if self._server_is_local(server.slot) else 0
         self._list_tunnels()
 
     def _list_tunnels(self):
-        """Note the TUN servers: ICMP errors about our own tunnel packets are recognised by them."""
+        """Note the IPv4 TUN servers: ICMP errors about our own tunnel packets are recognised by them."""
+        cdef RealServer server
         self.tunnel_count = 0
         for server in self.server_objects:
-            if server is not None and (<RealServer> server).mode == TUN and (<RealServer> server).available:
-                self.tunnels[self.tunnel_count] = (<RealServer> server).slot
+            if server is not None and server.mode == TUN and server.available and server.family == AF_INET:
+                self.tunnels[self.tunnel_count] = server.slot
                 self.tunnel_count += 1
 
-    def delete_server(self, key, address, port):
+    def delete_server(self, key, address, port, family=None):
         """Delete a real server and return how many connections it had.
 
         Clients' packets of its connections are dropped, its replies still pass.
         """
-        cdef RealServer server = self.services.delete_server(key, address, port)
+        cdef RealServer server = self.services.delete_server(key, address, port, family)
         self._place_deleted(server)
         self._list_tunnels()
         self._after_delete(server.service)
@@ -291,29 +307,64 @@ cdef class Slots:
         free(self.local)
         self.local = fresh
         self.local_count = len(wanted)
+        self._place_local()
+
+    def set_local_addresses6(self, addresses):
+        """Say which IPv6 addresses are the host's own."""
+        cdef int i
+        wanted = sorted(set(addresses))
+        cdef Address6 *fresh = <Address6 *> calloc(len(wanted) + 1, sizeof(Address6))
+        if fresh == NULL:
+            raise MemoryError
+        for i, address in enumerate(wanted):
+            place_address(&fresh[i], address, AF_INET6)
+        free(self.local6)
+        self.local6 = fresh
+        self.local_count6 = len(wanted)
+        self._place_local()
+
+    def _place_local(self):
+        cdef ServerSlot *place
         for server in self.server_objects:
             if server is not None:
                 place = &self.servers[(<RealServer> server).slot]
                 place.flags &= ~<uint32_t> SERVER_LOCAL
-                place.flags |= SERVER_LOCAL if self.is_local(place.address) else 0
+                place.flags |= SERVER_LOCAL if self._server_is_local((<RealServer> server).slot) else 0
 
     def set_routes(self, routes):
-        """Say what the host knows of the ways to servers: (address, mtu, source, device, mac) each."""
-        self.route_of = {route[0]: route for route in routes}
+        """Say what the host knows of the ways to IPv4 servers: (address, mtu, source, device, mac) each."""
+        self._keep_routes(AF_INET, routes)
+
+    def set_routes6(self, routes):
+        """Say what the host knows of the ways to IPv6 servers."""
+        self._keep_routes(AF_INET6, routes)
+
+    def set_largest_mtu(self, mtu):
+        """Say the largest MTU of the host's devices: an IPv6 packet that is longer came in fragments."""
+        self.largest_mtu = mtu
+
+    def _keep_routes(self, family, routes):
+        self.route_of[family] = {route[0]: route for route in routes}
         for server in self.server_objects:
             if server is not None:
-                self._place_route((<RealServer> server).slot)
+                self._place_route(server)
 
-    def _place_route(self, int slot):
-        cdef Route *route = &self.routes[slot]
+    def _place_route(self, RealServer server):
+        cdef Route *route = &self.routes[server.slot]
         route.mtu = route.device = route.source = route.has_mac = 0
-        known = self.route_of.get(self.servers[slot].address)
+        memset(route.source6, 0, 16)
+        known = self.route_of.get(server.family, {}).get(server.address)
         if known is None:
             return
-        _, route.mtu, route.source, route.device, mac = known
+        _, route.mtu, source, route.device, mac = known
+        if server.family == AF_INET6:
+            place_address(<Address6 *> route.source6, source, AF_INET6)
+        else:
+            route.source = source
         route.has_mac = len(mac) == 12
         if route.has_mac:
-            header = bytes.fromhex(mac) + netlink.hardware_address(route.device) + b"\x08\x00"
+            kind = b"\x86\xdd" if server.family == AF_INET6 else b"\x08\x00"
+            header = bytes.fromhex(mac) + netlink.hardware_address(route.device) + kind
             memcpy(route.ethernet, <const unsigned char *> header, 14)
 
     def _require_room(self, free_slots, objects, most, what):
@@ -327,10 +378,11 @@ cdef class Slots:
         return slot
 
     def _index_services(self, count):
-        """Build the lookup of services again, at most a quarter full; a mark is looked up as protocol 0's address."""
+        """Build the lookup of services again, at most a quarter full."""
         cdef uint32_t size = 64, at, slot
         cdef uint32_t *index
         cdef ServiceSlot *place
+        cdef Key key
         while size < 4 * count:
             size *= 2
         index = <uint32_t *> calloc(size, sizeof(uint32_t))
@@ -339,55 +391,69 @@ cdef class Slots:
         free(self.service_index)
         self.service_index = index
         self.service_mask = size - 1
-        self.service_count = len(self.services.by_key)
+        self.service_count[0], self.service_count[1] = self.services.serves[AF_INET], self.services.serves[AF_INET6]
         self.has_ftp = self.has_port_zero = False
         for service in self.service_objects:
             if service is None:
                 continue
             slot = (<VirtualService> service).slot
             place = &self.service_slots[slot]
+            key = service_key(place.family, place.protocol, place.address, self.service_addresses[slot].octets,
+                              place.port)
             if place.fwmark:
-                at = self._service_home(0, place.fwmark, 0)
+                key = mark_key(place.family, place.fwmark)
             else:
-                at = self._service_home(place.protocol, place.address, place.port)
                 self.has_ftp |= place.port == FTP and place.protocol == TCP
                 self.has_port_zero |= place.port == 0
+            at = self._service_home(&key)
             while self.service_index[at]:
                 at = (at + 1) & self.service_mask
             self.service_index[at] = slot + 1
 
-    cdef uint32_t _service_home(self, int protocol, uint32_t address, int port) noexcept nogil:
-        return <uint32_t> (hash_key(&self.table, DIRECTION_IN, protocol, 0, 0, address, port) >> 32) & self.service_mask
-
     # ---- For the packet path: no GIL ------------------------------------------------------------------
 
-    cdef uint32_t _exact_service(self, int protocol, uint32_t address, int port) noexcept nogil:
-        """Return the slot number + 1 of a service, or 0; protocol 0 means the service of the mark *address*."""
-        cdef uint32_t at = self._service_home(protocol, address, port), slot
+    cdef uint32_t _service_home(self, const Key *key) noexcept nogil:
+        return <uint32_t> (hash_key(&self.table, DIRECTION_IN, key) >> 32) & self.service_mask
+
+    cdef uint32_t _exact_service(self, const Key *key) noexcept nogil:
+        """Return the slot number + 1 of the service that a key of ``service_key`` or ``mark_key`` names, or 0."""
+        cdef uint32_t at = self._service_home(key), slot
         cdef ServiceSlot *place
         while True:
             slot = self.service_index[at]
             if slot == 0:
                 return 0
             place = &self.service_slots[slot - 1]
-            if protocol == 0:
-                if place.fwmark == address:
+            if key.protocol == 0:
+                if place.fwmark == key.address and place.family == key.port:
                     return slot
-            elif place.address == address and place.port == port and place.protocol == protocol and place.fwmark == 0:
+            elif (place.address == key.address and place.port == key.port and place.protocol == key.protocol and
+                    place.family == key.family and place.fwmark == 0 and (
+                        key.family == INET
+                        or memcmp(self.service_addresses[slot - 1].octets, key.address6, 16) == 0)):
                 return slot
             at = (at + 1) & self.service_mask
 
-    cdef uint32_t find_service(self, int protocol, uint32_t address, int port, uint32_t mark) noexcept nogil:
-        """Return the slot number + 1 of the service for a packet, or 0 (ServiceTable.find_service has the story)."""
+    cdef uint32_t find_service(self, const Key *packet, uint32_t mark) noexcept nogil:
+        """Return the slot number + 1 of the service for a client's packet, or 0.
+
+        ServiceTable.find_service has the story.
+        """
+        cdef Key key
         cdef uint32_t found = 0
+        cdef int port = packet.port
         if mark:
-            found = self._exact_service(0, mark, 0)
+            key = mark_key(packet.family, mark)
+            found = self._exact_service(&key)
+        key = service_key(packet.family, packet.protocol, packet.address, packet.address6, port)
         if found == 0:
-            found = self._exact_service(protocol, address, port)
-        if found == 0 and self.has_ftp and protocol == TCP and (port == FTP_DATA or port >= FIRST_UNPRIVILEGED):
-            found = self._exact_service(protocol, address, FTP)
+            found = self._exact_service(&key)
+        if found == 0 and self.has_ftp and key.protocol == TCP and (port == FTP_DATA or port >= FIRST_UNPRIVILEGED):
+            key.port = FTP
+            found = self._exact_service(&key)
         if found == 0 and self.has_port_zero:
-            found = self._exact_service(protocol, address, 0)
+            key.port = 0
+            found = self._exact_service(&key)
         return found
 
     cdef bint is_local(self, uint32_t address) noexcept nogil:
@@ -400,6 +466,23 @@ cdef class Slots:
             else:
                 high = middle
         return low < self.local_count and self.local[low] == address
+
+    cdef bint is_local6(self, const uint8_t *address) noexcept nogil:
+        """Return True when the IPv6 *address* is one of the host's own."""
+        cdef int low = 0, high = self.local_count6, middle
+        while low < high:
+            middle = (low + high) // 2
+            if memcmp(self.local6[middle].octets, address, 16) < 0:
+                low = middle + 1
+            else:
+                high = middle
+        return low < self.local_count6 and memcmp(self.local6[low].octets, address, 16) == 0
+
+    cdef bint _server_is_local(self, uint32_t slot) noexcept nogil:
+        """Return True when the server in *slot* is this host."""
+        if self.servers[slot].flags & SERVER_INET6:
+            return self.is_local6(self.server_addresses[slot].octets)
+        return self.is_local(self.servers[slot].address)
 
     cdef bint reserve(self) noexcept nogil:
         """Claim memory for the next entries before they are touched: a full tmpfs must not be a SIGBUS."""
@@ -415,6 +498,19 @@ cdef class Slots:
             return False
         self.reserved = self.table.fresh + count - 1
         return True
+
+    cdef bint reserve6(self, uint32_t number) noexcept nogil:
+        """Claim memory for the IPv6 addresses of entry *number* and its neighbours."""
+        cdef uint32_t block = number // RESERVE, count
+        cdef int error = EINTR
+        if self.reserved6[block]:
+            return True
+        count = min(<uint32_t> RESERVE, self.table.capacity + 1 - block * RESERVE)
+        offset = <char *> &self.table.addresses[block * RESERVE] - <char *> self.service_slots + HEADER_BYTES
+        while error == EINTR:
+            error = posix_fallocate(self.table_fd, offset, count * sizeof(FlowAddresses))
+        self.reserved6[block] = error == 0
+        return error == 0
 
     # ---- Statistics: live, as of the last round, and rates ------------------------------------------
 
@@ -471,18 +567,31 @@ cdef class Slots:
         return self.services.page(cursor, limit, self._traffic_of)
 
     def list_connections(self, cursor=0, limit=256):
-        """Return up to *limit* 64-byte records (conntrack.RECORD) from entry *cursor* on, and the next cursor.
+        """Return up to *limit* records (conntrack.RECORD) from entry *cursor* on, and the next cursor.
 
         At most 4,096 entries are looked at, so a page may be short, even empty, before the last one.
         """
         cdef FlowTable *table = &self.table
         cdef uint32_t number = max(cursor, 1), stop = min(number + 4096, table.fresh)
+        cdef int left = limit
         cdef bytearray records = bytearray()
-        while number < stop and len(records) < limit * <int> sizeof(FlowEntry):
+        while number < stop and left > 0:
             if table.entries[number].flags & ENTRY_VALID:
                 records += (<unsigned char *> &table.entries[number])[:sizeof(FlowEntry)]
+                records += self._addresses_of(number)
+                left -= 1
             number += 1
         return bytes(records), number if number < table.fresh else None
+
+    def _addresses_of(self, uint32_t number):
+        """Return what follows the record of entry *number* when it has an IPv6 address (conntrack.ADDRESSES)."""
+        cdef FlowEntry *entry = &self.table.entries[number]
+        if entry.family == INET6:
+            return (<unsigned char *> &self.table.addresses[number])[:sizeof(FlowAddresses)]
+        if entry.flags & FLAG_MIXED:
+            return b"".join([packed(entry.caddr, AF_INET), bytes(12), packed(entry.vaddr, AF_INET), bytes(12),
+                             (<unsigned char *> &self.server_addresses[entry.server])[:16]])
+        return b""
 
 
 cdef void estimate(Estimate *kept, Counters *counters) noexcept nogil:
@@ -522,3 +631,26 @@ cdef dict since(Counters *counters, Counters *zero):
     return {"conns": counters.conns - zero.conns, "packets_in": counters.packets_in - zero.packets_in,
             "packets_out": counters.packets_out - zero.packets_out, "bytes_in": counters.bytes_in - zero.bytes_in,
             "bytes_out": counters.bytes_out - zero.bytes_out}
+
+
+cdef uint32_t place_address(Address6 *place, address, family):
+    """Write *address* into *place* in network order; return it as 32 bits."""
+    cdef bytes octets = packed(address, family)
+    memset(place, 0, sizeof(Address6))
+    memcpy(place, <const unsigned char *> octets, len(octets))
+    return fold6(place.octets) if family == AF_INET6 else address
+
+
+cdef inline Key service_key(int family, int protocol, uint32_t address, const uint8_t *address6,
+                            int port) noexcept nogil:
+    """Return what the index of services has the service with this address under."""
+    cdef Key key
+    key.caddr, key.cport, key.caddr6 = 0, 0, NOBODY
+    key.address, key.port, key.address6 = address, port, address6
+    key.protocol, key.family = protocol, family
+    return key
+
+
+cdef inline Key mark_key(int family, uint32_t mark) noexcept nogil:
+    """Return what it has the service of a firewall mark under: protocol 0, and the family for a port."""
+    return service_key(INET, 0, mark, NOBODY, family)

@@ -5,10 +5,12 @@
 # card, cut it.  It needs the next hop's MAC, which the front reads in the neighbour table; while that is not known
 # the packet goes through a raw IP socket, whose address is the real server's: the kernel routes it there whatever
 # its own destination says (FLOWI_FLAG_KNOWN_NH), asks for the MAC, and keeps the packet meanwhile.
+#
+# What leaves is of the real server's family: by a tunnel the outer packet is.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from lbq._nfqueue cimport htonl, htons, iovec, mmsghdr
+from lbq._nfqueue cimport htons, iovec, mmsghdr, msghdr
 from lbq._slots cimport Route
 from lbq cimport packet as pkt
 
@@ -30,6 +32,12 @@ cdef extern from "<netinet/in.h>" nogil:
     cdef struct sockaddr_in "sockaddr_in":
         unsigned short sin_family
         in_addr sin_addr
+    cdef struct in6_addr "in6_addr":
+        uint8_t s6_addr[16]
+    cdef struct sockaddr_in6 "sockaddr_in6":
+        unsigned short sin6_family
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
 
 cdef extern from "<linux/virtio_net.h>" nogil:
     cdef struct virtio_net_hdr "virtio_net_hdr":
@@ -39,21 +47,30 @@ cdef extern from "<linux/virtio_net.h>" nogil:
         uint16_t gso_size
         uint16_t csum_start
         uint16_t csum_offset
-    int VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
+    int VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6
 
 cdef enum:
     AF_INET = 2
+    AF_INET6 = 10
     AF_PACKET = 17
+    ETHER_IPV4 = 0x0800
+    ETHER_IPV6 = 0x86DD
+    BY_FRAME = 0                    # the ways that packets leave
+    BY_RAW = 1
+    BY_RAW6 = 2
     ETHERNET_HEADER = 14
     MOST_OUTGOING = 256             # packets that wait to be sent together
     HEAD_ROOM = 64                  # for the outer headers of a tunnel
     ARENA_ROOM = 1 << 19            # bytes of segments and fragments
 
 cdef struct Outgoing:
-    uint32_t next_hop               # the real server's address
+    uint32_t server                 # slot of the real server it goes to
+    unsigned char *next_hop         # that one's address in network order, 4 or 16 bytes
+    bint is_ipv6
     Route *route
     unsigned char *body             # a packet, or the inner packet behind *head*
     int length
+    int transport                   # where its TCP header starts, if it is to be cut into segments
     int head_length                 # of the outer headers; 0 without
     int segment                     # > 0: to be cut into TCP segments of so many bytes
     unsigned char head[64]          # HEAD_ROOM
@@ -63,36 +80,57 @@ cdef struct Outbox:
     Outgoing waiting[256]           # MOST_OUTGOING
     unsigned char *arena            # ARENA_ROOM
     int arena_used
-    int packet_fd, raw_fd
+    int packet_fd, raw_fd, raw6_fd
     mmsghdr messages[256]
     iovec pieces[256][4]
     sockaddr_ll devices[256]
-    sockaddr_in servers[256]
+    sockaddr_in6 servers[256]       # large enough for IPv4's, too
     virtio_net_hdr shapes[256]
 
 
 cdef inline void describe_segments(virtio_net_hdr *shape, Outgoing *out) noexcept nogil:
     """Tell the kernel how to cut the TCP aggregate; its checksum field holds the pseudo-header's sum."""
-    cdef int ip = (out.body[0] & 15) * 4
     shape.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
-    shape.gso_type = VIRTIO_NET_HDR_GSO_TCPV4
-    shape.hdr_len = ETHERNET_HEADER + ip + (out.body[ip + 12] >> 4) * 4
+    shape.gso_type = VIRTIO_NET_HDR_GSO_TCPV6 if out.is_ipv6 else VIRTIO_NET_HDR_GSO_TCPV4
+    shape.hdr_len = ETHERNET_HEADER + out.transport + (out.body[out.transport + 12] >> 4) * 4
     shape.gso_size = out.segment
-    shape.csum_start = ETHERNET_HEADER + ip
+    shape.csum_start = ETHERNET_HEADER + out.transport
     shape.csum_offset = pkt.TCP_CHECKSUM
 
 
-cdef inline int send_some(Outbox *box, bint by_frame) noexcept nogil:
-    """Send what waits and goes by frame, or what does not; return how many packets were lost."""
-    cdef int i, n = 0, k, sent, lost = 0, fd = box.packet_fd if by_frame else box.raw_fd
+cdef inline int way_of(const Outgoing *out) noexcept nogil:
+    """Return by which of the sockets a packet leaves."""
+    if out.route != NULL and out.route.has_mac:
+        return BY_FRAME
+    return BY_RAW6 if out.is_ipv6 else BY_RAW
+
+
+cdef inline void address_server(sockaddr_in6 *where, msghdr *message, Outgoing *out) noexcept nogil:
+    """Address a packet that leaves by a raw socket to its real server."""
+    cdef sockaddr_in *where4 = <sockaddr_in *> where
+    memset(where, 0, sizeof(sockaddr_in6))
+    message.msg_name = where
+    if out.is_ipv6:
+        where.sin6_family = AF_INET6
+        memcpy(&where.sin6_addr, out.next_hop, 16)
+        message.msg_namelen = sizeof(sockaddr_in6)
+    else:
+        where4.sin_family = AF_INET
+        memcpy(&where4.sin_addr, out.next_hop, 4)
+        message.msg_namelen = sizeof(sockaddr_in)
+
+
+cdef inline int send_some(Outbox *box, int way, int fd) noexcept nogil:
+    """Send what waits and goes this *way* through *fd*; return how many packets were lost."""
+    cdef int i, n = 0, k, sent, lost = 0
     cdef Outgoing *out
     for i in range(box.count):
         out = &box.waiting[i]
-        if by_frame != (out.route != NULL and out.route.has_mac):
+        if way_of(out) != way:
             continue
         k = 0
         memset(&box.messages[n], 0, sizeof(mmsghdr))
-        if by_frame:
+        if way == BY_FRAME:
             memset(&box.shapes[n], 0, sizeof(virtio_net_hdr))
             if out.segment:
                 describe_segments(&box.shapes[n], out)
@@ -103,16 +141,12 @@ cdef inline int send_some(Outbox *box, bint by_frame) noexcept nogil:
             k = 2
             memset(&box.devices[n], 0, sizeof(sockaddr_ll))
             box.devices[n].sll_family = AF_PACKET
-            box.devices[n].sll_protocol = htons(0x0800)
+            box.devices[n].sll_protocol = htons(ETHER_IPV6 if out.is_ipv6 else ETHER_IPV4)
             box.devices[n].sll_ifindex = out.route.device
             box.messages[n].msg_hdr.msg_name = &box.devices[n]
             box.messages[n].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
         else:
-            memset(&box.servers[n], 0, sizeof(sockaddr_in))
-            box.servers[n].sin_family = AF_INET
-            box.servers[n].sin_addr.s_addr = htonl(out.next_hop)
-            box.messages[n].msg_hdr.msg_name = &box.servers[n]
-            box.messages[n].msg_hdr.msg_namelen = sizeof(sockaddr_in)
+            address_server(&box.servers[n], &box.messages[n].msg_hdr, out)
         if out.head_length:
             box.pieces[n][k].iov_base = out.head
             box.pieces[n][k].iov_len = out.head_length
@@ -136,7 +170,8 @@ cdef inline int send_all(Outbox *box) noexcept nogil:
     """Send everything that waits; return how many packets were lost."""
     cdef int lost = 0
     if box.count:
-        lost = send_some(box, True) + send_some(box, False)
+        lost = send_some(box, BY_FRAME, box.packet_fd)
+        lost += send_some(box, BY_RAW, box.raw_fd) + send_some(box, BY_RAW6, box.raw6_fd)
         box.count = 0
     box.arena_used = 0
     return lost

@@ -23,7 +23,8 @@ Time comes in as nanoseconds of CLOCK_MONOTONIC.  Deadlines are served a tick of
 nothing ends early, and at most one tick late, which is finer than the kernel's timer wheel.
 
 The fast path has the same table in C (``_flowtable.pxd``); ``RECORD`` is the layout of its entries, and
-what listings send over the wire from either of them.
+what listings send over the wire from either of them.  The record of an IPv6 connection holds each address's four words
+XORed, and the addresses themselves follow it (``ADDRESSES``); so they do when only the real server is IPv6.
 
 Kernel: ip_vs_conn.c; struct ip_vs_conn in include/net/ip_vs.h.
 """
@@ -31,13 +32,16 @@ from __future__ import annotations
 
 import heapq
 import struct
+from collections.abc import Iterator
 
 from lbq import thresholds
 from lbq.grammar import format_address
 from lbq.model import (
     AF_INET,
+    AF_INET6,
     BYPASS,
     INACTIVE,
+    MIXED,
     MODE_MASK,
     NAT,
     NO_CPORT,
@@ -49,6 +53,8 @@ from lbq.model import (
     TEMPLATE,
     UDP,
     RealServer,
+    fold,
+    packed,
 )
 from lbq.protocols import sctp, tcp, udp
 
@@ -56,6 +62,10 @@ RECORD = struct.Struct("<IIIHHHBBIHBBIQIIIIII")
 FIELDS = ("caddr", "vaddr", "daddr", "cport", "vport", "dport", "protocol", "family", "fwmark", "flags",
           "state", "helper", "server", "expires_ns", "wheel_next", "wheel_prev", "timeout_seconds", "packets_in",
           "control", "controlled")
+
+ADDRESSES = struct.Struct("16s16s16s")      # client, VIP, real server; an IPv4 one in the first four bytes
+FAMILY_AT = 19              # in a record: the byte that says AF_INET6, and the two with the flags
+FLAGS_AT = 24
 
 VALID = 0x8000              # only in a record: this entry is in use.  Not one of the kernel's flags.
 NO_SERVER = 0xFFFFFFFF      # in a record: the connection goes where the client wanted (cache_bypass)
@@ -74,9 +84,9 @@ class Connection:
     __slots__ = (*FIELDS, "alarm_ns", "ftp", "number")
 
     def __init__(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int, server: RealServer | None,
-                 dport: int, flags: int = 0, fwmark: int = 0):
+                 dport: int, flags: int = 0, fwmark: int = 0, family: int = AF_INET):
         self.protocol = protocol
-        self.family = AF_INET
+        self.family = family
         self.caddr = caddr
         self.cport = cport
         self.vaddr = vaddr
@@ -86,7 +96,8 @@ class Connection:
         self.server = server
         self.fwmark = fwmark
         mode = server.mode if server else BYPASS
-        self.flags = flags | mode | INACTIVE | (NO_OUTPUT if mode != NAT else 0)
+        mixed = MIXED if server and server.family != family else 0
+        self.flags = flags | mode | INACTIVE | (NO_OUTPUT if mode != NAT else 0) | mixed
         self.state = 0
         self.helper = 0         # 1: an FTP control connection
         self.packets_in = 0
@@ -105,37 +116,63 @@ class Connection:
 
     def client_key(self) -> tuple:
         """Return what the client's packets carry; the last part tells templates and half-known ones from others."""
-        return (self.protocol, self.caddr, self.cport, self.vaddr, self.vport,
+        return (self.family, self.protocol, self.caddr, self.cport, self.vaddr, self.vport,
                 self.flags & (TEMPLATE | NO_CPORT) if self.cport == 0 else 0)
 
     def reply_key(self) -> tuple:
         """Return what packets to the client carry."""
         if self.mode() == NAT:
-            return self.protocol, self.caddr, self.cport, self.daddr, self.dport
-        return self.protocol, self.caddr, self.cport, self.vaddr, self.vport
+            return self.family, self.protocol, self.caddr, self.cport, self.daddr, self.dport
+        return self.family, self.protocol, self.caddr, self.cport, self.vaddr, self.vport
 
     def record(self) -> bytes:
-        """Return this connection as 64 bytes."""
+        """Return this connection as 64 bytes, or 112 when there is an IPv6 address in it."""
         values = {name: getattr(self, name) for name in FIELDS}
+        for name in ("caddr", "vaddr", "daddr"):
+            values[name] = fold(values[name])
         values["server"] = self.server.slot if self.server else NO_SERVER
         values["control"] = self.control.number if self.control else 0
         values["flags"] |= VALID
-        return RECORD.pack(*values.values())
+        record = RECORD.pack(*values.values())
+        if self.family == AF_INET and not self.flags & MIXED:
+            return record
+        return record + ADDRESSES.pack(packed(self.caddr, self.family), packed(self.vaddr, self.family),
+                                       packed(self.daddr, server_family(self.family, self.flags)))
+
+
+def server_family(family: int, flags: int) -> int:
+    """Return the real server's family, out of a connection's own and its *flags*."""
+    return family if not flags & MIXED else AF_INET + AF_INET6 - family
+
+
+def split(records: bytes) -> Iterator[bytes]:
+    """Yield each of the *records* of a page."""
+    at = 0
+    while at < len(records):
+        flags = int.from_bytes(records[at + FLAGS_AT:at + FLAGS_AT + 2], "little")
+        size = RECORD.size + (ADDRESSES.size if records[at + FAMILY_AT] == AF_INET6 or flags & MIXED else 0)
+        yield records[at:at + size]
+        at += size
 
 
 def decode(record: bytes, now_ns: int) -> dict:
-    """Return a 64-byte *record* in words, as the listings show it at *now_ns*."""
-    entry = dict(zip(FIELDS, RECORD.unpack(record), strict=True))
+    """Return a *record* in words, as the listings show it at *now_ns*."""
+    entry = dict(zip(FIELDS, RECORD.unpack_from(record), strict=True))
+    families = {"caddr": entry["family"], "vaddr": entry["family"],
+                "daddr": server_family(entry["family"], entry["flags"])}
+    if len(record) > RECORD.size:
+        for (name, family), content in zip(families.items(), ADDRESSES.unpack_from(record, RECORD.size), strict=True):
+            entry[name] = int.from_bytes(content if family == AF_INET6 else content[:4], "big")
     names = TEMPLATE_STATES if entry["flags"] & TEMPLATE else STATE_NAMES[entry["protocol"]]
     return {
         "protocol": PROTOCOL_NAMES[entry["protocol"]],
-        "caddr": format_address(entry["caddr"], entry["family"]), "cport": entry["cport"],
-        "vaddr": format_address(entry["vaddr"], entry["family"]), "vport": entry["vport"],
-        "daddr": format_address(entry["daddr"], entry["family"]), "dport": entry["dport"],
+        "caddr": format_address(entry["caddr"], families["caddr"]), "cport": entry["cport"],
+        "vaddr": format_address(entry["vaddr"], families["vaddr"]), "vport": entry["vport"],
+        "daddr": format_address(entry["daddr"], families["daddr"]), "dport": entry["dport"],
         "state": names[entry["state"]],
         "expires_seconds": max(entry["expires_ns"] - now_ns, 0) // SECOND,
         "packets_in": entry["packets_in"],
-        "flags": entry["flags"] & ~VALID,
+        "flags": entry["flags"] & ~(VALID | MIXED),
         "fwmark": entry["fwmark"],
     }
 
@@ -157,15 +194,16 @@ class ConnectionTable:
     def __len__(self) -> int:
         return len(self.numbered) - 1 - len(self.free)
 
-    def find(self, protocol: int, caddr: int, cport: int, vaddr: int, vport: int,
+    def find(self, family: int, protocol: int, caddr: int, cport: int, vaddr: int, vport: int,
              kind: int = NO_CPORT) -> Connection | None:
         """Return the newest connection that a client's packet belongs to, or with *kind* the TEMPLATE, or None."""
-        candidates = self.by_client.get((protocol, caddr, cport, vaddr, vport, kind if cport == 0 else 0))
+        candidates = self.by_client.get((family, protocol, caddr, cport, vaddr, vport, kind if cport == 0 else 0))
         return candidates[-1] if candidates else None
 
-    def find_reply(self, protocol: int, caddr: int, cport: int, address: int, port: int) -> Connection | None:
+    def find_reply(self, family: int, protocol: int, caddr: int, cport: int, address: int,
+                   port: int) -> Connection | None:
         """Return the newest connection that a packet from *address*:*port* to a client may belong to, or None."""
-        candidates = self.by_reply.get((protocol, caddr, cport, address, port))
+        candidates = self.by_reply.get((family, protocol, caddr, cport, address, port))
         return candidates[-1] if candidates else None
 
     def add(self, connection: Connection) -> bool:

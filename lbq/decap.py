@@ -173,7 +173,7 @@ def _loop(receiver: socket.socket, device: Device, kind: str, vips: set[int], wo
 def read_inner(received: bytes, kind: str) -> bytes:
     """Return the inner packet of what a socket *received*: a raw one with the outer IP header, a UDP one without."""
     if kind == "gue":
-        if len(received) < GUE_HEADER or received[0] >> 5 or received[1] != tun.protocol_of(tun.IPIP):
+        if len(received) < GUE_HEADER or received[0] >> 5 or received[1] != tun.protocol_of(tun.IPIP, False):
             return b""
         return received[GUE_HEADER + (received[0] & 0x1F) * 4:]
     outer = bytearray(received)

@@ -27,13 +27,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import asdict
-from typing import NamedTuple
 
 from lbq import packet as pkt
 from lbq import sysctls, traffic
 from lbq.conntrack import ASSURED, SECOND, Connection, ConnectionTable
-from lbq.forwarding import Forwarding, Route
+from lbq.forwarding import Forwarding, Route, to_client
 from lbq.model import (
+    AF_INET,
+    AF_INET6,
     END_DELETED,
     MOVE_QUIESCED,
     NAT,
@@ -54,82 +55,21 @@ from lbq.model import (
     Tunnel,
     Verdict,
     VirtualService,
+    is_unicast6,
 )
-from lbq.modes import nat
 from lbq.outcomes import ACCEPT, COUNTED, DROP, DROPPED, PASSED
+from lbq.parsing import Parsed, parse
 from lbq.protocols import icmp, sctp, tcp, udp
-from lbq.related import Related
-from lbq.services import FTP, FTP_DATA, ServiceTable
+from lbq.related import Related, family_of
+from lbq.services import FTP, FTP_DATA, Place, ServiceTable
 
 LOCAL_IN = 1            # netfilter's hooks where replies are seen; requests: PREROUTING 0, LOCAL_OUT 3
 LOCAL_OUT = 3
 POSTROUTING = 4
 LOOPBACK = 1            # the interface number of lo, in every network namespace
-ICMP = 1
 REUSE_FIN_WAIT = 2      # in sysctl conn_reuse_mode
-LEAST_HEADER = {TCP: 20, UDP: 8, SCTP: 12}
 
 __all__ = ["ACCEPT", "DROP", "DROPPED", "PASSED", "Director", "Parsed", "parse"]
-
-
-class Parsed(NamedTuple):
-    """What the director reads in a packet."""
-
-    protocol: int
-    source: int
-    source_port: int
-    destination: int
-    destination_port: int
-    flags: int          # of the TCP header; SCTP's event; 0 for UDP
-    length: int         # of the IP packet
-    header: int         # of the IP header
-    hook: int = 0
-    mark: int = 0
-    related: bool = False       # not itself here: an ICMP error quotes it
-
-
-def parse(packet: bytearray, truncated: bool = False) -> Parsed | str:
-    """Return what is in *packet*, or the reason why it cannot belong to a connection.
-
-    The queue gives us datagrams reassembled (a rule of ours switches defragmentation on), so a fragment
-    is never normal.  A packet that is not here whole must not be sent back: the kernel would cut the
-    real one to what we have.
-    """
-    if truncated:
-        return "truncated"      # first: what is longer than 65,535 bytes cannot say so in its own header
-    if len(packet) < 20 or packet[0] >> 4 != 4:
-        return "malformed"
-    header = (packet[0] & 0x0F) * 4
-    length = pkt.get16(packet, pkt.IP_LENGTH)
-    if header < 20 or length < header:
-        return "malformed"
-    if len(packet) < length:
-        return "truncated"
-    if pkt.get16(packet, pkt.IP_FRAGMENT) & pkt.FRAGMENT_MASK:
-        return "fragment"
-    protocol = packet[pkt.IP_PROTOCOL]
-    if protocol == ICMP:
-        return "icmp"
-    if protocol not in LEAST_HEADER:
-        return "not_ours"
-    if length - header < LEAST_HEADER[protocol]:
-        return "malformed"
-    return Parsed(
-        protocol=protocol,
-        source=pkt.get32(packet, pkt.IP_SOURCE),
-        source_port=pkt.get16(packet, header + pkt.PORT_SOURCE),
-        destination=pkt.get32(packet, pkt.IP_DESTINATION),
-        destination_port=pkt.get16(packet, header + pkt.PORT_DESTINATION),
-        flags=_flags(packet, protocol, header, length),
-        length=length,
-        header=header,
-    )
-
-
-def _flags(packet: bytearray, protocol: int, header: int, length: int) -> int:
-    if protocol == TCP:
-        return packet[header + pkt.TCP_FLAGS]
-    return sctp.event(packet, header, length) if protocol == SCTP else 0
 
 
 class Director(Forwarding, Related):
@@ -143,7 +83,6 @@ class Director(Forwarding, Related):
         self.services = ServiceTable(profile)
         self.connections = ConnectionTable(max_connections, self.services.is_new)
         self.timeout_table = {TCP: list(tcp.TIMEOUTS), UDP: list(udp.TIMEOUTS), SCTP: list(sctp.TIMEOUTS)}  # by state
-        self.local_addresses: set[int] = set()
         self.counted = Counter(dict.fromkeys(COUNTED, 0))
         self.traffic: dict[VirtualService | RealServer, traffic.Traffic] = {}
         self.total = traffic.Totals()
@@ -171,8 +110,8 @@ class Director(Forwarding, Related):
         self.answer, self.sent, self.former = None, [], None
         parsed = parse(packet, truncated)
         reply = hook in (LOCAL_IN, POSTROUTING)
-        if not self.services.by_key and (parsed == "icmp" or isinstance(parsed, Parsed)):
-            outcome = "passed_no_service"       # the kernel's hooks go with the last service
+        if (parsed == "icmp" or isinstance(parsed, Parsed)) and not self.services.serves[family_of(packet)]:
+            outcome = "passed_no_service"       # the kernel's hooks go with the last service of the family
         elif isinstance(parsed, Parsed):
             parsed = parsed._replace(hook=hook, mark=mark)
             if reply:
@@ -208,7 +147,7 @@ class Director(Forwarding, Related):
                 connection, former = former, None       # there is no better one
             self.former = former
             if connection == "dropped_no_server":
-                self.refuse(packet, parsed, None, 3, 3, 0, now_ns)
+                self.refuse(packet, parsed, None, icmp.NO_SERVER, 0, now_ns)
             if former is not None and ends:     # now: the kernel's scheduler, too, still counts it
                 self.counted["started_over"] += 1
                 self.connections.expire_now(former, now_ns)
@@ -219,7 +158,7 @@ class Director(Forwarding, Related):
         self._see(connection, tcp.IN, parsed)
         outcome = self.ftp_client(packet, parsed, connection, form, now_ns) if connection.helper else None
         if outcome is None:
-            length = pkt.get16(packet, pkt.IP_LENGTH)       # FTP may have changed it
+            length = pkt.whole_length(packet)         # FTP may have changed it
             outcome = self.forward(packet, parsed._replace(length=length), connection, form, now_ns)
         connection.packets_in = connection.packets_in + 1 & 0xFFFFFFFF
         if connection.flags & ONE_PACKET:       # it ends with its packet
@@ -236,16 +175,16 @@ class Director(Forwarding, Related):
         Also when the server has been deleted: what the client is still owed, it gets.  But a deleted
         server is no longer counted.
         """
-        connection = self.connections.find_reply(parsed.protocol, parsed.destination, parsed.destination_port,
-                                                 parsed.source, parsed.source_port)
+        connection = self.connections.find_reply(parsed.family, parsed.protocol, parsed.destination,
+                                                 parsed.destination_port, parsed.source, parsed.source_port)
         if connection is None:
             return self._unknown_reply(packet, parsed, form, delivered_here, now_ns)
         outcome = self.ftp_server(packet, parsed, connection, form, now_ns) if connection.helper else None
         if outcome is not None:
             return outcome
-        length = pkt.get16(packet, pkt.IP_LENGTH)
+        length = pkt.whole_length(packet)
         if connection.mode() == NAT:
-            nat.to_client(packet, length, connection.vaddr, connection.vport, form, delivered_here)
+            to_client(packet, parsed, length, connection.vaddr, connection.vport, form, delivered_here)
         self.count_out(connection, length)
         self._see(connection, tcp.OUT, parsed)
         self.connections.restart_timer(connection, now_ns)
@@ -259,7 +198,7 @@ class Director(Forwarding, Related):
         server = self._one_packet_server(parsed)
         if server is not None:
             key = server.service.key
-            nat.to_client(packet, parsed.length, key.address, key.port or parsed.source_port, form, delivered_here)
+            to_client(packet, parsed, parsed.length, key.address, key.port or parsed.source_port, form, delivered_here)
             for thing in (server, server.service):
                 self.traffic[thing].count_out(parsed.length)
             return "rewritten"
@@ -267,11 +206,10 @@ class Director(Forwarding, Related):
             parsed.protocol == SCTP and parsed.flags == sctp.EVENT_ABORT)
         if not self.services.sysctls["nat_icmp_send"] or ends or not self._is_server(parsed):
             return "passed_no_connection"
-        self.refuse(packet, parsed, None, 3, 3, 0, now_ns)
-        if self.answer is not None and parsed.hook != LOCAL_IN:     # from us, not from a client who is elsewhere
-            answer = bytearray(self.answer)
-            icmp.come_from(answer, self.routes.get(parsed.source, Route()).source)
-            self.answer = bytes(answer)
+        source = None
+        if parsed.hook != LOCAL_IN:             # from us, not from a client who is elsewhere
+            source = self.routes[parsed.family].get(parsed.source, Route()).source
+        self.refuse(packet, parsed, None, icmp.NO_SERVER, 0, now_ns, source)
         return "dropped_nat_icmp"
 
     def _one_packet_server(self, parsed: Parsed) -> RealServer | None:
@@ -280,22 +218,24 @@ class Director(Forwarding, Related):
             return None
         found = [server for key, service in self.services.by_key.items()
                  if service.flags & OPS and service.flags & OPS_REPLIES and not key.fwmark and key.protocol == UDP
+                 and key.family == parsed.family
                  for server in service.servers
                  if server.mode == NAT and server.address == parsed.source
                  and (key.port == 0 or parsed.source_port == (server.port or key.port))]
         return found[0] if len(found) == 1 else None
 
     def _is_server(self, parsed: Parsed) -> bool:
-        return any(server.mode == NAT and (server.address, server.port) == (parsed.source, parsed.source_port)
+        return any(server.mode == NAT and key.family == parsed.family
+                   and (server.address, server.port) == (parsed.source, parsed.source_port)
                    and (key.protocol == parsed.protocol or key.fwmark)
                    for key, service in self.services.by_key.items() for server in service.servers)
 
     def _find(self, parsed: Parsed) -> Connection | None:
         """Return the connection of a client's packet, be it one that waits for the client's port."""
-        found = self.connections.find(parsed.protocol, parsed.source, parsed.source_port, parsed.destination,
-                                      parsed.destination_port)
+        found = self.connections.find(parsed.family, parsed.protocol, parsed.source, parsed.source_port,
+                                      parsed.destination, parsed.destination_port)
         if found is None and self.connections.waiting_cport:
-            found = self.connections.find(parsed.protocol, parsed.source, 0, parsed.destination,
+            found = self.connections.find(parsed.family, parsed.protocol, parsed.source, 0, parsed.destination,
                                           parsed.destination_port)
         return found
 
@@ -370,16 +310,17 @@ class Director(Forwarding, Related):
         """Return a new connection for a packet that has none, or what becomes of a packet that gets none."""
         if not parsed.related and not self._may_open(parsed):
             return "passed_not_opening"
-        service = self.services.find_service(parsed.protocol, parsed.destination, parsed.destination_port,
-                                             parsed.mark)
+        service = self.services.find_service(parsed.family, parsed.protocol, parsed.destination,
+                                             parsed.destination_port, parsed.mark)
         if service is None:
             return "passed_no_service"
         if self._defends():
             return "dropped_defence"
         if parsed.source_port == FTP_DATA:
             return "passed_ftp_data"
+        back = parsed.turned_round()
         if parsed.hook == LOCAL_OUT and not parsed.related and self.connections.find(
-                parsed.protocol, parsed.destination, parsed.destination_port, parsed.source, parsed.source_port):
+                back.family, back.protocol, back.source, back.source_port, back.destination, back.destination_port):
             return "passed_ftp_data"        # a real server on this host answers a client
         if service.flags & PERSISTENT:
             return self._admit_persistent(service, parsed, now_ns)
@@ -420,16 +361,17 @@ class Director(Forwarding, Related):
         if parsed.destination_port == port:
             vport = 0 if port == FTP else port
         elif service.key.fwmark:
-            protocol, vaddr = 0, service.key.fwmark
-        client = parsed.source & service.netmask
-        template = self.connections.find(protocol, client, 0, vaddr, vport, TEMPLATE)
+            protocol, vaddr = 0, service.key.fwmark << (96 if parsed.family == AF_INET6 else 0)   # its first word
+        client = service.client(parsed.source)
+        template = self.connections.find(parsed.family, protocol, client, 0, vaddr, vport, TEMPLATE)
         if template is None or not self._is_valid(template, service):
             server = self._choose(service, parsed, now_ns)
             if server is None:
                 return self._without_server(service, parsed)
             if parsed.destination_port == port and port != FTP:
                 dport = server.port
-            template = Connection(protocol, client, 0, vaddr, vport, server, dport, TEMPLATE, parsed.mark)
+            template = Connection(protocol, client, 0, vaddr, vport, server, dport, TEMPLATE, parsed.mark,
+                                  parsed.family)
             template.timeout_seconds = service.timeout
             if not self.connections.add(template):
                 return "dropped_table_full"
@@ -456,19 +398,26 @@ class Director(Forwarding, Related):
 
     def _without_server(self, service: VirtualService, parsed: Parsed) -> Connection | str:
         """Say what becomes of a packet that no server can take."""
-        if (self.services.sysctls["cache_bypass"] and service.key.fwmark and not parsed.related
-                and parsed.destination >> 28 < 0xE and parsed.destination not in self.local_addresses):
+        if self.services.sysctls["cache_bypass"] and service.key.fwmark and self._may_bypass(parsed):
             return self._connect(service, None, parsed, 0)
         if service.key.port == FTP and parsed.destination_port != FTP:
             return "passed_ftp_data"        # data of the host's own FTP server, or anything else up there
         return "dropped_no_server"
+
+    def _may_bypass(self, parsed: Parsed) -> bool:
+        """Return True when a packet may go where its client wanted: IPv4 to a host elsewhere, IPv6 to any one host."""
+        if parsed.related:
+            return False
+        if parsed.family == AF_INET6:
+            return is_unicast6(parsed.destination)
+        return parsed.destination >> 28 < 0xE and parsed.destination not in self.local[AF_INET]
 
     def _connect(self, service: VirtualService, server: RealServer | None, parsed: Parsed,
                  dport: int) -> Connection | str:
         """Return a new connection of the packet's to *server*, counted."""
         one_packet = ONE_PACKET if service.flags & OPS and parsed.protocol == UDP else 0
         connection = Connection(parsed.protocol, parsed.source, parsed.source_port, parsed.destination,
-                                parsed.destination_port, server, dport, one_packet, parsed.mark)
+                                parsed.destination_port, server, dport, one_packet, parsed.mark, parsed.family)
         if not self.connections.add(connection):
             return "dropped_table_full"
         if server is not None:
@@ -483,7 +432,7 @@ class Director(Forwarding, Related):
         """Ask the service's scheduler; a user's own one may fail, which must not stop others' packets."""
         wanted = parsed.source if parsed.related else parsed.destination
         flow = Flow(parsed.protocol, parsed.source, parsed.source_port, wanted, parsed.destination_port,
-                    now_ns=now_ns)
+                    parsed.family, now_ns)
         try:
             server = service.scheduler.schedule(service, flow)
             if server is None or server.position < 0 or server.service is not service:
@@ -512,7 +461,7 @@ class Director(Forwarding, Related):
         self.counted["expired"] += self.connections.expire(now_ns)
         self._flush_connections()
 
-    def tick(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
+    def tick(self, now_ns: int) -> list[Place]:
         """Do what is due about once a second; return the deleted servers that were forgotten."""
         if now_ns >= self.next_round and self.services.sysctls["run_estimation"]:
             self.next_round = now_ns + traffic.ROUND_NS
@@ -583,11 +532,11 @@ class Director(Forwarding, Related):
     # ---- Services and servers: between two packets ---------------------------------------------------
 
     def add_service(self, key: ServiceKey, scheduler: str, flags: int = 0, timeout: int = 0,
-                    netmask: int = 0xFFFFFFFF, idle: int = 0) -> None:
+                    netmask: int | None = None, idle: int = 0) -> None:
         """Add the virtual service *key* with the scheduler called *scheduler*."""
         self.traffic[self.services.add_service(key, scheduler, flags, timeout, netmask, idle)] = traffic.Traffic()
 
-    def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int, netmask: int,
+    def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int, netmask: int | None = None,
                     idle: int = 0) -> None:
         """Give a service other settings, all of them."""
         self.services.set_service(key, scheduler, flags, timeout, netmask, idle)
@@ -604,11 +553,11 @@ class Director(Forwarding, Related):
             self.delete_service(key)
 
     def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT,
-                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> int:
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel(), family: int | None = None) -> int:
         """Add a real server to the service *key*, or bring it back from the trash; return its connections."""
-        deleted = self.services.trash.get((key, address, port))
+        deleted = self.services.trash.get((key, address, port, family or key.family))
         former = deleted.service if deleted is not None else None
-        server = self.services.add_server(key, address, port, weight, mode, upper, lower, tunnel)
+        server = self.services.add_server(key, address, port, weight, mode, upper, lower, tunnel, family)
         if server.service is not former:        # new, or back in a service that was deleted itself
             self.traffic[server] = traffic.Traffic()
         if server.slot < 0:
@@ -617,16 +566,16 @@ class Director(Forwarding, Related):
         return server.active_conns + server.inactive_conns
 
     def set_server(self, key: ServiceKey, address: int, port: int, weight: int, mode: int = NAT,
-                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> None:
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel(), family: int | None = None) -> None:
         """Give a real server other settings, all of them; weight 0 quiesces it."""
-        self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel)
+        self.services.set_server(key, address, port, weight, mode, upper, lower, tunnel, family)
 
-    def delete_server(self, key: ServiceKey, address: int, port: int) -> int:
+    def delete_server(self, key: ServiceKey, address: int, port: int, family: int | None = None) -> int:
         """Delete a real server and return how many connections it had.
 
         Its clients' packets are dropped from now on, its replies still pass.
         """
-        server = self.services.delete_server(key, address, port)
+        server = self.services.delete_server(key, address, port, family)
         self._after_delete(server.service)
         return server.active_conns + server.inactive_conns
 
@@ -634,21 +583,22 @@ class Director(Forwarding, Related):
         self.flush_due |= self.services.sysctls["expire_nodest_conn"] != 0 or service.flags & END_DELETED != 0
 
     def end_connections(self, connections: list) -> int:
-        """End connections and templates, each (protocol, caddr, cport, vaddr, vport); return how many ended.
+        """End connections and templates, each (protocol, caddr, cport, vaddr, vport[, family]); return how many ended.
 
         What governs others stays.
         """
         ended = 0
-        for protocol, caddr, cport, vaddr, vport in connections:
-            found = self.connections.find(protocol, caddr, cport, vaddr, vport)
-            if found is None and cport == 0:
-                found = self.connections.find(protocol, caddr, cport, vaddr, vport, TEMPLATE)
+        for place in connections:
+            ends, family = place[:5], place[5] if len(place) > 5 else AF_INET
+            found = self.connections.find(family, *ends)
+            if found is None and ends[2] == 0:
+                found = self.connections.find(family, *ends, TEMPLATE)
             if found is not None and found.controlled == 0:
                 self.connections.forget(found)
                 ended += 1
         return ended
 
-    def _empty_trash(self, now_ns: int) -> list[tuple[ServiceKey, int, int]]:
+    def _empty_trash(self, now_ns: int) -> list[Place]:
         before = dict(self.services.trash)
         gone = self.services.empty_trash(now_ns)
         for place in gone:
@@ -685,10 +635,6 @@ class Director(Forwarding, Related):
         if rate != self.drop_rate or values["drop_packet"] == 2:        # a new rate starts to count anew
             self.drop_rate = rate
             self.drop_counter = rate if values["drop_packet"] == 2 else 0
-
-    def set_local_addresses(self, addresses: list[int]) -> None:
-        """Say which IPv4 addresses are the host's own: what goes there is delivered, not forwarded."""
-        self.local_addresses = set(addresses)
 
     def set_timeouts(self, tcp_seconds: int, tcp_fin_seconds: int, udp_seconds: int) -> None:
         """Set the timeouts of ESTABLISHED, FIN_WAIT and UDP, for packets from now on; 0 keeps one."""

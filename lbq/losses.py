@@ -45,6 +45,7 @@ PASSED = {
     "passed_reply": "replies of DR and TUN that came by",
     "passed_bypass": "without a real server, on to where it was going (sysctl cache_bypass)",
     "passed_icmp": "ICMP that is about no connection",
+    "passed_later_fragment": "an IPv6 fragment that has no ports",
 }
 
 

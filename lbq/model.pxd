@@ -13,6 +13,7 @@ cdef class Flow:
 
 @cython.final                       # so that wlc's two calls per server are plain C calls
 cdef class RealServer:
+    cdef public int family
     cdef public object address
     cdef public int port
     cdef public int weight
@@ -46,3 +47,5 @@ cdef class VirtualService:
     cdef public unsigned int netmask
     cdef public int idle
     cdef public int slot
+
+cpdef unsigned int fold(object address)

@@ -22,6 +22,7 @@ DR = 3          # IP_VS_CONN_F_DROUTE
 BYPASS = 4      # IP_VS_CONN_F_BYPASS: no server, on to where the client wanted to go
 MODE_MASK = 7
 MODE_NAMES = {NAT: "nat", LOCAL: "local", TUN: "tun", DR: "dr", BYPASS: "bypass"}
+FAMILY_NAMES = {AF_INET: "inet", AF_INET6: "inet6"}
 PROTOCOL_NAMES = {IP: "ip", TCP: "tcp", UDP: "udp", SCTP: "sctp"}
 
 # A connection's flags; the numbers are the kernel's IP_VS_CONN_F_*.
@@ -32,6 +33,7 @@ IN_SEQ = 0x0400         # the client's are
 NO_CPORT = 0x0800       # the client's port is not known yet (passive FTP)
 TEMPLATE = 0x1000       # not a connection: where a persistent client goes
 ONE_PACKET = 0x2000     # never entered in the table
+MIXED = 0x4000          # the real server is of the other family; not one of the kernel's
 
 # A service's flags; the numbers are the kernel's IP_VS_SVC_F_*.
 PERSISTENT = 0x01
@@ -75,11 +77,15 @@ class Tunnel(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A packet that leaves by DR or TUN: to which next hop, its bytes, and for TCP to be cut, a segment's payload."""
+    """A packet that leaves by DR or TUN: to which next hop, its bytes, and for TCP to be cut, a segment's payload.
+
+    *family* is that of the next hop's address and of the packet.
+    """
 
     next_hop: int
     packet: bytes
     segment: int = 0
+    family: int = AF_INET
 
 
 class Verdict(NamedTuple):
@@ -118,6 +124,7 @@ class Flow:
 class RealServer:
     """One real server under one virtual service (the kernel calls it a destination).
 
+    *family* is its service's, or with TUN the other one.
     *weight* 0 means quiesced: it finishes what it has and gets nothing new.  *last_weight* is the last one that was
     not 0, as mh wants it.  *upper* and *lower* are the connection thresholds (0: none; ``thresholds.py``).
     *active_conns*, *inactive_conns* and *persistent_conns* (templates) are kept by the connection table; schedulers
@@ -126,7 +133,9 @@ class RealServer:
     kernel profile; 257 in the new one, which counts the active connection again in the total.
     """
 
-    def __init__(self, address: int, port: int, weight: int = 1, mode: int = NAT, active_cost: int = 257):
+    def __init__(self, address: int, port: int, weight: int = 1, mode: int = NAT, active_cost: int = 257,
+                 family: int = AF_INET):
+        self.family = family
         self.address = address
         self.port = port
         self.weight = weight
@@ -166,18 +175,19 @@ class RealServer:
 class VirtualService:
     """A virtual service: what clients connect to, the servers behind it, and who chooses among them.
 
-    *timeout* (seconds) and *netmask* are those of persistence, used when PERSISTENT is in *flags*.  *idle* seconds
-    without a packet end an established or UDP connection; 0: as many as the director's timeouts say.
+    *timeout* (seconds) and *netmask* are those of persistence, used when PERSISTENT is in *flags*.  The netmask of an
+    IPv6 service is the length of a prefix; None is the whole address.  *idle* seconds without a packet end an
+    established or UDP connection; 0: as many as the director's timeouts say.
     """
 
-    def __init__(self, key: ServiceKey, scheduler=None, flags: int = 0, timeout: int = 0, netmask: int = 0xFFFFFFFF,
+    def __init__(self, key: ServiceKey, scheduler=None, flags: int = 0, timeout: int = 0, netmask: int | None = None,
                  idle: int = 0):
         self.key = key
         self.servers = []           # newest first
         self.scheduler = scheduler
         self.flags = flags
         self.timeout = timeout
-        self.netmask = netmask
+        self.netmask = whole_mask(key.family) if netmask is None else netmask
         self.idle = idle
         self.slot = -1              # index in the engine's service array
         if scheduler is not None:
@@ -226,6 +236,43 @@ class VirtualService:
             return False
         return True
 
+    def client(self, address: int) -> int:
+        """Return the part of a client's *address* that persistence remembers."""
+        if self.key.family == AF_INET6:
+            hidden = 128 - self.netmask
+            return address >> hidden << hidden
+        return address & self.netmask
+
     def _number(self) -> None:
         for position, server in enumerate(self.servers):
             server.position = position
+
+
+def whole_mask(family: int) -> int:
+    """Return the netmask that leaves a client's whole address."""
+    return 128 if family == AF_INET6 else 0xFFFFFFFF
+
+
+def packed(address: int, family: int) -> bytes:
+    """Return *address* in network order: 4 bytes, or 16."""
+    return address.to_bytes(16 if family == AF_INET6 else 4, "big")
+
+
+def fold(address: int) -> int:
+    """Return an address as 32 bits: an IPv4 one as it is, an IPv6 one as the XOR of its four words."""
+    if address >> 32:
+        return (address >> 96 ^ address >> 64 ^ address >> 32 ^ address) & 0xFFFFFFFF
+    return address
+
+
+def is_unicast6(address: int) -> bool:
+    """Return True when the IPv6 *address* is of the kind one host has: not multicast, unspecified or IPv4-mapped.
+
+    Kernel: net/ipv6/addrconf_core.c, __ipv6_addr_type().
+    """
+    return address >> 120 != 0xFF and address != 0 and address >> 32 != 0xFFFF
+
+
+def is_link_local6(address: int) -> bool:
+    """Return True for an IPv6 address that means another machine on every link: fe80::/10."""
+    return address >> 118 == 0x3FA

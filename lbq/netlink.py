@@ -66,16 +66,24 @@ def open_queue(number: int, queue_length: int, send_buffer: int) -> socket.socke
     return netlink
 
 
-def open_raw() -> socket.socket:
-    """Return a raw socket whose packets have their own IP headers and go to the machine named in the call.
+def open_raw() -> dict[int, socket.socket]:
+    """Return raw sockets, by family, whose packets have their own IP headers and go to the machine named in the call.
 
     For ICMP answers, and for DR and TUN packets whose next hop's MAC is not known yet; OWN_MARK keeps the rules
-    from queueing them again.
+    from queueing them again.  A host without IPv6 has only one of them.
     """
-    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, OWN_MARK)
-    raw.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-    return raw
+    opened = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+        except OSError as error:
+            if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
+                continue
+            raise
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, OWN_MARK)
+        raw.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+        opened[int(family)] = raw
+    return opened
 
 
 def open_packet() -> socket.socket:

@@ -29,6 +29,9 @@ from typing import TYPE_CHECKING
 
 from lbq import netlink
 from lbq.errors import HostError, PermissionMissing, QueueBusy
+from lbq.grammar import format_address
+from lbq.model import AF_INET6, is_link_local6
+from lbq.parsing import addresses, family_of
 
 if TYPE_CHECKING:
     from lbq.director import Director
@@ -100,8 +103,8 @@ class _Messages:
         self.socket.send(struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST, 0, 0) + body)
 
 
-def answer(director: Director, queued, raw: socket.socket) -> None:
-    """Let *director* decide about NetfilterQueue's packet *queued*, and carry it out."""
+def answer(director: Director, queued, raw: dict[int, socket.socket]) -> None:
+    """Let *director* decide about NetfilterQueue's packet *queued*, and carry it out; *raw* sockets are by family."""
     packet = bytearray(queued.get_payload())
     verdict = director.handle(packet, queued.hook, 0, queued.outdev, time.monotonic_ns(), mark=queued.mark)
     if verdict.changed:
@@ -110,7 +113,7 @@ def answer(director: Director, queued, raw: socket.socket) -> None:
         queued.set_mark(0)
     for sent in verdict.sent:
         try:
-            _send(raw, sent.packet, sent.next_hop)
+            _send(raw, sent.packet, sent.next_hop, sent.family)
         except OSError:
             director.counted["send_errors"] += 1
     if verdict.action:
@@ -118,12 +121,17 @@ def answer(director: Director, queued, raw: socket.socket) -> None:
     else:
         queued.drop()
     if verdict.answer is not None:
+        family = family_of(verdict.answer)
+        _, client = addresses(verdict.answer, 0)
         with contextlib.suppress(OSError):      # no route, no room: ICMP is allowed to get lost
-            _send(raw, verdict.answer, int.from_bytes(verdict.answer[16:20]))
+            _send(raw, verdict.answer, client, family, queued.indev if is_link_local6(client) else 0)
 
 
-def _send(raw: socket.socket, packet: bytes, next_hop: int) -> None:
-    raw.sendto(packet, socket.MSG_DONTWAIT, (socket.inet_ntoa(next_hop.to_bytes(4)), 0))
+def _send(raw: dict[int, socket.socket], packet: bytes, next_hop: int, family: int, device: int = 0) -> None:
+    if family not in raw:
+        raise OSError(errno.EAFNOSUPPORT, "this host has no IPv6")
+    where = (format_address(next_hop, family), 0)
+    raw[family].sendto(packet, socket.MSG_DONTWAIT, (*where, 0, device) if family == AF_INET6 else where)
 
 
 def bind(number: int, callback):

@@ -11,6 +11,12 @@ cpdef enum:
     IP_CHECKSUM = 10
     IP_SOURCE = 12
     IP_DESTINATION = 16
+    IP6_LENGTH = 4
+    IP6_NEXT = 6
+    IP6_HOPS = 7
+    IP6_SOURCE = 8
+    IP6_DESTINATION = 24
+    IP6_HEADER = 40
     PORT_SOURCE = 0
     PORT_DESTINATION = 2
     UDP_LENGTH = 4
@@ -28,6 +34,16 @@ cpdef enum:
     TCP = 6
     UDP = 17
     SCTP = 132
+    ICMPV6 = 58
+    HOP_BY_HOP = 0
+    ROUTING = 43
+    FRAGMENT = 44
+    AUTHENTICATION = 51
+    DESTINATION_OPTIONS = 60
+    PROTOCOL_MASK = 0xFF
+    IS_FRAGMENT = 0x100
+    IS_LATER = 0x200
+    START_SHIFT = 10
     CHECKSUM_NOT_READY = 1
     SEGMENTED_LATER = 2
     CHECKSUM_NOT_VERIFIED = 4
@@ -57,8 +73,11 @@ cdef extern from *:
     static inline int lbq_adjust(int checksum, int old, int new) {
         return ~lbq_fold((~checksum & 0xffff) + (~old & 0xffff) + new) & 0xffff;
     }
-    static inline int lbq_adjust32(int checksum, uint32_t old, uint32_t new) {
-        return ~lbq_fold((~checksum & 0xffff) + (~old >> 16) + (~old & 0xffff) + (new >> 16) + (new & 0xffff)) & 0xffff;
+    static inline int lbq_change32(uint32_t old, uint32_t new) {
+        return lbq_fold((~old >> 16) + (~old & 0xffff) + (new >> 16) + (new & 0xffff));
+    }
+    static inline void lbq_put_address(unsigned char *packet, int at, const unsigned char *address) {
+        memcpy(packet + at, address, 16);
     }
     /* Ones' complement sum of n bytes, in the host's word order, folded, returned in network order.
        32-bit words into 64-bit lanes: the compiler turns the loop into vector code. */
@@ -80,7 +99,8 @@ cdef extern from *:
     void put32 "lbq_put32"(unsigned char *packet, int at, unsigned int value) noexcept nogil
     int fold "lbq_fold"(unsigned int total) noexcept nogil
     int adjust "lbq_adjust"(int checksum, int old, int new) noexcept nogil
-    int adjust32 "lbq_adjust32"(int checksum, unsigned int old, unsigned int new) noexcept nogil
+    int change32 "lbq_change32"(unsigned int old, unsigned int new) noexcept nogil
+    void put_address "lbq_put_address"(unsigned char *packet, int at, const unsigned char *address) noexcept nogil
     int sum_words "lbq_sum_words"(const unsigned char *packet, int length) noexcept nogil
 
 cdef unsigned int ALL_ONES
@@ -92,9 +112,18 @@ cpdef int word_sum(unsigned char *packet, int start, int end) noexcept nogil
 cpdef int header_checksum(unsigned char *packet, int header) noexcept nogil
 
 
+@cython.locals(total="unsigned int")
+cpdef int pseudo_sum(unsigned char *packet, int protocol, int header, int end) noexcept nogil
+
+
 @cython.locals(total="unsigned int", result=int)
-cpdef int transport_checksum(unsigned char *packet, int header, int end, int field) noexcept nogil
-cpdef int pseudo_sum(unsigned char *packet, int header, int end) noexcept nogil
+cpdef int transport_checksum(unsigned char *packet, int protocol, int header, int end, int field) noexcept nogil
+cpdef int whole_length(unsigned char *packet) noexcept nogil
+
+
+@cython.locals(protocol=int, flags=int, size=int)
+cpdef int find_transport(unsigned char *packet, int at, int end) noexcept nogil
+cpdef bint is_extension(int protocol) noexcept nogil
 
 
 @cython.locals(old=int)

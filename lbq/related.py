@@ -7,9 +7,12 @@
 
 ICMP errors never start a timer again.
 
-Kernel: ip_vs_core.c, ip_vs_in_icmp(), ip_vs_out_icmp(); ip_vs_ftp.c.
+ICMP and ICMPv6 go the same way; what differs is in ``protocols/icmp.py`` and ``icmpv6.py``.  The kernel does not look
+for its own tunnel packets in ICMPv6 errors.
+
+Kernel: ip_vs_core.c, ip_vs_in_icmp(), ip_vs_out_icmp(), and their _v6 twins; ip_vs_ftp.c.
 Differs from IPVS: the first report of a smaller path MTU behind a tunnel already names the new one, where the kernel
-still has the old one.
+still has the old one.  FTP works over IPv6 in both profiles; a classic kernel drops what such clients send.
 """
 from __future__ import annotations
 
@@ -17,16 +20,18 @@ from typing import TYPE_CHECKING
 
 from lbq import packet as pkt
 from lbq.conntrack import Connection
-from lbq.forwarding import DONT_FRAGMENT, FRAGMENTATION_NEEDED, LEAST_MTU, UNREACHABLE, icmp_error
-from lbq.model import GUE, IPIP, NAT, NO_CPORT, ONE_PACKET, SCTP, TCP, TUN, UDP, RealServer
+from lbq.forwarding import DONT_FRAGMENT, LEAST_MTU, icmp_error
+from lbq.model import AF_INET, AF_INET6, GUE, IPIP, NAT, NO_CPORT, ONE_PACKET, TCP, TUN, RealServer, packed
 from lbq.modes import tun
-from lbq.protocols import ftp, icmp, tcp
+from lbq.parsing import addresses, family_of, has_ports, read_error, read_quote
+from lbq.protocols import ftp, icmp, icmpv6, tcp
 
 if TYPE_CHECKING:
-    from lbq.director import Parsed
+    from lbq.parsing import Parsed
 
 LOCAL_IN = 1
-OFFSET_MASK = 0x1FFF
+LOCAL_OUT = 3
+UNREACHABLE, FRAGMENTATION_NEEDED = 3, 4
 FTP_GROWTH = 64         # bytes that a rewritten FTP message may be longer
 
 
@@ -37,21 +42,19 @@ class Related:
 
     def icmp_request(self, packet: bytearray, hook: int, form: int, mark: int, now_ns: int) -> str:
         """An ICMP packet towards the VIP: an error about what a server sent to a client goes to the server."""
-        length = pkt.get16(packet, pkt.IP_LENGTH)
-        at = icmp.quoted(packet, length)
+        length, family = pkt.whole_length(packet), family_of(packet)
+        at = errors_of(family).quoted(packet, length)
         if at == 0:
             return "passed_icmp"
-        if pkt.get32(packet, pkt.IP_DESTINATION) in self.local_addresses:
+        if family == AF_INET and addresses(packet, 0)[1] in self.local[AF_INET]:
             outcome = self._tunnel_error(packet, length, at, now_ns)
             if outcome is not None:
                 return outcome
         quoted = read_quote(packet, at, length, hook, mark)
         if quoted is None:
             return self._without_ports(packet[at:length])
-        # The quote is a server's packet: turned round it is the client's.
-        about = quoted._replace(source=quoted.destination, source_port=quoted.destination_port,
-                                destination=quoted.source, destination_port=quoted.source_port)
-        connection = self.connections.find(about.protocol, about.source, about.source_port, about.destination,
+        about = quoted.turned_round()           # the quote is a server's packet: turned round it is the client's
+        connection = self.connections.find(family, about.protocol, about.source, about.source_port, about.destination,
                                            about.destination_port)
         made = False
         if connection is None:
@@ -71,42 +74,49 @@ class Related:
 
     def _icmp_to_server(self, packet: bytearray, length: int, hook: int, form: int, connection: Connection,
                         now_ns: int) -> str:
-        mode = connection.mode()
-        if (mode == NAT or not self.services.is_new) and not icmp.checksum_right(packet, length):
+        mode, family, is_new = connection.mode(), connection.family, self.services.is_new
+        if family == AF_INET6 and not is_new and hook == LOCAL_OUT and mode != NAT:
+            return "passed_icmp"
+        # Which kernels look at the checksum has changed, and differs by family.
+        looks = is_new and mode == NAT if family == AF_INET6 else not is_new or mode == NAT
+        if looks and not errors_of(family).checksum_right(packet, length):
             return "dropped_icmp_checksum"
         if connection.server is None:
-            return "passed_bypass"
+            return self.forward(packet, read_error(packet, length, hook), connection, form, now_ns)
         self.count_in(connection, length)
         if mode == NAT:
-            icmp.to_real_server(packet, length, connection.daddr, connection.dport)
+            errors_of(family).to_real_server(packet, length, written(connection.daddr, family), connection.dport)
             return "rewritten"
         connection.packets_in = connection.packets_in + 1 & 0xFFFFFFFF
-        error = read_error(packet, length, hook)
-        return self.forward(packet, error, connection, form, now_ns)
+        return self.forward(packet, read_error(packet, length, hook), connection, form, now_ns)
 
     def icmp_reply(self, packet: bytearray, hook: int, form: int, mark: int, now_ns: int) -> str:
-        """An ICMP packet towards a client: an error about what we sent to a server must speak of the VIP."""
-        length = pkt.get16(packet, pkt.IP_LENGTH)
-        at = icmp.quoted(packet, length)
+        """An ICMP packet towards a client: an error about what we sent to a server must speak of the VIP.
+
+        A classic kernel drops the ICMPv6 errors of NAT here: it takes their checksum for wrong.
+        """
+        length, family = pkt.whole_length(packet), family_of(packet)
+        at = errors_of(family).quoted(packet, length)
         if at == 0:
             return "passed_icmp"
-        if hook == LOCAL_IN:
+        if hook == LOCAL_IN and family == AF_INET:
             outcome = self._tunnel_error(packet, length, at, now_ns)
             if outcome is not None:
                 return outcome
         about = read_quote(packet, at, length, hook, mark)
         if about is None:
             return self._without_ports(packet[at:length])       # the kernel tries the other direction, too
-        connection = self.connections.find_reply(about.protocol, about.source, about.source_port,
+        connection = self.connections.find_reply(family, about.protocol, about.source, about.source_port,
                                                  about.destination, about.destination_port)
         if connection is None:
             return "passed_icmp"
-        if connection.mode() == NAT and not icmp.checksum_right(packet, length):
+        if connection.mode() == NAT and not (errors_of(family).checksum_right(packet, length)
+                                             and (self.services.is_new or family == AF_INET)):
             return "dropped_icmp_checksum"
         self.count_out(connection, length)
         if connection.mode() != NAT:
             return "passed_reply"
-        icmp.to_client(packet, length, connection.vaddr, connection.vport)
+        errors_of(family).to_client(packet, length, written(connection.vaddr, family), connection.vport)
         return "rewritten"
 
     def _without_ports(self, quote: bytearray) -> str:
@@ -122,8 +132,8 @@ class Related:
         inner = tun.inner_of(outer, len(outer))
         if inner < 0 and server.tunnel.type != IPIP:
             return None                 # not what this tunnel carries
-        about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if inner > 0 else None
-        connection = about and self.connections.find(about.protocol, about.source, about.source_port,
+        about = read_quote(packet, at + inner, length, LOCAL_IN, 0) if inner > 0 and outer[inner] >> 4 == 4 else None
+        connection = about and self.connections.find(AF_INET, about.protocol, about.source, about.source_port,
                                                      about.destination, about.destination_port)
         if not connection:
             return "passed_icmp"
@@ -134,11 +144,11 @@ class Related:
         if (kind, code) == (UNREACHABLE, FRAGMENTATION_NEEDED):
             mtu = pkt.get16(packet, header + 6)
             self.learn_path_mtu(server, mtu, now_ns)
-            mtu -= tun.overhead(server.tunnel.type, server.tunnel.flags) if self.services.is_new else 20
+            mtu -= tun.overhead(server.tunnel.type, server.tunnel.flags, False) if self.services.is_new else 20
             if not left[6] & DONT_FRAGMENT or mtu <= LEAST_MTU:
                 return "dropped_icmp_ours"
         self.count_out(connection, len(left))
-        if not self.limit.allow(about.source, now_ns):
+        if not icmp.is_somebody(about.source) or not self.limit.allow(about.source, now_ns):
             self.counted["icmp_limited"] += 1
             return "dropped_icmp_ours"
         self.counted["icmp_sent"] += 1
@@ -148,12 +158,13 @@ class Related:
 
     def _tunnel_to(self, outer: bytearray) -> RealServer | None:
         """Return the server that the quoted packet *outer* is a tunnel packet to, if it is one."""
-        if pkt.get16(outer, pkt.IP_FRAGMENT) & OFFSET_MASK:
+        if pkt.get16(outer, pkt.IP_FRAGMENT) & pkt.OFFSET_MASK:
             return None
         address, protocol = pkt.get32(outer, pkt.IP_DESTINATION), outer[pkt.IP_PROTOCOL]
         for server in self.slots:
-            if (server is not None and server.available and server.mode == TUN and server.address == address
-                    and tun.protocol_of(server.tunnel.type) == protocol
+            if (server is not None and server.available and server.mode == TUN
+                    and (server.address, server.family) == (address, AF_INET)
+                    and tun.protocol_of(server.tunnel.type, False) == protocol
                     and (server.tunnel.type != GUE or _destination_port(outer) == server.tunnel.port)):
                 return server
         return None
@@ -201,9 +212,10 @@ class Related:
     def _announce(self, control: Connection, caddr: int, cport: int, vport: int, dport: int, flags: int,
                   now_ns: int) -> bool:
         """Make the data connection that *control* speaks of, if it is not there; return False when there is no room."""
-        data = self.connections.find(TCP, caddr, cport, control.vaddr, vport)
+        data = self.connections.find(control.family, TCP, caddr, cport, control.vaddr, vport)
         if data is None:
-            data = Connection(TCP, caddr, cport, control.vaddr, vport, control.server, dport, flags, control.fwmark)
+            data = Connection(TCP, caddr, cport, control.vaddr, vport, control.server, dport, flags, control.fwmark,
+                              control.family)
             if not self.connections.add(data):
                 return False
             data.control = control
@@ -214,25 +226,14 @@ class Related:
         return True
 
 
-def read_quote(packet: bytearray, at: int, length: int, hook: int, mark: int) -> Parsed | None:
-    """Return the five-tuple of the packet quoted at *at*, or None when it has none that matters."""
-    from lbq.director import Parsed  # which is built on this module
-
-    left = length - at
-    if left < 24 or packet[at] >> 4 != 4:
-        return None
-    header = (packet[at] & 15) * 4
-    quote = packet[at:length]
-    if header < 20 or left < header + 4 or not has_ports(quote):
-        return None
-    return Parsed(quote[pkt.IP_PROTOCOL], pkt.get32(quote, pkt.IP_SOURCE), pkt.get16(quote, header),
-                  pkt.get32(quote, pkt.IP_DESTINATION), pkt.get16(quote, header + 2), 0, left, header, hook, mark,
-                  related=True)
+def errors_of(family: int):
+    """Return the module that reads and translates the ICMP errors of *family*."""
+    return icmpv6 if family == AF_INET6 else icmp
 
 
-def has_ports(quote: bytearray) -> bool:
-    """Return True when the packet of which *quote* is the beginning has ports, here or further on."""
-    return quote[pkt.IP_PROTOCOL] in (TCP, UDP, SCTP) and not pkt.get16(quote, pkt.IP_FRAGMENT) & OFFSET_MASK
+def written(address: int, family: int):
+    """Return *address* as ``errors_of(family)`` wants it."""
+    return packed(address, AF_INET6) if family == AF_INET6 else address
 
 
 def _destination_port(quote: bytearray) -> int:
@@ -240,20 +241,12 @@ def _destination_port(quote: bytearray) -> int:
     return pkt.get16(quote, header + pkt.PORT_DESTINATION) if len(quote) >= header + 4 else -1
 
 
-def read_error(packet: bytearray, length: int, hook: int) -> Parsed:
-    """Return an ICMP packet as something that can be forwarded."""
-    from lbq.director import Parsed  # which is built on this module
-
-    return Parsed(packet[pkt.IP_PROTOCOL], pkt.get32(packet, pkt.IP_SOURCE), 0, pkt.get32(packet, pkt.IP_DESTINATION),
-                  0, 0, length, (packet[0] & 15) * 4, hook, related=True)
-
-
 def _is_broken(content: bytearray, parsed: Parsed, form: int) -> bool:
     """Return True when the checksum is there and wrong: what is to be changed must be right."""
     if form != pkt.CHECKSUM_NOT_VERIFIED:
         return False
     field = parsed.header + pkt.TCP_CHECKSUM
-    return pkt.transport_checksum(content, parsed.header, parsed.length, field) != pkt.get16(content, field)
+    return pkt.transport_checksum(content, TCP, parsed.header, parsed.length, field) != pkt.get16(content, field)
 
 
 def _put_back(packet: bytearray, length: int, content: bytearray) -> None:

@@ -8,27 +8,32 @@ It stays there, as in the kernel, for two to four minutes after its last connect
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from lbq import sysctls, thresholds
-from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, ThresholdsReversed
+from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, ServiceExists, ThresholdsReversed
 from lbq.grammar import format_address, format_endpoint, format_service
 from lbq.model import (
     AF_INET,
+    AF_INET6,
     CLASSIC,
     END_DELETED,
+    FAMILY_NAMES,
     MODE_NAMES,
     NAT,
     NEW,
     PROTOCOL_NAMES,
     SERVICE_FLAGS,
     TCP,
+    TUN,
     TUNNEL_FLAG_NAMES,
     TUNNEL_NAMES,
     RealServer,
     ServiceKey,
     Tunnel,
     VirtualService,
+    whole_mask,
 )
 from lbq.schedulers import create
 
@@ -40,7 +45,7 @@ FTP_DATA = 20
 FIRST_UNPRIVILEGED = 1024           # net.ipv4.ip_unprivileged_port_start
 CONFIGURED = ("weight", "last_weight", "mode", "tunnel", "upper", "lower", "overloaded")    # what an edit may change
 
-Place = tuple[ServiceKey, int, int]
+Place = tuple[ServiceKey, int, int, int]        # of a server: its service, address, port and family
 
 
 class ServiceTable:
@@ -52,6 +57,7 @@ class ServiceTable:
         self.active_cost = 257 if self.is_new else 256
         self.sysctls = sysctls.defaults()
         self.by_key: dict[ServiceKey, VirtualService] = {}
+        self.serves: Counter = Counter()            # services by family
         self.asked: dict[ServiceKey, str] = {}      # the scheduler as it was asked for; its own name may differ
         self.trash: dict[Place, RealServer] = {}
         self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
@@ -61,25 +67,29 @@ class ServiceTable:
     # ---- Services ------------------------------------------------------------------------------------
 
     def add_service(self, key: ServiceKey, scheduler: str, flags: int = 0, timeout: int = 0,
-                    netmask: int = 0xFFFFFFFF, idle: int = 0) -> VirtualService:
+                    netmask: int | None = None, idle: int = 0) -> VirtualService:
         """Add the service *key*, whose new connections *scheduler* (a name) distributes."""
         if key in self.by_key:
             raise ServiceExists(f"cannot add service {format_service(key)}: it is already there")
+        _check_netmask(key, netmask)
         service = VirtualService(key, self._create(scheduler), flags, timeout, netmask, idle)
         self.by_key[key] = service
+        self.serves[key.family] += 1
         self.asked[key] = scheduler
         return service
 
     def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int,
-                    netmask: int, idle: int = 0) -> VirtualService:
+                    netmask: int | None = None, idle: int = 0) -> VirtualService:
         """Give a service other settings; another scheduler starts with the servers as they are now."""
         service = self.service(key)
+        _check_netmask(key, netmask)
         if scheduler != self.asked[key]:
             successor = self._create(scheduler)
             successor.bind(service)
             service.scheduler = successor
             self.asked[key] = scheduler
-        service.flags, service.timeout, service.netmask, service.idle = flags, timeout, netmask, idle
+        service.flags, service.timeout, service.idle = flags, timeout, idle
+        service.netmask = whole_mask(key.family) if netmask is None else netmask
         return service
 
     def service(self, key: ServiceKey) -> VirtualService:
@@ -97,20 +107,22 @@ class ServiceTable:
         for server in list(service.servers):
             self._discard(service, server)
         del self.by_key[key], self.asked[key]
+        self.serves[key.family] -= 1
         return service
 
-    def find_service(self, protocol: int, address: int, port: int, fwmark: int = 0) -> VirtualService | None:
+    def find_service(self, family: int, protocol: int, address: int, port: int,
+                     fwmark: int = 0) -> VirtualService | None:
         """Return the service that a packet to *address*:*port* with mark *fwmark* is for, or None.
 
         Kernel: ip_vs_ctl.c, ip_vs_service_find(): the mark, then the exact port, FTP's data ports, any port.
         """
-        found = self.by_key.get(mark_key(fwmark)) if fwmark else None
+        found = self.by_key.get(mark_key(fwmark, family)) if fwmark else None
         if found is None:
-            found = self.by_key.get(ServiceKey(protocol, address, port))
+            found = self.by_key.get(ServiceKey(protocol, address, port, family))
         if found is None and protocol == TCP and (port == FTP_DATA or port >= FIRST_UNPRIVILEGED):
-            found = self.by_key.get(ServiceKey(protocol, address, FTP))
+            found = self.by_key.get(ServiceKey(protocol, address, FTP, family))
         if found is None:
-            found = self.by_key.get(ServiceKey(protocol, address, 0))
+            found = self.by_key.get(ServiceKey(protocol, address, 0, family))
         return found
 
     def set_sysctl(self, name: str, value: int) -> None:
@@ -132,44 +144,49 @@ class ServiceTable:
 
     # ---- Servers -------------------------------------------------------------------------------------
 
-    def find_server(self, key: ServiceKey, address: int, port: int) -> RealServer | None:
-        """Return the server *address*:*port* of service *key*, or None."""
+    def find_server(self, key: ServiceKey, address: int, port: int, family: int | None = None) -> RealServer | None:
+        """Return the server *address*:*port* of service *key*, or None; *family* None is the service's."""
+        wanted = address, port, family or key.family
         for server in self.service(key).servers:
-            if server.address == address and server.port == port:
+            if (server.address, server.port, server.family) == wanted:
                 return server
         return None
 
-    def server(self, key: ServiceKey, address: int, port: int) -> RealServer:
+    def server(self, key: ServiceKey, address: int, port: int, family: int | None = None) -> RealServer:
         """Return the server *address*:*port* of service *key*."""
-        found = self.find_server(key, address, port)
+        found = self.find_server(key, address, port, family)
         if found is None:
             raise NoSuchServer(f"service {format_service(key)} has no server "
-                               f"{format_endpoint(address, port, key.family)}; `lbq list` shows those it has")
+                               f"{format_endpoint(address, port, family or key.family)}; `lbq list` shows those it has")
         return found
 
     def add_server(self, key: ServiceKey, address: int, port: int, weight: int = 1, mode: int = NAT,
-                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> RealServer:
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel(), family: int | None = None) -> RealServer:
         """Add a server at the head of the service's list, out of the trash where it is still there."""
         service = self.service(key)
-        self._check_thresholds(upper, lower)        # before anything is looked for, as the kernel does
-        if self.find_server(key, address, port) is not None:
-            raise ServerExists(f"cannot add server {format_endpoint(address, port, key.family)} to "
+        family = family or key.family
+        _check_thresholds(upper, lower)             # before anything is looked for, as the kernel does
+        _check_family(key, address, port, family, mode)
+        if self.find_server(key, address, port, family) is not None:
+            raise ServerExists(f"cannot add server {format_endpoint(address, port, family)} to "
                                f"{format_service(key)}: it is already there; `lbq set server` changes it")
-        server = self.trash.get((key, address, port)) or RealServer(address, port, weight, mode, self.active_cost)
+        place = key, address, port, family
+        server = self.trash.get(place) or RealServer(address, port, weight, mode, self.active_cost, family)
         self._configure(server, weight, mode, upper, lower, tunnel)
         server.last_weight = weight     # even 0, unlike an edit
         service.add(server)
         server.available, server.ends = True, False
-        self.trash.pop((key, address, port), None)
-        self.idle_since.pop((key, address, port), None)
+        self.trash.pop(place, None)
+        self.idle_since.pop(place, None)
         return server
 
     def set_server(self, key: ServiceKey, address: int, port: int, weight: int, mode: int = NAT,
-                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel()) -> RealServer:
+                   upper: int = 0, lower: int = 0, tunnel: tuple = Tunnel(), family: int | None = None) -> RealServer:
         """Give a server other settings, all of them; weight 0 quiesces it.  Its connections keep their mode."""
         self.service(key)
-        self._check_thresholds(upper, lower)
-        server = self.server(key, address, port)
+        _check_thresholds(upper, lower)
+        _check_family(key, address, port, family or key.family, mode)
+        server = self.server(key, address, port, family)
         before = {name: getattr(server, name) for name in CONFIGURED}
         self._configure(server, weight, mode, upper, lower, tunnel)
         try:
@@ -180,9 +197,9 @@ class ServiceTable:
             raise
         return server
 
-    def delete_server(self, key: ServiceKey, address: int, port: int) -> RealServer:
+    def delete_server(self, key: ServiceKey, address: int, port: int, family: int | None = None) -> RealServer:
         """Delete a server; it rests in the trash while connections refer to it, and two to four minutes more."""
-        server = self.server(key, address, port)
+        server = self.server(key, address, port, family)
         self._discard(self.service(key), server)
         return server
 
@@ -221,14 +238,9 @@ class ServiceTable:
             server.overloaded)
         server.upper, server.lower = upper, lower
 
-    def _check_thresholds(self, upper: int, lower: int) -> None:
-        if lower > upper:
-            raise ThresholdsReversed(f"lower threshold {lower} is above the upper one, {upper}; a server that is full "
-                                     f"at {upper} connections can only be free again below that")
-
     def _discard(self, service: VirtualService, server: RealServer) -> None:
         server.available, server.ends = False, service.flags & END_DELETED != 0
-        self.trash[service.key, server.address, server.port] = server
+        self.trash[service.key, server.address, server.port, server.family] = server
         self.scheduler_errors += not service.remove(server)
 
     # ---- Listings ------------------------------------------------------------------------------------
@@ -245,7 +257,7 @@ class ServiceTable:
             first, last = max(cursor - start, 0), min(cursor + limit - start, 1 + len(service.servers))
             if first < last:
                 rows.append({**_service_row(key, service), **traffic(service), "servers": [
-                    {**_server_row(key, server), **traffic(server)}
+                    {**_server_row(server), **traffic(server)}
                     for server in service.servers[max(first - 1, 0):last - 1]]})
             start += 1 + len(service.servers)
             if start > cursor + limit:
@@ -256,29 +268,47 @@ class ServiceTable:
 def join_pages(rows: list[dict], page: list[dict]) -> None:
     """Add the rows of the next *page* of a listing to *rows*."""
     for row in page:
-        if rows and all(rows[-1][name] == row[name] for name in ("protocol", "address", "port", "fwmark")):
+        if rows and all(rows[-1][name] == row[name] for name in ("family", "protocol", "address", "port", "fwmark")):
             rows[-1]["servers"] += row["servers"]
         else:
             rows.append(row)
 
 
-def mark_key(fwmark: int) -> ServiceKey:
+def mark_key(fwmark: int, family: int = AF_INET) -> ServiceKey:
     """Return the key of the service for packets with a firewall mark; the kernel, too, calls its protocol TCP."""
-    return ServiceKey(TCP, 0, 0, fwmark=fwmark)
+    return ServiceKey(TCP, 0, 0, family, fwmark)
+
+
+def _check_thresholds(upper: int, lower: int) -> None:
+    if lower > upper:
+        raise ThresholdsReversed(f"lower threshold {lower} is above the upper one, {upper}; a server that is full at "
+                                 f"{upper} connections can only be free again below that")
+
+
+def _check_family(key: ServiceKey, address: int, port: int, family: int, mode: int) -> None:
+    if family != key.family and mode != TUN:
+        raise ServiceError(f"server {format_endpoint(address, port, family)} is not of the address family of service "
+                           f"{format_service(key)}; only tun carries one in the other")
+
+
+def _check_netmask(key: ServiceKey, netmask: int | None) -> None:
+    if key.family == AF_INET6 and netmask is not None and not 1 <= netmask <= 128:
+        raise ServiceError(f"netmask {netmask} of service {format_service(key)} is not a prefix length from 1 to 128")
 
 
 def _service_row(key: ServiceKey, service: VirtualService) -> dict:
-    return {"protocol": PROTOCOL_NAMES[key.protocol], "address": format_address(key.address, key.family),
-            "port": key.port, "fwmark": key.fwmark, "scheduler": service.scheduler.name,
-            "flags": [name for name, bit in SERVICE_FLAGS.items() if service.flags & bit],
-            "timeout": service.timeout, "idle": service.idle,
-            "netmask": format_address(service.netmask) if key.family == AF_INET else str(service.netmask)}
+    return {"family": FAMILY_NAMES[key.family], "protocol": PROTOCOL_NAMES[key.protocol],
+            "address": format_address(key.address, key.family), "port": key.port, "fwmark": key.fwmark,
+            "scheduler": service.scheduler.name,
+            "flags": [name for name, bit in SERVICE_FLAGS.items() if service.flags & bit], "timeout": service.timeout,
+            "netmask": str(service.netmask) if key.family == AF_INET6 else format_address(service.netmask),
+            "idle": service.idle}
 
 
-def _server_row(key: ServiceKey, server: RealServer) -> dict:
-    return {"address": format_address(server.address, key.family), "port": server.port,
-            "mode": MODE_NAMES[server.mode], "weight": server.weight, "upper": server.upper, "lower": server.lower,
-            "overloaded": bool(server.overloaded),
+def _server_row(server: RealServer) -> dict:
+    return {"family": FAMILY_NAMES[server.family], "address": format_address(server.address, server.family),
+            "port": server.port, "mode": MODE_NAMES[server.mode], "weight": server.weight, "upper": server.upper,
+            "lower": server.lower, "overloaded": bool(server.overloaded),
             "tunnel": TUNNEL_NAMES[server.tunnel.type], "tunnel_port": server.tunnel.port,
             "tunnel_flags": TUNNEL_FLAG_NAMES[server.tunnel.flags],
             "active": server.active_conns, "inactive": server.inactive_conns, "persistent": server.persistent_conns}

@@ -17,13 +17,15 @@ import socket
 import sys
 import time
 
+from lbq.conntrack import split
 from lbq.errors import HostError, LbqError
 from lbq.model import ServiceKey
 
 QUESTION_BYTES = 65536
 KEYED = ("add_service", "set_service", "delete_service", "add_server", "set_server", "delete_server", "zero")
 COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses", "set_routes",
-            "set_memory", "tick", "end_connections", "list_services", "list_connections", "statistics", "totals")
+            "set_local_addresses6", "set_routes6", "set_largest_mtu", "set_memory", "tick", "end_connections",
+            "list_services", "list_connections", "statistics", "totals")
 
 
 def main() -> None:
@@ -94,7 +96,7 @@ def answer(engine, question: bytes) -> bytes:
         return failure(error)
     if do == "list_connections":
         records, cursor = value
-        head = {"ok": cursor, "count": len(records) // 64, "now": time.monotonic_ns()}
+        head = {"ok": cursor, "count": sum(1 for _ in split(records)), "now": time.monotonic_ns()}
         return json.dumps(head).encode() + b"\n" + records
     return json.dumps({"ok": value}).encode()
 

@@ -31,7 +31,7 @@ from lbq.errors import (
     UnknownScheduler,
 )
 from lbq.grammar import ServerWords, format_address, format_endpoint, format_service
-from lbq.model import AF_INET, AF_INET6, GUE, TUN, ServiceKey
+from lbq.model import AF_INET, AF_INET6, GUE, TUN, ServiceKey, is_link_local6, is_unicast6
 from lbq.options import MAX_SECONDS, ServiceWords
 from lbq.schedulers import BUILT_IN, names
 
@@ -241,4 +241,4 @@ def is_unicast(family: int, address: int) -> bool:
     """
     if family == AF_INET:
         return address not in (0, 0xFFFFFFFF) and address >> 28 != 0xE
-    return not (address == 0 or address >> 120 == 0xFF or address >> 118 == 0xFE80 >> 6 or address >> 32 == 0xFFFF)
+    return is_unicast6(address) and not is_link_local6(address)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from lbq import filters
-from lbq.conntrack import RECORD, decode
+from lbq.conntrack import decode, split
 from lbq.control.channel import PacketProcess, to_its_end
 from lbq.control.rows import key_of
 from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
@@ -36,6 +36,8 @@ from lbq.grammar import (
 )
 from lbq.losses import queue_counters
 from lbq.model import (
+    AF_INET,
+    AF_INET6,
     END_DELETED,
     IPIP,
     MOVE_QUIESCED,
@@ -176,8 +178,7 @@ class Operations:
         if not 0 <= cursor <= MAX_CONNECTIONS or limit < 1:
             raise ConfigError(f"a page has a cursor from 0 to {MAX_CONNECTIONS} and a limit from 1")
         page, records = await self.process.call("list_connections", cursor, min(limit, PAGE))
-        rows = [decode(records[at:at + RECORD.size], page["now"])
-                for at in range(0, len(records), RECORD.size)]
+        rows = [decode(record, page["now"]) for record in split(records)]
         return {"connections": rows, "next": page["ok"]}
 
     async def end_connections(self, service: str | None = None, server: str | None = None, client: str | None = None,
@@ -381,7 +382,7 @@ class Operations:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
         async with self.change:
             failure = None
-            for key, address, port in await self.process.call("tick"):
+            for key, address, port, _ in await self.process.call("tick"):
                 place = ServiceKey(*key), address, port
                 server = self.trash.pop(place, None)
                 if server is not None:
@@ -528,10 +529,11 @@ def _server_arguments(words: ServerWords) -> tuple:
             (words.tunnel, words.tunnel_port, words.tunnel_csum))
 
 
-def _found_by(row: dict) -> tuple[int, int, int, int, int]:
+def _found_by(row: dict) -> tuple[int, int, int, int, int, int]:
     """Return what the engine finds the connection in a listing's *row* by."""
-    return (PROTOCOL_NUMBERS[row["protocol"]], int(ipaddress.ip_address(row["caddr"])), row["cport"],
-            int(ipaddress.ip_address(row["vaddr"])), row["vport"])
+    client = ipaddress.ip_address(row["caddr"])
+    return (PROTOCOL_NUMBERS[row["protocol"]], int(client), row["cport"], int(ipaddress.ip_address(row["vaddr"])),
+            row["vport"], AF_INET if client.version == 4 else AF_INET6)
 
 
 def _may_govern(row: dict) -> bool:

@@ -1,14 +1,17 @@
-"""Cuts packets that are too large: IPv4 fragments, and TCP segments out of what the kernel merged.
+"""Cuts packets that are too large: fragments, and TCP segments out of what the kernel merged.
 
 The kernel does both for what goes through its own IP layer; packets of DR and TUN leave here ready made.
 
-Both functions write the pieces into *out* one after the other and return how many there are, or 0 when
-*packet* cannot be cut, or when *room* bytes or *most* pieces are too few.  Each piece is a whole IPv4
+All functions write the pieces into *out* one after the other and return how many there are, or 0 when
+*packet* cannot be cut, or when *room* bytes or *most* pieces are too few.  Each piece is a whole IP
 packet, so its own length field says where the next one starts.
 
+An IPv6 packet is only cut by who sends it: a tunnel's outer one, or one that came in fragments and was put together.
+
 Kernel: net/ipv4/ip_output.c, ip_do_fragment(); net/ipv4/ip_options.c, ip_options_fragment();
+net/ipv6/ip6_output.c, ip6_fragment(), and output_core.c, ip6_find_1stfragopt();
 net/ipv4/tcp_offload.c, tcp_gso_segment(); net/ipv4/af_inet.c, inet_gso_segment().
-RFC 791, RFC 3168 (what CWR means).
+RFC 791, RFC 8200 (4.5), RFC 3168 (what CWR means).
 """
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from lbq import packet as pkt
 COPIED = 0x80           # option types with this bit go into every fragment
 END = 0
 NO_OPERATION = 1
+FRAGMENT_HEADER = 8     # bytes of it, in IPv6
 
 FIN = 0x01
 PSH = 0x08
@@ -26,7 +30,7 @@ CWR = 0x80
 
 
 def fragment(packet, length: int, mtu: int, out, room: int, most: int) -> int:
-    """Cut *packet* of *length* bytes into fragments of at most *mtu* bytes; one that fits stays one, unchanged."""
+    """Cut an IPv4 *packet* into fragments of at most *mtu* bytes; one that fits stays one, unchanged."""
     header = _header(packet, length)
     if header == 0:
         return 0
@@ -61,10 +65,40 @@ def fragment(packet, length: int, mtu: int, out, room: int, most: int) -> int:
     return count
 
 
+def fragment6(packet, length: int, mtu: int, out, room: int, most: int, identification: int) -> int:
+    """Cut an IPv6 *packet* into fragments of at most *mtu* bytes, which *identification* holds together."""
+    start = _unfragmentable(packet, length)
+    step = (mtu - start - FRAGMENT_HEADER) & ~7
+    if start == 0 or step <= 0:
+        return 0
+    field = _last_next_header(packet, start)
+    headers = start + FRAGMENT_HEADER
+    offset = 0
+    count = 0
+    to = 0
+    while start + offset < length:
+        left = length - start - offset
+        size = left if left <= mtu - headers else step
+        if to + headers + size > room or count >= most:
+            return 0
+        _copy(packet, 0, start, out, to)
+        out[to + field] = pkt.FRAGMENT
+        out[to + start] = packet[field]
+        out[to + start + 1] = 0
+        pkt.put16(out, to + start + 2, offset | (1 if size < left else 0))
+        pkt.put32(out, to + start + 4, identification)
+        _copy(packet, start + offset, size, out, to + headers)
+        _finish_header(out, to, start, FRAGMENT_HEADER + size)
+        offset += size
+        to += headers + size
+        count += 1
+    return count
+
+
 def segment(packet, length: int, payload: int, out, room: int, most: int) -> int:
     """Cut the TCP packet of *length* bytes into segments with *payload* bytes each, their checksums complete."""
-    header = _header(packet, length)
-    if header == 0 or packet[pkt.IP_PROTOCOL] != pkt.TCP or payload <= 0 or header + 20 > length:
+    header = _tcp_header(packet, length)
+    if header == 0 or payload <= 0 or header + 20 > length:
         return 0
     start = header + (packet[header + pkt.TCP_OFFSET] >> 4) * 4
     if start < header + 20 or start > length:
@@ -81,7 +115,8 @@ def segment(packet, length: int, payload: int, out, room: int, most: int) -> int
             return 0
         _copy(packet, 0, headers, out, to)
         _copy(packet, start, size, out, to + headers)
-        pkt.put16(out, to + pkt.IP_ID, (identification + count) & 0xFFFF)
+        if packet[0] >> 4 == 4:
+            pkt.put16(out, to + pkt.IP_ID, (identification + count) & 0xFFFF)
         pkt.put32(out, to + header + pkt.TCP_SEQUENCE, sequence + (start - headers))
         out[to + header + pkt.TCP_FLAGS] = _flags_of(flags, count == 0, start + size == length)
         _finish_header(out, to, header, headers - header + size)
@@ -104,6 +139,44 @@ def _header(packet, length: int) -> int:
     if length < 20 or packet[0] >> 4 != 4 or packet[0] & 0x0F < 5 or (packet[0] & 0x0F) * 4 > length:
         return 0
     return (packet[0] & 0x0F) * 4 if pkt.get16(packet, pkt.IP_LENGTH) == length else 0
+
+
+def _tcp_header(packet, length: int) -> int:
+    """Return where the TCP header of *packet* is, or 0 when it is no whole TCP packet."""
+    if length < 20:
+        return 0
+    if packet[0] >> 4 == 4:
+        return _header(packet, length) if packet[pkt.IP_PROTOCOL] == pkt.TCP else 0
+    found = pkt.find_transport(packet, 0, length)
+    if found < 0 or found & (pkt.PROTOCOL_MASK | pkt.IS_FRAGMENT) != pkt.TCP or pkt.whole_length(packet) != length:
+        return 0
+    return found >> pkt.START_SHIFT
+
+
+def _unfragmentable(packet, length: int) -> int:
+    """Return how long the part of an IPv6 *packet* is that every fragment repeats, or 0 when it is no whole one."""
+    if length < pkt.IP6_HEADER or packet[0] >> 4 != 6 or pkt.whole_length(packet) != length:
+        return 0
+    protocol = packet[pkt.IP6_NEXT]
+    at = pkt.IP6_HEADER
+    routed = False
+    while protocol == pkt.HOP_BY_HOP or protocol == pkt.ROUTING or (protocol == pkt.DESTINATION_OPTIONS and not routed):
+        if at + 2 > length:
+            return 0
+        routed = routed or protocol == pkt.ROUTING
+        protocol = packet[at]
+        at += (packet[at + 1] + 1) * 8
+    return at if at <= length else 0
+
+
+def _last_next_header(packet, end: int) -> int:
+    """Return where the part of an IPv6 *packet* that ends at *end* says what follows it."""
+    field = pkt.IP6_NEXT
+    at = pkt.IP6_HEADER
+    while at < end:
+        field = at
+        at += (packet[at + 1] + 1) * 8
+    return field
 
 
 def _drop_options(out, at: int, end: int) -> None:
@@ -131,7 +204,10 @@ def _flags_of(flags: int, first: bool, last: bool) -> int:
 
 
 def _finish_header(out, to: int, header: int, size: int) -> None:
-    """Write length and checksum of the IPv4 header at *to*, behind which *size* bytes follow."""
+    """Write the length, and checksum, of the IP header of *header* bytes at *to*, behind which *size* bytes follow."""
+    if out[to] >> 4 == 6:
+        pkt.put16(out, to + pkt.IP6_LENGTH, header - pkt.IP6_HEADER + size)
+        return
     pkt.put16(out, to + pkt.IP_LENGTH, header + size)
     pkt.put16(out, to + pkt.IP_CHECKSUM, 0)
     pkt.put16(out, to + pkt.IP_CHECKSUM, ~pkt.word_sum(out, to, to + header) & 0xFFFF)
@@ -141,5 +217,9 @@ def _finish_tcp(out, to: int, header: int, length: int) -> None:
     """Write the TCP checksum of the packet of *length* bytes at *to*."""
     field = to + header + pkt.TCP_CHECKSUM
     pkt.put16(out, field, 0)
-    total = pkt.word_sum(out, to + pkt.IP_SOURCE, to + pkt.IP_SOURCE + 8) + pkt.TCP + length - header
+    if out[to] >> 4 == 6:
+        total = pkt.word_sum(out, to + pkt.IP6_SOURCE, to + pkt.IP6_SOURCE + 32)
+    else:
+        total = pkt.word_sum(out, to + pkt.IP_SOURCE, to + pkt.IP_SOURCE + 8)
+    total += pkt.TCP + length - header
     pkt.put16(out, field, ~pkt.fold(total + pkt.word_sum(out, to + header, to + length)) & 0xFFFF)

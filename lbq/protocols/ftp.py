@@ -5,6 +5,8 @@
     active    the client says   PORT its address and port   (or EPRT)
               the words are right; the server's connection from its port 20 must be known
 
+Over IPv6 there are only EPSV and EPRT.
+
 The words are read as loosely as the kernel reads them: in any case, with any text before the numbers, and
 PASV and EPSV anywhere in a segment.  Numbers that do not fit into a byte or a port are no announcement.
 
@@ -17,17 +19,21 @@ RFC 959, RFC 2428; RFC 2018 (selective acknowledgements).
 from __future__ import annotations
 
 import re
+import socket
 from typing import NamedTuple
 
 from lbq import packet as pkt
+from lbq.model import AF_INET, AF_INET6
 
 PASV, EPSV = "227 ", "229 "     # what a client asked for, named by how the reply begins
 
 _ASKS = re.compile(rb"PASV\r\n|EPSV[\r ].", re.IGNORECASE | re.DOTALL)
-_ONE_FAMILY = b"1\r"            # EPSV may name the network protocol: 1 is IPv4
+_ASKS6 = re.compile(rb"EPSV[\r ].", re.IGNORECASE | re.DOTALL)
+_ONE_FAMILY = {AF_INET: b"1\r", AF_INET6: b"2\r"}      # EPSV may name the network protocol
 _SIX = rb"(\d*),(\d*),(\d*),(\d*),(\d*),(\d*)(?=\D)"
 _PORT = re.compile(rb"PORT[^ \d]* *" + _SIX, re.IGNORECASE)
 _EPRT = re.compile(rb"EPRT[^ ]* +([!-/:-~])1\1(\d+)\.(\d+)\.(\d+)\.(\d+)\1(\d+)\1", re.IGNORECASE)
+_EPRT6 = re.compile(rb"EPRT[^ ]* +([!-/;-~])2\1([0-9A-Fa-f:.]+)\1(\d+)\1", re.IGNORECASE)
 _REPLY_227 = re.compile(rb"227 [^(\d]*\(*" + _SIX)
 _REPLY_229 = re.compile(rb"229 [^(]*\(+([!-'*-/:-~)])\1\1(\d+)\1")      # RFC 2428: only the port
 
@@ -46,25 +52,39 @@ class Announced(NamedTuple):
     end: int = 0
 
 
-def asks_passive(payload: bytes) -> str | None:
+def asks_passive(payload: bytes, family: int = AF_INET) -> str | None:
     """Return the reply to wait for when the client asks for a passive data connection."""
-    found = _ASKS.search(payload)
+    found = (_ASKS if family == AF_INET else _ASKS6).search(payload)
     if found is None:
         return None
     if found[0][:1] in b"Pp":
         return PASV
     names_family = found[0][4:5] == b" "
-    return EPSV if not names_family or payload[found.start() + 5:][:2] == _ONE_FAMILY else None
+    return EPSV if not names_family or payload[found.start() + 5:][:2] == _ONE_FAMILY[family] else None
 
 
-def announces_active(payload: bytes) -> Announced | None:
+def announces_active(payload: bytes, family: int = AF_INET) -> Announced | None:
     """Return where the client waits for an active data connection."""
+    if family == AF_INET6:
+        return _announces_active6(payload)
     if found := _PORT.match(payload):
         return _address_and_port(_numbers(found.groups()))
     if (found := _EPRT.match(payload)) and found[1] != b".":
         *octets, port = _numbers(found.groups()[1:])
         return _address_and_port([*octets, port >> 8, port & 0xFF]) if port else None
     return None
+
+
+def _announces_active6(payload: bytes) -> Announced | None:
+    found = _EPRT6.match(payload)
+    if found is None:
+        return None
+    port, = _numbers([found[3]])
+    try:
+        address = int.from_bytes(socket.inet_pton(AF_INET6, found[2].decode()), "big")
+    except OSError:
+        return None
+    return Announced(address, port) if 0 < port <= LARGEST else None
 
 
 def announces_passive(payload: bytes, mode: str, server: int) -> Announced | None:
@@ -143,11 +163,11 @@ class Control:
             _renumber_acknowledged(packet, header, start, self.shift)
         if not established:
             return None
-        payload = bytes(packet[start:])
-        if mode := asks_passive(payload):
+        payload, family = bytes(packet[start:]), AF_INET6 if packet[0] >> 4 == 6 else AF_INET
+        if mode := asks_passive(payload, family):
             self.mode = mode
             return None
-        announced = announces_active(payload)
+        announced = announces_active(payload, family)
         if announced is not None:
             self.mode = None
         return announced
@@ -180,14 +200,20 @@ def replace_payload(packet: bytearray, start: int, end: int, words: bytes) -> No
         raise ValueError(f"a packet of {len(packet)} bytes has no room for {words!r}")
     header, _ = _starts(packet)
     packet[start:end] = words
-    pkt.put16(packet, pkt.IP_LENGTH, len(packet))
-    pkt.put16(packet, pkt.IP_CHECKSUM, pkt.header_checksum(packet, header))
+    if packet[0] >> 4 == 6:
+        pkt.put16(packet, pkt.IP6_LENGTH, len(packet) - pkt.IP6_HEADER)
+    else:
+        pkt.put16(packet, pkt.IP_LENGTH, len(packet))
+        pkt.put16(packet, pkt.IP_CHECKSUM, pkt.header_checksum(packet, header))
     _write_checksum(packet, header)
 
 
 def _starts(packet: bytearray) -> tuple[int, int]:
     """Return where the TCP header and the payload begin."""
-    header = (packet[0] & 15) * 4
+    if packet[0] >> 4 == 6:
+        header = pkt.find_transport(packet, 0, len(packet)) >> pkt.START_SHIFT
+    else:
+        header = (packet[0] & 15) * 4
     return header, min(header + max((packet[header + pkt.TCP_OFFSET] >> 4) * 4, 20), len(packet))
 
 
@@ -213,7 +239,7 @@ def _renumber_acknowledged(packet: bytearray, header: int, start: int, shift: Se
 
 def _write_checksum(packet: bytearray, header: int) -> None:
     field = header + pkt.TCP_CHECKSUM
-    pkt.put16(packet, field, pkt.transport_checksum(packet, header, len(packet), field))
+    pkt.put16(packet, field, pkt.transport_checksum(packet, pkt.TCP, header, len(packet), field))
 
 
 def _is_after(one: int, other: int) -> bool:

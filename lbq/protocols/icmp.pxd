@@ -6,6 +6,7 @@ cdef int ICMP, ICMP_HEADER, MAX_BYTES, HEADERS, TOS_PRECEDENCE, TOS_KEPT, TTL
 cdef long long GLOBAL_COST, GLOBAL_BURST, CLIENT_COST, CLIENT_BURST
 cdef int CLIENTS, CLIENT_BITS
 cdef int UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED
+cdef int NO_SERVER, NO_WAY, NO_HOPS, NO_ROOM
 
 
 @cython.locals(quoted_bytes=int, total=int, i=int)
@@ -23,6 +24,7 @@ cpdef void to_client(unsigned char *packet, int length, unsigned int vip, int vp
 @cython.locals(header=int, at=int, quoted_header=int, protocol=int)
 cdef void _translate(unsigned char *packet, int length, int outer, int inner, unsigned int address, int at_port,
                      int port) noexcept nogil
+cpdef bint is_somebody(unsigned int client) noexcept nogil
 
 
 @cython.final

@@ -18,6 +18,8 @@ for whoever gets the error.  IPVS translates types 3, 4 and 11 (not 5 and 12) in
     in     about VIP:vport -> client    goes to the real server, and speaks of RIP:rport -> client
     out    about client -> RIP:rport    comes from the VIP, and speaks of client -> VIP:vport
 
+ICMPv6 has its own file, ``icmpv6.py``.
+
 Kernel: net/ipv4/icmp.c, icmp_send(), icmp_global_allow(); net/ipv4/inetpeer.c, inet_peer_xrlim_allow();
 netfilter/ipvs/ip_vs_core.c, ip_vs_in_icmp(), ip_vs_out_icmp(), ip_vs_nat_icmp().
 """
@@ -36,6 +38,9 @@ TOS_KEPT = 0x1E
 TTL = 64
 UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED = 3, 4, 11        # the types that are translated
 
+# Why a packet does not reach a real server: type and code of the ICMP that says so, then of the ICMPv6.
+NO_SERVER, NO_WAY, NO_HOPS, NO_ROOM = 0x03_03_01_04, 0x03_01_01_03, 0x0B_00_03_00, 0x03_04_02_00
+
 GLOBAL_COST = 1_000_000     # ns of credit for one answer: 1000 a second
 GLOBAL_BURST = 50
 CLIENT_COST = 1_000_000_000
@@ -43,8 +48,8 @@ CLIENT_BURST = 6
 CLIENTS = 1024              # remembered clients; a power of two
 CLIENT_BITS = 10
 
-if cython.compiled:         # numbers with a C type are invisible to Python code; this is its copy
-    globals().update(MAX_BYTES=MAX_BYTES)
+if cython.compiled:         # numbers with a C type are invisible to Python code; these are its copies
+    globals().update(MAX_BYTES=MAX_BYTES, NO_SERVER=NO_SERVER, NO_WAY=NO_WAY, NO_HOPS=NO_HOPS, NO_ROOM=NO_ROOM)
 
 
 def error(kind: int, code: int, mtu: int, packet, length: int, answer) -> int:
@@ -132,6 +137,11 @@ def _translate(packet, length: int, outer: int, inner: int, address: int, at_por
     pkt.put16(packet, header + 2, ~pkt.word_sum(packet, header, length) & 0xFFFF)
 
 
+def is_somebody(client: int) -> bool:
+    """Return True when *client* can be an address of one host's own: not in 0.0.0.0/8, multicast or broadcast."""
+    return client >> 24 != 0 and client >> 28 < 0xE
+
+
 class RateLimit:
     """Who may still be answered: a token bucket for everybody and one for each client.
 
@@ -150,9 +160,7 @@ class RateLimit:
             self.stamps = [0] * CLIENTS
 
     def allow(self, client: int, now_ns: int) -> bool:
-        """Return True when *client* may be answered at *now_ns*, and count the answer."""
-        if client >> 24 == 0 or client >> 28 >= 0xE:
-            return False                # 0.0.0.0/8, multicast, broadcast: nobody's own address
+        """Return True when *client*, an address or 32 bits of one, may be answered at *now_ns*; count the answer."""
         if not self.is_on:
             return True
         place = (client ^ client >> CLIENT_BITS ^ client >> 2 * CLIENT_BITS) & (CLIENTS - 1)

@@ -9,9 +9,9 @@ Kernel: ip_vs_dh.c.
 """
 from __future__ import annotations
 
-from lbq.model import Flow, RealServer, VirtualService
+from lbq.model import Flow, RealServer, VirtualService, fold
 from lbq.schedulers.base import Scheduler
-from lbq.schedulers.hashing import fold, hash32
+from lbq.schedulers.hashing import hash32
 
 BITS = 8
 

@@ -6,7 +6,6 @@ cdef unsigned int MASK
 cdef int FALLBACK
 cdef int PORT
 
-cpdef unsigned int fold(object address)
 cpdef unsigned int hash32(unsigned int value, int bits) noexcept
 cpdef int client_port(VirtualService service, Flow flow)
 cpdef bint falls_back(VirtualService service) noexcept

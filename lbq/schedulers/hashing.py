@@ -15,13 +15,6 @@ PORT = SCHED2                       # sh-port, mh-port
 WITH_PORTS = (TCP, UDP, SCTP)
 
 
-def fold(address: int) -> int:
-    """Return an address as 32 bits: an IPv4 one as it is, an IPv6 one as the XOR of its four words."""
-    if address >> 32:
-        return (address >> 96 ^ address >> 64 ^ address >> 32 ^ address) & MASK
-    return address
-
-
 def hash32(value: int, bits: int) -> int:
     """Return a hash of the 32-bit *value* with so many *bits*."""
     return (value * GOLDEN_RATIO & MASK) >> (32 - bits)

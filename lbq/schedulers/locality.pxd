@@ -1,7 +1,7 @@
 # C types for locality.py; the algorithm is there.
 cimport cython
-from lbq.model cimport Flow, RealServer, VirtualService
-from lbq.schedulers.hashing cimport fold, hash32
+from lbq.model cimport Flow, RealServer, VirtualService, fold
+from lbq.schedulers.hashing cimport hash32
 from lbq.schedulers.wlc cimport WeightedLeastConnection
 
 

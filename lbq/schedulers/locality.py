@@ -14,8 +14,8 @@ Kernel: ip_vs_lblc.c and ip_vs_lblcr.c, *_check_expire(), *_full_check(), is_ove
 """
 from __future__ import annotations
 
-from lbq.model import RealServer, VirtualService
-from lbq.schedulers.hashing import fold, hash32
+from lbq.model import RealServer, VirtualService, fold
+from lbq.schedulers.hashing import hash32
 from lbq.schedulers.wlc import WeightedLeastConnection
 
 SECOND = 1_000_000_000
@@ -128,7 +128,7 @@ def present(server: RealServer, service: VirtualService) -> RealServer:
     """Return *server*, or when it was deleted and added again, the one that is there now."""
     if not server.available:
         for other in service.servers:
-            if other.address == server.address and other.port == server.port:
+            if other.address == server.address and other.port == server.port and other.family == server.family:
                 return other
     return server
 

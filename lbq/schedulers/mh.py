@@ -22,9 +22,9 @@ from __future__ import annotations
 from math import gcd
 
 from lbq.errors import ServiceError
-from lbq.model import Flow, RealServer, VirtualService
+from lbq.model import Flow, RealServer, VirtualService, fold
 from lbq.schedulers.base import Scheduler
-from lbq.schedulers.hashing import client_port, falls_back, fold
+from lbq.schedulers.hashing import client_port, falls_back
 
 SIZE = 4093                         # a prime, so that every skip visits every slot
 WEIGHT_BITS = 6                     # weights are scaled down until the largest has so many

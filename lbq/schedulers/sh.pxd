@@ -1,8 +1,8 @@
 # C types for sh.py; the algorithm is there.
 cimport cython
-from lbq.model cimport Flow, RealServer, VirtualService
+from lbq.model cimport Flow, RealServer, VirtualService, fold
 from lbq.schedulers.base cimport Scheduler
-from lbq.schedulers.hashing cimport client_port, falls_back, fold, hash32
+from lbq.schedulers.hashing cimport client_port, falls_back, hash32
 
 cdef int BITS
 cdef unsigned int SIZE

@@ -13,9 +13,9 @@ Kernel: ip_vs_sh.c.
 """
 from __future__ import annotations
 
-from lbq.model import Flow, RealServer, VirtualService
+from lbq.model import Flow, RealServer, VirtualService, fold
 from lbq.schedulers.base import Scheduler
-from lbq.schedulers.hashing import client_port, falls_back, fold, hash32
+from lbq.schedulers.hashing import client_port, falls_back, hash32
 
 BITS = 8
 SIZE = 1 << BITS

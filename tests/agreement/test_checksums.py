@@ -1,4 +1,4 @@
-"""What NAT writes is what dpkt computes from nothing, for any packet and any form of checksum."""
+"""What NAT writes sums up to what a receiver expects, for any packet of either family and any form of checksum."""
 from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from lbq import packet as pkt
 from lbq.modes import nat
 from tests.helpers import packets, sampled
-from tests.helpers.packets import TCP, UDP, ipv4
+from tests.helpers.packets import CHECKSUM_AT, TCP, UDP
 
-FIELD = {TCP: 16, UDP: 6}
-addresses = st.integers(0, 0xFFFFFFFF)
+addresses = st.integers(0, 2**128 - 1)      # for IPv4 the last four bytes of one
+extensions = st.lists(st.integers(0, 3).map(lambda units: (60, bytes([0, units, *bytes(6 + 8 * units)]))), max_size=2)
 ports = st.integers(0, 0xFFFF)
 sampling = settings(max_examples=max(200, sampled.STEPS // 400), deadline=None,
                     suppress_health_check=[HealthCheck.too_slow])
@@ -32,47 +32,62 @@ def segments(draw):
 
 @st.composite
 def queued(draw, checksum):
-    """Return an IPv4 packet whose TCP or UDP checksum field holds *checksum*."""
+    """Return an IPv4 or IPv6 packet whose TCP or UDP checksum field holds *checksum*."""
     protocol, segment = draw(segments())
-    return ipv4(protocol, draw(addresses), draw(addresses), segment, FIELD[protocol], checksum,
-                tos=draw(st.integers(0, 255)), ttl=draw(st.integers(1, 255)),
-                ip_options=b"\x01" * 4 * draw(st.integers(0, 10)))
+    six = draw(st.booleans())
+    ends = [draw(addresses) >> (0 if six else 96) for _ in range(2)]
+    options = {"extensions": draw(extensions)} if six else {"ip_options": b"\x01" * 4 * draw(st.integers(0, 10))}
+    return packets.ip(six, protocol, *ends, segment, checksum, tos=draw(st.integers(0, 255)),
+                      ttl=draw(st.integers(1, 255)), **options)
 
 
 def rewrite(packet: bytearray, towards_server: bool, ip: int, port: int, form: int, delivered_here: bool):
     """Rewrite *packet* in one direction or the other."""
     sampled.COUNTED["checksums: packets rewritten"] += 1
-    go = nat.to_real_server if towards_server else nat.to_client
-    go(packet, len(packet), ip, port, form, delivered_here)
+    if is_ipv6(packet):
+        go = nat.to_real_server6 if towards_server else nat.to_client6
+        go(packet, *packets.transport6(packet), len(packet), ip.to_bytes(16, "big"), port, form, delivered_here)
+    else:
+        go = nat.to_real_server if towards_server else nat.to_client
+        go(packet, len(packet), ip >> 96, port, form, delivered_here)
 
 
 def by_hand(packet: bytes, towards_server: bool, ip: int, port: int) -> bytearray:
     """Return *packet* with the address and port replaced, nothing else."""
     packet = bytearray(packet)
-    header = (packet[0] & 15) * 4
-    at_address, at_port = (16, header + 2) if towards_server else (12, header)
-    packet[at_address:at_address + 4] = ip.to_bytes(4, "big")
+    first, size = (8, 16) if is_ipv6(packet) else (12, 4)
+    at_address, at_port = first + towards_server * size, transport_of(packet)[1] + towards_server * 2
+    packet[at_address:at_address + size] = ip.to_bytes(16, "big")[:size]
     packet[at_port:at_port + 2] = port.to_bytes(2, "big")
     return packet
 
 
+def is_ipv6(packet: bytes) -> bool:
+    """Return True when this is an IPv6 packet."""
+    return packet[0] >> 4 == 6
+
+
+def transport_of(packet: bytes) -> tuple[int, int]:
+    """Return the protocol in *packet* and where its header starts."""
+    return packets.transport6(packet) if is_ipv6(packet) else (packet[9], (packet[0] & 15) * 4)
+
+
 def field_of(packet: bytes) -> slice:
     """Return where the TCP or UDP checksum is."""
-    at = (packet[0] & 15) * 4 + FIELD[packet[9]]
-    return slice(at, at + 2)
+    protocol, header = transport_of(packet)
+    return slice(header + CHECKSUM_AT[protocol], header + CHECKSUM_AT[protocol] + 2)
 
 
 @sampling
 @given(queued("right"), st.booleans(), addresses, ports, st.sampled_from((0, 4)), st.booleans())
 def test_a_right_checksum_stays_right(packet, towards_server, ip, port, form, delivered_here):
-    expected = bytearray(packets.with_right_checksums(by_hand(packet, towards_server, ip, port)))
+    expected = by_hand(packet, towards_server, ip, port)
+    fields = [field_of(packet)] if is_ipv6(packet) else [slice(10, 12), field_of(packet)]
 
     rewrite(packet, towards_server, ip, port, form, delivered_here)
 
-    # 0 and ffff are the same number to a receiver, and incremental arithmetic may end in either.
-    for part in (slice(10, 12), field_of(packet)):
-        written, computed = (int.from_bytes(content[part], "big") for content in (packet, expected))
-        assert written % 0xFFFF == computed % 0xFFFF
+    assert sums_of(packet) == [0xFFFF] * len(fields)
+    for part in fields:
         packet[part] = expected[part] = bytes(2)
     assert packet == expected
 
@@ -82,7 +97,7 @@ def test_a_right_checksum_stays_right(packet, towards_server, ip, port, form, de
 def test_a_udp_checksum_is_never_zero(packet, towards_server, ip, port):
     rewrite(packet, towards_server, ip, port, 0, False)
 
-    assert packet[9] == TCP or packet[field_of(packet)] != bytes(2)
+    assert transport_of(packet)[0] == TCP or packet[field_of(packet)] != bytes(2)
 
 
 @sampling
@@ -90,8 +105,7 @@ def test_a_udp_checksum_is_never_zero(packet, towards_server, ip, port):
 def test_an_unfinished_checksum_is_finished(packet, towards_server, ip, port, delivered_here):
     rewrite(packet, towards_server, ip, port, pkt.CHECKSUM_NOT_READY, delivered_here)
 
-    assert packets.ones_complement_sum(packet[:(packet[0] & 15) * 4]) == 0xFFFF
-    assert segment_sum(packet) == 0xFFFF
+    assert set(sums_of(packet)) == {0xFFFF}
 
 
 @sampling
@@ -99,7 +113,7 @@ def test_an_unfinished_checksum_is_finished(packet, towards_server, ip, port, de
 def test_udp_without_a_checksum_gets_one(packet, towards_server, ip, port):
     rewrite(packet, towards_server, ip, port, 0, False)
 
-    assert packet[9] == TCP or segment_sum(packet) == 0xFFFF
+    assert transport_of(packet)[0] == TCP or segment_sum(packet) == 0xFFFF
 
 
 @sampling
@@ -111,12 +125,12 @@ def test_a_large_packet_that_leaves_is_ready_for_segmentation(packet, towards_se
     rewrite(packet, towards_server, ip, port, form, False)
 
     old, new = (int.from_bytes(content[field_of(packet)], "big") for content in (before, packet))
-    if packet[9] == TCP:
+    if transport_of(packet)[0] == TCP:
         assert new == old
     else:
-        moved = pseudo_sum(packet) - pseudo_sum(before)
+        moved = packets.ones_complement_sum(pseudo_header(packet)) - packets.ones_complement_sum(pseudo_header(before))
         assert (new - old - moved) % 0xFFFF == 0
-    assert packets.ones_complement_sum(packet[:(packet[0] & 15) * 4]) == 0xFFFF
+    assert set(sums_of(packet)[1:]) <= {0xFFFF}
 
 
 @sampling
@@ -124,7 +138,7 @@ def test_a_large_packet_that_leaves_is_ready_for_segmentation(packet, towards_se
 def test_a_large_tcp_packet_that_stays_is_summed(packet, towards_server, ip, port, form):
     rewrite(packet, towards_server, ip, port, form, True)
 
-    assert packet[9] == UDP or segment_sum(packet) == 0xFFFF
+    assert transport_of(packet)[0] == UDP or segment_sum(packet) == 0xFFFF
 
 
 @sampling
@@ -137,17 +151,21 @@ def test_a_wrong_checksum_is_wrong_by_as_much_as_before(packet, towards_server, 
     assert (segment_sum(packet) - before) % 0xFFFF == 0
 
 
-def pseudo_sum(packet: bytes) -> int:
-    """Return the pseudo-header sum of *packet*."""
-    return packets.ones_complement_sum(pseudo_header(packet))
+def sums_of(packet: bytes) -> list[int]:
+    """Return the sum over the segment, and for IPv4 that over the IP header; ffff means that the checksum is right."""
+    return [segment_sum(packet)] + ([] if is_ipv6(packet) else [
+        packets.ones_complement_sum(packet[:(packet[0] & 15) * 4])])
 
 
 def segment_sum(packet: bytes) -> int:
-    """Return the sum a receiver computes; ffff means that the checksum is right."""
-    return packets.ones_complement_sum(pseudo_header(packet) + bytes(packet[(packet[0] & 15) * 4:]))
+    """Return the sum a receiver computes."""
+    return packets.ones_complement_sum(pseudo_header(packet) + bytes(packet[transport_of(packet)[1]:]))
 
 
 def pseudo_header(packet: bytes) -> bytes:
     """Return what a transport checksum covers besides the segment."""
-    length = len(packet) - (packet[0] & 15) * 4
-    return bytes(packet[12:20]) + bytes([0, packet[9]]) + length.to_bytes(2, "big")
+    protocol, header = transport_of(packet)
+    length = len(packet) - header
+    if is_ipv6(packet):
+        return bytes(packet[8:40]) + length.to_bytes(4, "big") + protocol.to_bytes(4, "big")
+    return bytes(packet[12:20]) + bytes([0, protocol]) + length.to_bytes(2, "big")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lbq.director import ACCEPT, DROP
-from lbq.model import PERSISTENT, Verdict
+from lbq.model import AF_INET, AF_INET6, PERSISTENT, Verdict
 from tests.helpers import engines, packets
 from tests.helpers.engines import LOCAL_IN, LOCAL_OUT, LOOPBACK, NS, POSTROUTING, PREROUTING
 from tests.helpers.packets import address, endpoint, read
@@ -23,6 +23,9 @@ from tests.helpers.packets import address, endpoint, read
 CLIENT = "192.168.10.9:40000"
 WEB = "tcp:192.168.10.1:80"
 DNS = "udp:192.168.10.1:53"
+CLIENT6 = "[2001:db8:c:1::9]:40000"
+VIP6 = "[2001:db8:1::1]:80"
+WEB6 = f"tcp:{VIP6}"
 
 
 class World:
@@ -98,6 +101,10 @@ class Seen:
     def cut(self, length: int) -> Seen:
         """Return the same packet with only its first *length* bytes here."""
         return replace(self, packet=self.packet[:length])
+
+    def shortened(self) -> Seen:
+        """Return the same IPv6 packet saying that it is as long as it is here."""
+        return replace(self, packet=self.packet[:4] + (len(self.packet) - 40).to_bytes(2, "big") + self.packet[6:])
 
     def padded(self, length: int) -> Seen:
         """Return the same packet with *length* bytes behind its end."""
@@ -247,6 +254,9 @@ def refused(result: Result) -> None:
     assert result.verdict[:2] == (DROP, False), f"{result.verdict} {result.counted}"
     answer = result.verdict[2]
     assert answer is not None
+    if result.sent[0] >> 4 == 6:
+        told(1, 4, "no_server")(result)
+        return
     assert (answer[12:16], answer[16:20]) == (result.sent[16:20], result.sent[12:16])
     assert (answer[9], answer[20], answer[21]) == (1, 3, 3)
     assert answer[28:] == result.sent[:576 - 28]
@@ -269,6 +279,11 @@ def told(kind: int, code: int, reason: str, mtu: int = 0, later: bool = False,
     def check(result: Result) -> None:
         assert result.verdict[:2] == (DROP, False), f"{result.verdict} {result.counted}"
         quote = packets.with_less_ttl(result.sent) if later else result.sent
+        if quote[0] >> 4 == 6:
+            vip, client_address = (str(ipaddress.IPv6Address(quote[at:at + 16])) for at in (24, 8))
+            assert result.verdict[2] == packets.icmp_error(by or vip, client_address, kind, code, quote[:1232], mtu)
+            assert result.counted[f"dropped_{reason}"] == result.counted["icmp_sent"] == 1
+            return
         vip, client_address = (str(ipaddress.IPv4Address(result.sent[at:at + 4])) for at in (16, 12))
         expected = bytearray(packets.icmp_error(by or vip, client_address, kind, code, quote[:548], mtu))
         expected[1] = result.sent[1] & 0x1E | 0xC0
@@ -284,7 +299,8 @@ def sent_to(real_server: str, wrap: Callable[[bytes], bytes] = bytes) -> Callabl
     def check(result: Result) -> None:
         action, _, answer, sent, _ = result.verdict
         assert (action, answer) == (DROP, None), f"{result.verdict} {result.counted}"
-        assert sent == ((address(real_server), wrap(packets.with_less_ttl(result.sent)), 0),)
+        expected = wrap(packets.with_less_ttl(result.sent))
+        assert sent == ((address(real_server), expected, 0, AF_INET6 if expected[0] >> 4 == 6 else AF_INET),)
         assert result.counted == counters(result.sent, "forwarded", *({"conns", "started_over"} & set(result.counted)))
 
     return check
@@ -305,9 +321,11 @@ def call(name: str, *arguments) -> Callable[[World], None]:
 
 def persistent(name: str, *servers: str, timeout: int = 300, netmask: str = "255.255.255.255",
                flags: int = PERSISTENT) -> Callable[[World], None]:
-    """Configure a round-robin service with flags, persistent when nothing else is said."""
+    """Configure a round-robin service with flags, persistent when nothing else is said; IPv6's netmask is a number."""
+    mask = int(netmask) if netmask.isdigit() else address(netmask)
+
     def step(world: World) -> None:
-        world.engine.add_service(engines.key(name), "rr", flags, timeout, address(netmask))
+        world.engine.add_service(engines.key(name), "rr", flags, timeout, mask)
         for each in servers:
             world.engine.add_server(engines.key(name), *endpoint(each))
 
@@ -325,6 +343,12 @@ def routes(**mtus: int) -> Callable[[World], None]:
                                for name, mtu in mtus.items()])
 
 
+def routes6(**mtus: int) -> Callable[[World], None]:
+    """Say the same of IPv6 servers: ``s1=1400`` is 2001:db8:5::1."""
+    return call("set_routes6", [(address(f"2001:db8:5::{name[1:]}"), mtu, address("2001:db8:5::fe"), 2, "")
+                                for name, mtu in mtus.items()])
+
+
 def command(name: str, *arguments) -> Callable[[World], None]:
     """Give an engine command; text is turned into what the engine takes."""
     def convert(argument):
@@ -338,7 +362,14 @@ def command(name: str, *arguments) -> Callable[[World], None]:
 
 def local_addresses(*texts: str) -> Callable[[World], None]:
     """Say which addresses are the director's own."""
-    return lambda world: world.engine.set_local_addresses([address(text) for text in texts])
+    four = [address(text) for text in texts if ":" not in text]
+    six = [address(text) for text in texts if ":" in text]
+
+    def step(world: World) -> None:
+        world.engine.set_local_addresses(four)
+        world.engine.set_local_addresses6(six)
+
+    return step
 
 
 def wait(seconds: float) -> Callable[[World], None]:
@@ -365,7 +396,7 @@ def connection(source: str = CLIENT, **expected) -> Callable[[World], None]:
     """Expect the one connection of the client *source* to be listed so."""
     def step(world: World) -> None:
         found = [each for each in engines.connections(world.engine, world.now_ns)
-                 if f"{each['caddr']}:{each['cport']}" == source]
+                 if source in (f"{each['caddr']}:{each['cport']}", f"[{each['caddr']}]:{each['cport']}")]
         assert len(found) == 1, found
         assert {key: found[0][key] for key in expected} == expected
 

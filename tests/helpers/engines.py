@@ -9,9 +9,9 @@ import os
 
 from lbq import conntrack
 from lbq.director import Director
-from lbq.model import SCTP, TCP, UDP, ServiceKey
+from lbq.model import AF_INET, AF_INET6, SCTP, TCP, UDP, ServiceKey
 from lbq.services import join_pages
-from tests.helpers.packets import endpoint
+from tests.helpers.packets import endpoint, is_ipv6
 
 PURE = os.environ.get("LBQ_PURE") == "1"
 ENGINES = {"reference": Director}
@@ -26,9 +26,17 @@ NS = 1_000_000_000
 
 
 def key(service: str) -> ServiceKey:
-    """Return the key of ``tcp:192.168.10.1:80``."""
+    """Return the key of ``tcp:192.168.10.1:80``, ``tcp:[2001:db8::1]:80`` or ``fwmark:1/6``."""
     protocol, _, where = service.partition(":")
-    return ServiceKey({"tcp": TCP, "udp": UDP, "sctp": SCTP}[protocol], *endpoint(where))
+    if protocol == "fwmark":
+        mark, _, six = where.partition("/")
+        return ServiceKey(TCP, 0, 0, AF_INET6 if six else AF_INET, int(mark))
+    return ServiceKey({"tcp": TCP, "udp": UDP, "sctp": SCTP}[protocol], *endpoint(where), family_of(where))
+
+
+def family_of(where: str) -> int:
+    """Return the family of an endpoint."""
+    return AF_INET6 if is_ipv6(where) else AF_INET
 
 
 def add_service(engine, service: str, *servers: str, scheduler: str = "wlc") -> None:
@@ -36,7 +44,7 @@ def add_service(engine, service: str, *servers: str, scheduler: str = "wlc") -> 
     engine.add_service(key(service), scheduler)
     for server in servers:
         where, _, weight = server.partition(",")
-        engine.add_server(key(service), *endpoint(where), int(weight or 1))
+        engine.add_server(key(service), *endpoint(where), int(weight or 1), family=family_of(where))
 
 
 def connections(engine, now_ns: int = 0, limit: int = 256) -> list[dict]:
@@ -44,8 +52,7 @@ def connections(engine, now_ns: int = 0, limit: int = 256) -> list[dict]:
     found, cursor = [], 0
     while cursor is not None:
         page, cursor = engine.list_connections(cursor, limit)
-        size = conntrack.RECORD.size
-        found += [conntrack.decode(page[at:at + size], now_ns) for at in range(0, len(page), size)]
+        found += [conntrack.decode(record, now_ns) for record in conntrack.split(page)]
     return sorted(found, key=lambda connection: tuple(map(str, connection.values())))
 
 
@@ -67,6 +74,10 @@ def servers(engine, service: str) -> dict[str, dict]:
     """Return the rows of one service's servers by ``RIP:rport``."""
     protocol, _, where = service.partition(":")
     for row in services(engine):
-        if (row["protocol"], f"{row['address']}:{row['port']}") == (protocol, where):
-            return {f"{server['address']}:{server['port']}": server for server in row["servers"]}
+        if (row["protocol"], _endpoint(row)) == (protocol, where):
+            return {_endpoint(server): server for server in row["servers"]}
     raise AssertionError(f"no service {service}")
+
+
+def _endpoint(row: dict) -> str:
+    return f"[{row['address']}]:{row['port']}" if row["family"] == "inet6" else f"{row['address']}:{row['port']}"

@@ -53,7 +53,7 @@ def _arithmetic_lines(seed: int) -> Iterator[str]:
         end = choose.randrange(100, len(packet) + 1)
         results = [pkt.word_sum(packet, number, end), pkt.header_checksum(packet, (packet[0] & 15) * 4),
                    pkt.adjust(*(choose.getrandbits(16) for _ in range(3))),
-                   pkt.adjust32(choose.getrandbits(16), choose.getrandbits(32), choose.getrandbits(32)),
+                   pkt.change32(choose.getrandbits(32), choose.getrandbits(32)),
                    [tcp.next_state(choose.randrange(3), flags, choose.randrange(11)) for flags in range(256)]]
         nat.rewrite(packet, end, 16, choose.getrandbits(32), 2, choose.getrandbits(16), choose.randrange(8),
                     choose.random() < 0.5)

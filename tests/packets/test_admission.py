@@ -118,7 +118,7 @@ BROKEN = [
     Case("less than an IP header is dropped",
          *[SYN.cut(length) >> dropped("malformed") for length in (0, 1, 19)]),
     Case("another IP version is dropped",
-         SYN.with_byte(0, 0x65) >> dropped("malformed"),
+         SYN.with_byte(0, 0x55) >> dropped("malformed"),
          SYN.with_byte(0, 0x05) >> dropped("malformed")),
     Case("a header length below five words is dropped",
          SYN.with_byte(0, 0x44) >> dropped("malformed"),

@@ -7,7 +7,7 @@ import pytest
 
 from lbq.conntrack import FIELDS, RECORD
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
-from lbq.model import CSUM, DR, GUE, RealServer
+from lbq.model import AF_INET, CSUM, DR, GUE, RealServer
 from lbq.outcomes import DROPPED, PASSED
 from tests.helpers import engines
 from tests.helpers.cases import (
@@ -43,12 +43,12 @@ def test_a_row_of_the_listing(engine):
     add_service(engine, WEB, "192.168.20.1:80", "192.168.20.2:8080,3", scheduler="wlc")
     nothing = {"conns": 0, "packets_in": 0, "packets_out": 0, "bytes_in": 0, "bytes_out": 0}
     traffic = {"stats": nothing, "shown": nothing, "rates": nothing}
-    plain = {"mode": "nat", "upper": 0, "lower": 0, "tunnel": "ipip", "tunnel_port": 0, "tunnel_flags": "nocsum",
-             "active": 0, "inactive": 0, "persistent": 0, "overloaded": False, **traffic}
+    plain = {"family": "inet", "mode": "nat", "upper": 0, "lower": 0, "tunnel": "ipip", "tunnel_port": 0,
+             "tunnel_flags": "nocsum", "active": 0, "inactive": 0, "persistent": 0, "overloaded": False, **traffic}
 
     assert engine.list_services() == ([{
-        "protocol": "tcp", "address": "192.168.10.1", "port": 80, "fwmark": 0, "scheduler": "wlc", "flags": [],
-        "timeout": 0, "netmask": "255.255.255.255", "idle": 0, **traffic,
+        "family": "inet", "protocol": "tcp", "address": "192.168.10.1", "port": 80, "fwmark": 0, "scheduler": "wlc",
+        "flags": [], "timeout": 0, "netmask": "255.255.255.255", "idle": 0, **traffic,
         "servers": [{"address": "192.168.20.2", "port": 8080, "weight": 3, **plain},
                     {"address": "192.168.20.1", "port": 80, "weight": 1, **plain}]}], None)
 
@@ -162,7 +162,7 @@ def test_the_trash_is_emptied_of_servers_without_connections(engine):
     engine.delete_server(key(WEB), *endpoint("192.168.20.1:80"))
     engine.delete_server(key(WEB), *endpoint("192.168.20.2:80"))
 
-    assert engines.forget_deleted(engine) == [(key(WEB), address("192.168.20.1"), 80)]
+    assert engines.forget_deleted(engine) == [(key(WEB), address("192.168.20.1"), 80, AF_INET)]
     assert engines.forget_deleted(engine, 10**16) == []
 
 
@@ -296,7 +296,7 @@ def test_a_deleted_server_whose_scheduler_fails_to_take_it_back_stays_deleted(en
 
     Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
     engine.expire(10**15)
-    assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
+    assert engines.forget_deleted(engine) == [(key(WEB), *RIP, AF_INET)]
 
 
 def test_an_edit_that_the_scheduler_does_not_take_changes_nothing(engine):
@@ -316,7 +316,7 @@ def test_a_scheduler_that_fails_at_a_tick_keeps_nobody_from_theirs(engine):
     add_service(engine, DNS, "192.168.20.1:53")
     engine.delete_server(key(DNS), *endpoint("192.168.20.1:53"))
 
-    assert engines.forget_deleted(engine) == [(key(DNS), *endpoint("192.168.20.1:53"))]
+    assert engines.forget_deleted(engine) == [(key(DNS), *endpoint("192.168.20.1:53"), AF_INET)]
     assert engine.statistics()["scheduler_errors"] == 6
 
 
@@ -332,4 +332,4 @@ def test_a_deleted_server_is_deleted_even_if_its_scheduler_fails(engine, delete)
     assert engine.statistics()["scheduler_errors"] == (delete[0] == "delete_server")
     Case("", client().ack() >> dropped("server_gone"), server().ack() >> comes_from("192.168.10.1:80")).play(engine)
     engine.expire(10**15)
-    assert engines.forget_deleted(engine) == [(key(WEB), *RIP)]
+    assert engines.forget_deleted(engine) == [(key(WEB), *RIP, AF_INET)]

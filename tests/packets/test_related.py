@@ -137,7 +137,7 @@ ERRORS = [
 
 def gue(result):
     """Expect the packet in UDP to port 6080 and four bytes of GUE."""
-    ((next_hop, sent, segment),) = result.verdict.sent
+    ((next_hop, sent, segment, _),) = result.verdict.sent
     assert (next_hop, segment, sent[9], packets.ones_complement_sum(sent[:20])) == (
         address("192.168.20.1"), 0, 17, 0xFFFF)
     source_port, port, length, checksum = struct.unpack("!HHHH", sent[20:28])
@@ -148,7 +148,7 @@ def gue(result):
 
 def one_large(result):
     """Expect one packet that the kernel is to cut at 1460 bytes, its checksum the pseudo-header's sum."""
-    ((_, sent, segment),) = result.verdict.sent
+    ((_, sent, segment, _),) = result.verdict.sent
     pseudo = sent[12:20] + struct.pack("!HH", 6, len(sent) - 20)
     assert segment == 1460
     assert sent[36:38] == packets.ones_complement_sum(pseudo).to_bytes(2, "big")

@@ -5,7 +5,7 @@ import pytest
 
 from lbq import conntrack
 from lbq.conntrack import RECORD, VALID, Connection, ConnectionTable
-from lbq.model import DR, INACTIVE, ONE_PACKET, TCP, TEMPLATE, TUN, UDP, RealServer
+from lbq.model import AF_INET, AF_INET6, DR, INACTIVE, NO_OUTPUT, ONE_PACKET, TCP, TEMPLATE, TUN, UDP, RealServer
 from lbq.protocols import tcp
 from tests.helpers.packets import address
 
@@ -39,12 +39,13 @@ def connect(table: ConnectionTable, server: RealServer, cport: int = 40000, vpor
 def test_a_connection_is_found_from_both_sides(table, server):
     connection = connect(table, server)
 
-    assert table.find(TCP, CIP, 40000, VIP, 80) is connection
-    assert table.find_reply(TCP, CIP, 40000, RIP, 8080) is connection
+    assert table.find(AF_INET, TCP, CIP, 40000, VIP, 80) is connection
+    assert table.find_reply(AF_INET, TCP, CIP, 40000, RIP, 8080) is connection
 
 
-@pytest.mark.parametrize("key", [(UDP, CIP, 40000, VIP, 80), (TCP, CIP, 40001, VIP, 80), (TCP, CIP, 40000, VIP, 81),
-                                 (TCP, VIP, 40000, VIP, 80), (TCP, CIP, 40000, RIP, 8080)])
+@pytest.mark.parametrize("key", [(AF_INET, UDP, CIP, 40000, VIP, 80), (AF_INET, TCP, CIP, 40001, VIP, 80),
+                                 (AF_INET, TCP, CIP, 40000, VIP, 81), (AF_INET, TCP, VIP, 40000, VIP, 80),
+                                 (AF_INET, TCP, CIP, 40000, RIP, 8080), (AF_INET6, TCP, CIP, 40000, VIP, 80)])
 def test_every_part_of_the_key_counts(table, server, key):
     connect(table, server)
 
@@ -54,7 +55,7 @@ def test_every_part_of_the_key_counts(table, server, key):
 def test_the_newest_of_two_equal_reply_keys_gets_the_replies(table, server):
     """One client port talks to two services that share a server; the kernel finds the entry made last."""
     older, newer = connect(table, server, vport=80), connect(table, server, vport=443)
-    reply = (TCP, CIP, 40000, RIP, 8080)
+    reply = (AF_INET, TCP, CIP, 40000, RIP, 8080)
 
     assert table.find_reply(*reply) is newer
     table.remove(newer)
@@ -76,16 +77,16 @@ def test_replies_of_dr_and_tun_come_from_the_vip(table, server, mode):
     server.mode = mode
     connection = connect(table, server)
 
-    assert table.find_reply(TCP, CIP, 40000, VIP, 80) is connection
-    assert table.find_reply(TCP, CIP, 40000, RIP, 8080) is None
+    assert table.find_reply(AF_INET, TCP, CIP, 40000, VIP, 80) is connection
+    assert table.find_reply(AF_INET, TCP, CIP, 40000, RIP, 8080) is None
 
 
 def test_a_template_is_found_as_one_and_as_nothing_else(table, server):
     template = Connection(TCP, CIP, 0, VIP, 80, server, 8080, TEMPLATE)
     assert table.add(template)
 
-    assert table.find(TCP, CIP, 0, VIP, 80, TEMPLATE) is template
-    assert table.find(TCP, CIP, 0, VIP, 80) is None
+    assert table.find(AF_INET, TCP, CIP, 0, VIP, 80, TEMPLATE) is template
+    assert table.find(AF_INET, TCP, CIP, 0, VIP, 80) is None
     assert (server.persistent_conns, server.inactive_conns) == (1, 0)
 
 
@@ -288,3 +289,65 @@ def test_pages_hold_every_connection_once_and_no_free_place(server):
         ports += [conntrack.decode(page[at:at + 64], 0)["cport"] for at in range(0, len(page), 64)]
 
     assert ports == [cport for cport in range(50) if cport % 3]
+
+
+# ---- IPv6 ----------------------------------------------------------------------------------------------
+
+
+CIP6, VIP6, RIP6 = address("2001:db8:a::9"), address("2001:db8:a::1"), address("2001:db8:b::1")
+
+
+def server6(family: int = AF_INET6) -> RealServer:
+    """Return a real server that is tunnelled to, of either family."""
+    server = RealServer(RIP6 if family == AF_INET6 else RIP, 8080, mode=TUN, family=family)
+    server.slot = 6
+    return server
+
+
+def connect6(table: ConnectionTable, server: RealServer, caddr: int = CIP6, cport: int = 40000) -> Connection:
+    """Enter and return an IPv6 connection."""
+    connection = Connection(TCP, caddr, cport, VIP6, 80, server, server.port, family=AF_INET6)
+    assert table.add(connection)
+    return connection
+
+
+@pytest.mark.parametrize("word", range(4))
+def test_every_word_of_an_address_counts(table, server, word):
+    """Two addresses whose words are the same number XORed."""
+    other = CIP6 ^ 1 << 32 * word ^ 1 << 32 * (word + 1) % 128
+    connection = connect6(table, server)
+
+    assert table.find(AF_INET6, TCP, CIP6, 40000, VIP6, 80) is connection
+    assert table.find(AF_INET6, TCP, other, 40000, VIP6, 80) is None
+    assert table.find_reply(AF_INET6, TCP, other, 40000, server.address, 8080) is None
+
+
+@pytest.mark.parametrize(("family", "server_is", "shown"), [
+    (AF_INET6, AF_INET6, ("2001:db8:a::9", "2001:db8:a::1", "2001:db8:b::1")),
+    (AF_INET6, AF_INET, ("2001:db8:a::9", "2001:db8:a::1", "192.168.20.1")),
+    (AF_INET, AF_INET6, ("192.168.10.9", "192.168.10.1", "2001:db8:b::1"))])
+def test_a_record_with_an_ipv6_address_is_followed_by_all_three(table, family, server_is, shown):
+    ends = (CIP6, 40000, VIP6, 80) if family == AF_INET6 else (CIP, 40000, VIP, 80)
+    table.add(Connection(TCP, *ends, server6(server_is), 8080, family=family))
+    page, _ = table.page(0, 10)
+    words = conntrack.decode(page, 0)
+
+    assert len(page) == 112
+    assert (words["caddr"], words["vaddr"], words["daddr"]) == shown
+    assert words["flags"] & ~INACTIVE == TUN | NO_OUTPUT
+    if server_is == AF_INET:
+        assert page[96:112] == bytes([192, 168, 20, 1]) + bytes(12)
+
+
+def test_a_page_is_split_into_its_records(server):
+    table = ConnectionTable(10)
+    connect(table, server)
+    connect6(table, server6())
+    table.add(Connection(TCP, CIP, 1, VIP, 80, server6(), 8080))
+    connect(table, server, cport=2)
+    page, _ = table.page(0, 10)
+    records = list(conntrack.split(page))
+
+    assert [len(record) for record in records] == [64, 112, 112, 64]
+    assert b"".join(records) == page
+    assert [conntrack.decode(record, 0)["cport"] for record in records] == [40000, 40000, 1, 2]

@@ -3,8 +3,23 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.model import CLASSIC, DR, NAT, NEW, TCP, RealServer, ServiceKey, VirtualService
+from lbq.model import (
+    AF_INET,
+    AF_INET6,
+    CLASSIC,
+    DR,
+    NAT,
+    NEW,
+    TCP,
+    RealServer,
+    ServiceKey,
+    VirtualService,
+    fold,
+    is_link_local6,
+    is_unicast6,
+)
 from lbq.services import ServiceTable
+from tests.helpers.packets import address
 
 
 class Notices:
@@ -29,8 +44,8 @@ class Notices:
 def service_with(*addresses: int) -> VirtualService:
     """Return a service with a server for each of *addresses*, added in this order."""
     service = VirtualService(ServiceKey(TCP, 1, 80), Notices())
-    for address in addresses:
-        service.add(RealServer(address, 80))
+    for number in addresses:
+        service.add(RealServer(number, 80))
     return service
 
 
@@ -99,3 +114,35 @@ def test_a_service_key_leaves_room_for_marks_and_ipv6():
     assert ServiceKey(TCP, 1, 80) != ServiceKey(TCP, 1, 80, fwmark=7)
     assert ServiceKey(TCP, 1, 80) != ServiceKey(TCP, 1, 80, family=10)
     assert (NAT, DR) == (0, 3)      # the kernel's numbers, which travel in connection flags
+
+
+@pytest.mark.parametrize(("text", "folded"), [
+    ("192.168.10.9", 0xC0A80A09), ("255.255.255.255", 0xFFFFFFFF), ("::", 0), ("::1", 1), ("::1.2.3.4", 0x01020304),
+    ("2001:db8::9", 0x20010DB1), ("1:2:3:4:5:6:7:8", 0x1_0002 ^ 0x3_0004 ^ 0x5_0006 ^ 0x7_0008),
+    ("ffff:ffff:ffff:ffff::", 0), ("ffff:ffff::", 0xFFFFFFFF)])
+def test_an_address_folds_into_the_xor_of_its_words(text, folded):
+    assert fold(address(text)) == folded
+
+
+@pytest.mark.parametrize(("family", "netmask", "client", "remembered"), [
+    (AF_INET, None, "192.168.10.9", "192.168.10.9"), (AF_INET, 0xFFFFFF00, "192.168.10.9", "192.168.10.0"),
+    (AF_INET, 0xFF0000FF, "192.168.10.9", "192.0.0.9"), (AF_INET6, None, "2001:db8::9", "2001:db8::9"),
+    (AF_INET6, 128, "2001:db8::9", "2001:db8::9"), (AF_INET6, 64, "2001:db8::1:0:0:9", "2001:db8::"),
+    (AF_INET6, 33, "2001:db8:ffff::9", "2001:db8:8000::"), (AF_INET6, 1, "ffff::9", "8000::")])
+def test_what_persistence_remembers_of_a_client(family, netmask, client, remembered):
+    service = VirtualService(ServiceKey(TCP, 1, 80, family), Notices(), netmask=netmask)
+
+    assert service.client(address(client)) == address(remembered)
+
+
+@pytest.mark.parametrize(("text", "one_hosts"), [
+    ("::", False), ("ff02::1", False), ("ff0e::1", False), ("::ffff:192.168.10.9", False), ("::1", True),
+    ("2001:db8::1", True), ("fe80::1", True), ("fd00::1", True), ("::192.168.10.9", True)])
+def test_which_ipv6_addresses_are_one_hosts(text, one_hosts):
+    assert is_unicast6(address(text)) == one_hosts
+
+
+@pytest.mark.parametrize(("text", "on_every_link"), [
+    ("fe80::1", True), ("febf::1", True), ("fec0::1", False), ("fe7f::1", False), ("::1", False)])
+def test_which_ipv6_addresses_there_are_on_every_link(text, on_every_link):
+    assert is_link_local6(address(text)) == on_every_link

@@ -12,13 +12,13 @@ import pytest
 from lbq import nfqueue
 from lbq.director import ACCEPT, DROP, Verdict
 from lbq.errors import HostError, PermissionMissing, QueueBusy
-from lbq.model import Sent
+from lbq.model import AF_INET, AF_INET6, Sent
 
 
 class FakeQueued:
     """A packet of NetfilterQueue's that writes down its verdict."""
 
-    hook, outdev, mark = 4, 7, 9
+    hook, indev, outdev, mark = 4, 5, 7, 9
 
     def __init__(self):
         self.done = []
@@ -65,7 +65,7 @@ class FakeSocket:
         self.sent.append((data, where))
 
 
-ANSWER = bytes(12) + bytes([192, 168, 10, 1]) + bytes([192, 168, 10, 9]) + bytes(8)
+ANSWER = b"\x45" + bytes(11) + bytes([192, 168, 10, 1]) + bytes([192, 168, 10, 9]) + bytes(8)
 
 
 @pytest.mark.parametrize(("verdict", "done"), [
@@ -78,7 +78,7 @@ ANSWER = bytes(12) + bytes([192, 168, 10, 1]) + bytes([192, 168, 10, 9]) + bytes
 def test_a_verdict_is_carried_out(verdict, done):
     director, queued, raw = FakeDirector(verdict), FakeQueued(), FakeSocket()
 
-    nfqueue.answer(director, queued, raw)
+    nfqueue.answer(director, queued, {AF_INET: raw})
 
     assert director.seen == (b"packet", 4, 0, 7, 9)
     assert queued.done == done
@@ -88,7 +88,8 @@ def test_a_verdict_is_carried_out(verdict, done):
 def test_an_answer_that_cannot_be_sent_is_lost():
     queued = FakeQueued()
 
-    nfqueue.answer(FakeDirector(Verdict(DROP, answer=ANSWER)), queued, FakeSocket(OSError(101, "no route")))
+    nfqueue.answer(FakeDirector(Verdict(DROP, answer=ANSWER)), queued,
+                   {AF_INET: FakeSocket(OSError(101, "no route"))})
 
     assert queued.done == ["drop"]
 
@@ -99,17 +100,48 @@ FORWARDED = Verdict(DROP, sent=(Sent(0xC0A81401, b"first"), Sent(0xC0A81402, b"s
 def test_what_leaves_by_another_way_goes_to_its_next_hop():
     director, queued, raw = FakeDirector(FORWARDED), FakeQueued(), FakeSocket()
 
-    nfqueue.answer(director, queued, raw)
+    nfqueue.answer(director, queued, {AF_INET: raw})
 
     assert raw.sent == [(b"first", ("192.168.20.1", 0)), (b"second", ("192.168.20.2", 0))]
     assert queued.done == ["drop"]
     assert director.counted == {"send_errors": 0}
 
 
+LINK_LOCAL = bytes([0xFE, 0x80, *bytes(13), 9])
+GLOBAL = bytes([0x20, 0x01, 0x0D, 0xB8, *bytes(11), 9])
+
+
+@pytest.mark.parametrize(("client", "where"), [(GLOBAL, ("2001:db8::9", 0, 0, 0)), (LINK_LOCAL, ("fe80::9", 0, 0, 5))])
+def test_an_ipv6_answer_goes_to_its_client_on_the_link_it_came_from(client, where):
+    raw = FakeSocket()
+    reply = b"\x60" + bytes(23) + client + bytes(8)
+
+    nfqueue.answer(FakeDirector(Verdict(DROP, answer=reply)), FakeQueued(), {AF_INET6: raw})
+
+    assert raw.sent == [(reply, where)]
+
+
+def test_what_leaves_over_ipv6_goes_to_its_next_hop():
+    director, raw = FakeDirector(Verdict(DROP, sent=(Sent(1, b"packet", 0, AF_INET6),))), FakeSocket()
+
+    nfqueue.answer(director, FakeQueued(), {AF_INET6: raw})
+
+    assert raw.sent == [(b"packet", ("::1", 0, 0, 0))]
+    assert director.counted == {"send_errors": 0}
+
+
+def test_on_a_host_without_ipv6_what_would_leave_over_it_is_counted():
+    director = FakeDirector(Verdict(DROP, sent=(Sent(1, b"packet", 0, AF_INET6),)))
+
+    nfqueue.answer(director, FakeQueued(), {AF_INET: FakeSocket()})
+
+    assert director.counted == {"send_errors": 1}
+
+
 def test_what_the_kernel_does_not_send_is_counted():
     director, queued = FakeDirector(FORWARDED), FakeQueued()
 
-    nfqueue.answer(director, queued, FakeSocket(OSError(90, "message too long")))
+    nfqueue.answer(director, queued, {AF_INET: FakeSocket(OSError(90, "message too long"))})
 
     assert queued.done == ["drop"]
     assert director.counted == {"send_errors": 2}

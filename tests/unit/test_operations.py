@@ -123,7 +123,7 @@ def test_a_deleted_servers_set_entry_goes_with_its_last_connection(operations, s
     asyncio.run(operations.tick())
     assert story == [("engine", "delete_server", KEY, RIP, 80), ("engine", "tick")]
 
-    operations.process.answers["tick"] = [[list(KEY), RIP, 80]]
+    operations.process.answers["tick"] = [[list(KEY), RIP, 80, 2]]
     asyncio.run(operations.tick())
 
     assert story[-1] == ("host", "remove_server", KEY, RIP, 80, NAT)
@@ -307,7 +307,7 @@ def test_settings_that_do_not_go_together_change_nothing(operations, story, serv
 def test_a_deleted_services_servers_leave_the_host_when_the_engine_forgets_them(operations, story):
     asyncio.run(operations.delete_service(VIP))
     assert operations.members() == ([], [])
-    operations.process.answers["tick"] = [[list(KEY), RIP, 80]]
+    operations.process.answers["tick"] = [[list(KEY), RIP, 80, 2]]
 
     asyncio.run(operations.tick())
 
@@ -534,7 +534,7 @@ def test_one_server_that_the_host_cannot_take_out_does_not_keep_the_others_in(op
     asyncio.run(operations.add_server(VIP, "192.168.20.2"))
     for server in ("192.168.20.1", "192.168.20.2"):
         asyncio.run(operations.delete_server(VIP, server))
-    operations.process.answers["tick"] = [[list(KEY), RIP, 80], [list(KEY), RIP + 1, 80]]
+    operations.process.answers["tick"] = [[list(KEY), RIP, 80, 2], [list(KEY), RIP + 1, 80, 2]]
     operations.host.refusal = HostError("ipset said no")
 
     with pytest.raises(HostError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
-from lbq.model import TCP, UDP, ServiceKey
+from lbq.model import AF_INET, TCP, UDP, ServiceKey
 from lbq.services import SECOND, ServiceTable
 from tests.helpers.packets import address
 
@@ -140,6 +140,6 @@ def test_the_trash_keeps_servers_that_still_have_connections(table):
 
     assert table.empty_trash(1060 * SECOND) == [], "seen idle"
     assert table.empty_trash(1120 * SECOND) == []
-    assert table.empty_trash(1180 * SECOND) == [(WEB, RIP, 80)]
+    assert table.empty_trash(1180 * SECOND) == [(WEB, RIP, 80, AF_INET)]
     assert table.trash == {}
     assert table.add_server(WEB, RIP, 80) is not server

@@ -32,7 +32,7 @@ class FakeEngine:
         raise NoSuchService("no such service")
 
     def list_connections(self, cursor, limit):
-        return b"x" * 64 * limit, cursor + limit
+        return bytes(64 * limit), cursor + limit
 
     def list_services(self, cursor, limit):
         return [{"address": "x" * 65536}] * limit, None
@@ -81,7 +81,7 @@ def test_connections_come_as_raw_records(channel):
     head, _, records = ask(channel, "list_connections", 5, 3).partition(b"\n")
 
     assert json.loads(head) | {"now": 0} == {"ok": 8, "count": 3, "now": 0}
-    assert records == b"x" * 192
+    assert records == bytes(192)
 
 
 def test_what_the_engine_returns_comes_back(channel):

@@ -21,6 +21,8 @@ def cut(function, packet: bytes, size: int, room: int = ROOM, most: int = MOST) 
     found, at = [], 0
     for _ in range(count):
         length = int.from_bytes(out[at + 2:at + 4], "big")
+        if out[at] >> 4 == 6:
+            length = 40 + int.from_bytes(out[at + 4:at + 6], "big")
         found.append(bytes(out[at:at + length]))
         at += length
     assert at <= room
@@ -243,3 +245,115 @@ def test_no_bytes_make_it_read_or_write_outside(function, content, first, size):
         count = function(packet + beyond * 200, len(packet), size, out, 1000, 30)
         assert count == len(found)
         assert bytes(out).startswith(b"".join(found))
+
+
+# ---- IPv6 ----------------------------------------------------------------------------------------------
+
+CLIENT6, VIP6 = "[2001:db8::9]:40000", "[2001:db8::1]:80"
+OPTIONS, HOP_BY_HOP = (60, bytes([0, 0, 1, 4, 0, 0, 0, 0])), (0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+ROUTING = (43, bytes([0, 2, 2, 0, *bytes(20)]))
+
+
+def cut6(packet: bytes, mtu: int, room: int = ROOM, most: int = MOST) -> list[bytes]:
+    """Return the fragments of an IPv6 packet."""
+    return cut(lambda *arguments: pieces.fragment6(*arguments, 0x01020304), packet, mtu, room, most)
+
+
+def test_an_ipv6_packet_of_3048_bytes_is_cut_as_the_kernel_cuts_it():
+    """A kernel put a reassembled datagram of 3048 bytes on a way of 1280: pieces of 1280, 1280 and 592 bytes."""
+    packet = packets.udp(CLIENT6, VIP6, b"y" * 3000, tos=0xB8, ttl=9, flow_label=5)
+
+    found = cut6(packet, 1280)
+
+    assert [len(piece) for piece in found] == [1280, 1280, 592]
+    assert [piece[40:48] for piece in found] == [
+        bytes([17, 0, *field, 1, 2, 3, 4]) for field in (b"\x00\x01", b"\x04\xd1", b"\x09\xa0")]
+    assert all((piece[:4], piece[6:40]) == (packet[:4], b"\x2c" + packet[7:40]) for piece in found)
+    assert b"".join(piece[48:] for piece in found) == packet[40:]
+
+
+@pytest.mark.parametrize(("chain", "repeated", "following"), [
+    ([HOP_BY_HOP], 48, 17), ([HOP_BY_HOP, OPTIONS, ROUTING], 80, 17), ([OPTIONS], 48, 17),
+    ([ROUTING, OPTIONS], 64, 60), ([HOP_BY_HOP, (51, bytes([0, 4, *bytes(22)]))], 48, 51)])
+def test_every_fragment_repeats_what_routers_read(chain, repeated, following):
+    packet = packets.udp(CLIENT6, VIP6, bytes(range(250)) * 8, extensions=chain)
+
+    found = cut6(packet, 900)
+
+    assert len(found) == 3 and all(len(piece) <= 900 for piece in found)
+    for piece in found:
+        assert piece[repeated] == following
+        before = bytearray(piece[:repeated])
+        where = last_next_header(packet, repeated)
+        assert before[where] == 44
+        before[where], before[4:6] = packet[where], packet[4:6]
+        assert before == packet[:repeated]
+    assert b"".join(piece[repeated + 8:] for piece in found) == packet[repeated:]
+
+
+def last_next_header(packet: bytes, end: int) -> int:
+    """Return where the headers up to *end* say what follows them."""
+    field, at = 6, 40
+    while at < end:
+        field, at = at, at + 8 + packet[at + 1] * 8
+    return field
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 4000), st.integers(57, 2000))
+def test_fragments_of_ipv6_make_the_packet_again(size, mtu):
+    packet = packets.udp(CLIENT6, VIP6, bytes(range(256)) * (size // 256 + 1))
+
+    found = cut6(packet, mtu)
+
+    assert all(len(piece) <= mtu for piece in found)
+    assert [int.from_bytes(piece[42:44], "big") & 7 for piece in found] == [1] * (len(found) - 1) + [0]
+    assert [int.from_bytes(piece[42:44], "big") & ~7 for piece in found] == [
+        sum(len(piece) - 48 for piece in found[:number]) for number in range(len(found))]
+    assert b"".join(piece[48:] for piece in found) == packet[40:]
+
+
+@pytest.mark.parametrize(("room", "most"), [(1535, 2), (4000, 1)])
+def test_fragments_that_do_not_fit_are_none(room, most):
+    packet = packets.udp(CLIENT6, VIP6, bytes(1432))
+
+    assert cut6(packet, 1280, 1536, 2) != []
+    assert cut6(packet, 1280, room, most) == []
+
+
+@pytest.mark.parametrize("packet", [
+    b"", packets.udp(CLIENT, VIP, bytes(600)), packets.udp(CLIENT6, VIP6, bytes(600))[:-1],
+    packets.udp(CLIENT6, VIP6, bytes(600)) + b"behind",
+    packets.udp(CLIENT6, VIP6, bytes(600), extensions=[(0, bytes([0, 255, *bytes(6)]))])])
+def test_what_is_no_whole_ipv6_packet_is_not_cut(packet):
+    assert cut6(packet, 300) == []
+    assert cut(pieces.segment, packet, 300) == []
+
+
+@pytest.mark.parametrize("mtu", [-1, 0, 48, 55])
+def test_a_way_without_room_for_eight_bytes_carries_no_fragment(mtu):
+    assert cut6(packets.udp(CLIENT6, VIP6, bytes(600)), mtu) == []
+
+
+@pytest.mark.parametrize("chain", [[], [HOP_BY_HOP], [OPTIONS, ROUTING]])
+def test_segments_of_ipv6_make_the_stream_again(chain):
+    stream = bytes(range(250)) * 12
+    packet = packets.tcp(CLIENT6, VIP6, "FPA", stream, sequence=0xFFFFFF00, options=b"\x01" * 12, checksum="pseudo",
+                         extensions=chain)
+    header = packets.transport6(packet)[1]
+
+    found = cut(pieces.segment, packet, 1000)
+
+    assert [len(piece) - header - 32 for piece in found] == [1000, 1000, 1000]
+    assert b"".join(piece[header + 32:] for piece in found) == stream
+    assert [int.from_bytes(piece[header + 4:header + 8], "big") for piece in found] == [0xFFFFFF00, 0x2E8, 0x6D0]
+    assert [packets.read(piece).flags for piece in found] == ["A", "A", "FPA"]
+    assert all(packets.read(piece).checksums_right for piece in found)
+    assert all(piece[:4] + piece[6:header] == packet[:4] + packet[6:header] for piece in found)
+
+
+def test_a_fragment_and_what_is_not_tcp_has_no_segments():
+    first = (44, bytes([0, 0, 0, 1, 0, 0, 0, 7]))
+
+    assert cut(pieces.segment, packets.tcp(CLIENT6, VIP6, "A", bytes(600), extensions=[first]), 100) == []
+    assert cut(pieces.segment, packets.udp(CLIENT6, VIP6, bytes(600)), 100) == []

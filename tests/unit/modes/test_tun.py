@@ -1,6 +1,8 @@
 """lbq.modes.tun: what goes in front of a packet, and finding the packet behind it again."""
 from __future__ import annotations
 
+import struct
+
 import dpkt
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ def request(payload: bytes = b"GET /", **ip_fields) -> bytearray:
 def wrapped(packet: bytearray, kind: int = tun.IPIP, flags: int = NOCSUM, *, port: int = 6080, pmtu_disc: bool = True,
             identification: int = 0xABCD, flow_hash: int = 0x12345678) -> bytes:
     """Return the tunnel packet; the room for the outer headers is not a byte too large."""
-    out = bytearray(tun.overhead(kind, flags))
+    out = bytearray(tun.overhead(kind, flags, False))
     size = tun.wrap(packet, len(packet), out, DIRECTOR, SERVER, kind, port, flags, pmtu_disc, identification, flow_hash)
     assert size == len(out)
     return bytes(out + packet)
@@ -34,7 +36,7 @@ def wrapped(packet: bytearray, kind: int = tun.IPIP, flags: int = NOCSUM, *, por
     (tun.IPIP, NOCSUM, 20), (tun.IPIP, CSUM, 20), (tun.GUE, NOCSUM, 32), (tun.GUE, CSUM, 32), (tun.GUE, REMCSUM, 32),
     (tun.GRE, NOCSUM, 24), (tun.GRE, CSUM, 28)])
 def test_overhead(kind, flags, size):
-    assert tun.overhead(kind, flags) == size
+    assert tun.overhead(kind, flags, False) == size
 
 
 @pytest.mark.parametrize(("kind", "flags"), KINDS)
@@ -43,8 +45,8 @@ def test_the_outer_header_goes_from_the_director_to_the_server(kind, flags):
 
     assert (outer.src, outer.dst) == (DIRECTOR.to_bytes(4, "big"), SERVER.to_bytes(4, "big"))
     assert (outer.v, outer.hl, outer.ttl) == (4, 5, 63)
-    assert outer.p == {tun.IPIP: 4, tun.GUE: 17, tun.GRE: 47}[kind] == tun.protocol_of(kind)
-    assert outer.len == len(request()) + tun.overhead(kind, flags)
+    assert outer.p == {tun.IPIP: 4, tun.GUE: 17, tun.GRE: 47}[kind] == tun.protocol_of(kind, False)
+    assert outer.len == len(request()) + tun.overhead(kind, flags, False)
     assert packets.ones_complement_sum(bytes(outer)[:20]) == 0xFFFF
 
 
@@ -129,7 +131,7 @@ def test_the_inner_packet_is_found_again(kind, flags, options):
 @pytest.mark.parametrize(("kind", "flags"), KINDS)
 def test_a_quote_is_enough_once_it_holds_the_inner_header(kind, flags):
     whole = bytearray(wrapped(request(ip_options=b"\x01" * 8), kind, flags))
-    least = tun.overhead(kind, flags) + 28
+    least = tun.overhead(kind, flags, False) + 28
 
     found = [tun.inner_of(whole[:length], length) for length in range(len(whole) + 1)]
 
@@ -140,15 +142,16 @@ def test_a_quote_is_enough_once_it_holds_the_inner_header(kind, flags):
 @pytest.mark.parametrize(("at", "value", "kind"), [
     (0, 0x65, tun.IPIP), (0, 0x44, tun.IPIP), (7, 0x01, tun.IPIP), (9, 6, tun.IPIP), (9, 41, tun.IPIP),
     (20, 0x60, tun.IPIP), (20, 0x44, tun.IPIP), (28, 0x20, tun.GUE), (28, 0x40, tun.GUE), (29, 41, tun.GUE),
-    (32, 0x60, tun.GUE), (20, 0x40, tun.GRE), (21, 0x01, tun.GRE), (22, 0x86, tun.GRE), (24, 0x60, tun.GRE)])
+    (29, 6, tun.GUE), (32, 0x60, tun.GUE), (20, 0x40, tun.GRE), (21, 0x01, tun.GRE), (22, 0x86, tun.GRE),
+    (24, 0x60, tun.GRE)])
 def test_what_is_no_tunnel_packet_of_ours(at, value, kind):
-    """Other versions, short headers, later fragments, other protocols, GUE control, GRE routing, IPv6 inside."""
+    """Other versions, short headers, later fragments, other protocols, GUE control, GRE routing, another promise."""
     whole = bytearray(wrapped(request(), kind))
     assert tun.inner_of(whole, len(whole)) > 0
 
     whole[at] = value
 
-    within = (kind == tun.IPIP and at >= 20) or at in (24, 32)
+    within = (kind == tun.IPIP and at >= 20) or at in (24, 32) or value == 41
     assert tun.inner_of(whole, len(whole)) == (0 if within else -1)
 
 
@@ -174,3 +177,98 @@ def test_no_bytes_make_it_read_outside(protocol, content, data):
     assert inner in (-1, 0) or 20 <= inner <= len(packet) - 20
     for beyond in (b"\x00", b"\x45", b"\xff"):
         assert tun.inner_of(packet + beyond * 128, len(packet)) == inner
+
+
+# ---- IPv6 ----------------------------------------------------------------------------------------------
+
+DIRECTOR6, SERVER6 = (packets.address(text).to_bytes(16, "big") for text in ("2001:db8:5::fe", "2001:db8:5::1"))
+
+
+def request6(payload: bytes = b"GET /", **ip_fields) -> bytearray:
+    """Return a client's IPv6 packet, one hop on its way."""
+    return packets.tcp("[2001:db8::9]:40000", "[2001:db8::1]:80", "PA", payload, **{"ttl": 63, **ip_fields})
+
+
+def wrapped6(packet: bytearray, kind: int = tun.IPIP, flags: int = NOCSUM) -> bytes:
+    """Return the tunnel packet over IPv6; the room for the outer headers is not a byte too large."""
+    out = bytearray(tun.overhead(kind, flags, True))
+    size = tun.wrap6(packet, len(packet), out, DIRECTOR6, SERVER6, kind, 6080, flags, 0x12345678)
+    assert size == len(out)
+    return bytes(out + packet)
+
+
+# 1500 bytes hold packets of 1460, 1448, 1456 and 1452 bytes, in this order, on running kernels.
+@pytest.mark.parametrize(("kind", "flags", "size"), [
+    (tun.IPIP, NOCSUM, 40), (tun.IPIP, CSUM, 40), (tun.GUE, NOCSUM, 52), (tun.GUE, REMCSUM, 52), (tun.GRE, NOCSUM, 44),
+    (tun.GRE, CSUM, 48)])
+def test_overhead_over_ipv6(kind, flags, size):
+    assert tun.overhead(kind, flags, True) == size
+
+
+@pytest.mark.parametrize(("kind", "flags"), KINDS)
+@pytest.mark.parametrize("inner", [request(), request6()], ids=["4 in 6", "6 in 6"])
+def test_the_outer_ipv6_header_goes_from_the_director_to_the_server(kind, flags, inner):
+    six = inner[0] >> 4 == 6
+    outer = wrapped6(inner, kind, flags)
+
+    assert outer[:4] == b"\x60\x00\x00\x00"
+    assert int.from_bytes(outer[4:6], "big") == len(outer) - 40
+    assert outer[6] == {tun.IPIP: 41 if six else 4, tun.GUE: 17, tun.GRE: 47}[kind] == tun.protocol_of(kind, six)
+    assert (outer[7], outer[8:24], outer[24:40]) == (63, DIRECTOR6, SERVER6)
+    assert outer[-len(inner):] == inner
+
+
+@pytest.mark.parametrize(("inner", "outer"), [(0x00, 0x00), (0xB8, 0xB8), (0xB9, 0xB9), (0xBA, 0xBA), (0xBB, 0xBA)])
+def test_the_traffic_class_is_copied_but_congestion_experienced_is_not(inner, outer):
+    for packet in (request(tos=inner), request6(tos=inner, flow_label=0xFFFFF)):
+        assert int.from_bytes(wrapped6(packet)[:4], "big") == 6 << 28 | outer << 20
+    assert wrapped(request6(tos=inner))[1] == outer
+
+
+def test_an_ipv4_packet_around_ipv6_may_always_be_cut():
+    outer = wrapped(request6())
+
+    assert (outer[4:6], outer[6:8], outer[8], outer[9]) == (b"\xab\xcd", bytes(2), 63, 41)
+    assert packets.ones_complement_sum(outer[:20]) == 0xFFFF
+
+
+@pytest.mark.parametrize("flags", [NOCSUM, CSUM, REMCSUM])
+@pytest.mark.parametrize("inner", [request(b"odd"), request6(b"odd")], ids=["4 in 6", "6 in 6"])
+def test_gue_over_ipv6(inner, flags):
+    outer = wrapped6(inner, tun.GUE, flags)
+
+    assert struct.unpack("!HHH", outer[40:46]) == (tun.gue_port(0x12345678), 6080, len(outer) - 40)
+    assert outer[48:52] == bytes([0, 41 if inner[0] >> 4 == 6 else 4, 0, 0])
+    if flags == NOCSUM:
+        assert outer[46:48] == bytes(2)
+    else:
+        assert packets.sum6(outer) == 0xFFFF
+
+
+@pytest.mark.parametrize("flags", [NOCSUM, CSUM])
+def test_gre_over_ipv6(flags):
+    outer = wrapped6(request6(b"odd"), tun.GRE, flags)
+
+    assert outer[40:44] == bytes([0x80 if flags else 0, 0, 0x86, 0xDD])
+    if flags:
+        assert packets.ones_complement_sum(outer[40:]) == 0xFFFF
+
+
+@pytest.mark.parametrize(("kind", "flags"), KINDS)
+@pytest.mark.parametrize("packet", [request(), request6()], ids=["4", "6"])
+def test_the_inner_packet_is_found_again_over_ipv6(kind, flags, packet):
+    for whole in (wrapped6(packet, kind, flags), wrapped(packet, kind, flags)):
+        inner = tun.inner_of(bytearray(whole), len(whole))
+
+        assert whole[inner:] == packet
+        assert [tun.inner_of(bytearray(whole[:length]), length) > 0 for length in range(len(whole) + 1)] == (
+            [length >= inner + (40 if packet[0] >> 4 == 6 else 20) for length in range(len(whole) + 1)])
+
+
+def test_extension_headers_before_the_tunnel_are_stepped_over():
+    whole = bytearray(packets.ipv6(41, 1, 2, request6(), extensions=[(60, bytes([0, 0, 4, 1, 4, 1, 0, 0]))]))
+    assert tun.inner_of(whole, len(whole)) == 48
+
+    whole[6] = 44                       # a fragment is none
+
+    assert tun.inner_of(whole, len(whole)) == -1

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lbq.model import AF_INET, AF_INET6
 from lbq.protocols import ftp
 from tests.helpers import packets
 from tests.helpers.packets import address
 
 CLIENT, VIP, RIP = "192.168.10.9:40000", "192.168.10.1:21", "192.168.20.1:21"
 SERVER = address("192.168.20.1")
+CLIENT6, VIP6, RIP6 = "[2001:db8:a::9]:40000", "[2001:db8:a::1]:21", "[2001:db8:b::1]:21"
+SERVER6 = address("2001:db8:b::1")
 PASSIVE = b"227 Entering Passive Mode (192,168,20,1,156,64).\r\n"
 EXTENDED = b"229 Entering Extended Passive Mode (|||40000|)\r\n"
 
@@ -28,7 +31,7 @@ EXTENDED = b"229 Entering Extended Passive Mode (|||40000|)\r\n"
     (b"EPSV ALL\r\n", None), (b"EPSV\n\n", None), (b"EPSV 1", None), (b"", None), (b"USER me\r\n", None),
     (b"EPSV 2\r\nPASV\r\n", None), (b"PASV\r\nEPSV\r\n", ftp.PASV), (b"EPSV\r\nPASV\r\n", ftp.EPSV)])
 def test_asking_for_a_passive_connection(payload, answer):
-    assert ftp.asks_passive(payload) == answer
+    assert ftp.asks_passive(payload, AF_INET) == answer
 
 
 @pytest.mark.parametrize(("payload", "where"), [
@@ -47,6 +50,26 @@ def test_asking_for_a_passive_connection(payload, answer):
     (b"EPRT |||1025|\r\n", None), (b"EPRT .1.1.2.3.4.5.\r\n", None), (b"EPRT|1|1.2.3.4|5|\r\n", None)])
 def test_saying_where_an_active_connection_goes(payload, where):
     announced = ftp.announces_active(payload)
+
+    assert announced == (where and ftp.Announced(address(where[0]), where[1]))
+
+
+@pytest.mark.parametrize(("payload", "answer"), [
+    (b"PASV\r\n", None), (b"EPSV\r\n", ftp.EPSV), (b"epsv 2\r\n", ftp.EPSV), (b"PASV\r\nEPSV\r\n", ftp.EPSV),
+    (b"EPSV 1\r\n", None), (b"EPSV ALL\r\n", None), (b"EPSV\n\n", None), (b"EPSV", None), (b"", None)])
+def test_asking_for_a_passive_connection_over_ipv6(payload, answer):
+    assert ftp.asks_passive(payload, AF_INET6) == answer
+
+
+@pytest.mark.parametrize(("payload", "where"), [
+    (b"EPRT |2|2001:db8:a::9|1025|\r\n", ("2001:db8:a::9", 1025)),
+    (b"eprt  !2!::ffff:1.2.3.4!65535!\r\n", ("::ffff:1.2.3.4", 65535)),
+    (b"EPRT |1|192.168.10.9|1025|\r\n", None), (b"EPRT |2|192.168.10.9|1025|\r\n", None),
+    (b"PORT 192,168,10,9,4,1\r\n", None), (b"EPRT |2|2001:db8:a:9|1025|\r\n", None), (b"EPRT |2||1025|\r\n", None),
+    (b"EPRT |2|::1|0|\r\n", None), (b"EPRT |2|::1|65536|\r\n", None), (b"EPRT |2|::1|99999999999|\r\n", None),
+    (b"EPRT :2:::1:1025:\r\n", None), (b"EPRT |2|::1|1025", None), (b"NOOP\r\nEPRT |2|::1|1025|\r\n", None)])
+def test_saying_where_an_active_connection_goes_over_ipv6(payload, where):
+    announced = ftp.announces_active(payload, AF_INET6)
 
     assert announced == (where and ftp.Announced(address(where[0]), where[1]))
 
@@ -101,15 +124,20 @@ def test_no_words_make_it_fail(start, rest):
     for announced in (ftp.announces_active(start + rest), ftp.announces_passive(start + rest, ftp.PASV, 0),
                       ftp.announces_passive(start + rest, ftp.EPSV, 0)):
         assert announced is None or max(announced.address >> 32, announced.port >> 16) == 0
+    assert ftp.asks_passive(start + rest, AF_INET6) in (None, ftp.EPSV)
+    announced = ftp.announces_active(start + rest, AF_INET6)
+    assert announced is None or announced.port >> 16 == 0
 
 
 @pytest.mark.timeout(10)
 def test_long_words_are_read_in_no_time():
     """A segment of 64 KiB that almost is an announcement must not cost more than reading it."""
     for payload in (b"227 " + b"(" * 65000, b"PORT" + b" " * 65000, b"EPRT" + b" " * 65000, b"229 " + b"(" * 65000,
-                    b"PORT " + b"1" * 65000, b"EPRT |1|" + b"1." * 32000, b"EPSV" * 16000, b"227 (" + b"1," * 32000):
-        ftp.asks_passive(payload)
-        ftp.announces_active(payload)
+                    b"PORT " + b"1" * 65000, b"EPRT |1|" + b"1." * 32000, b"EPSV" * 16000, b"227 (" + b"1," * 32000,
+                    b"EPRT |2|" + b"1:" * 32000, b"EPRT |2|::1|" + b"1" * 65000):
+        for family in (AF_INET, AF_INET6):
+            ftp.asks_passive(payload, family)
+            ftp.announces_active(payload, family)
         ftp.announces_passive(payload, ftp.PASV, 0)
         ftp.announces_passive(payload, ftp.EPSV, 0)
 
@@ -215,6 +243,27 @@ def test_the_client_hears_the_vip(command, reply, heard):
     assert announced[:2] == (SERVER, 40000)
     assert payload_of(packet) == heard
     assert packets.with_right_checksums(packet) == packet
+
+
+@pytest.mark.parametrize("extensions", [[], [(60, b"\x3b\x00\x01\x04" + bytes(4))]])
+def test_over_ipv6_behind_extension_headers_a_longer_reply_shifts_both_directions(extensions):
+    """The client hears one byte more: the port is written with five digits."""
+    control, reply = ftp.Control(), b"229 Ok (|||8080|)\r\n"
+    control.from_client(packets.tcp(CLIENT6, VIP6, "PA", b"EPSV 2\r\n", extensions=extensions), True)
+    packet = packets.tcp(RIP6, CLIENT6, "PA", reply, sequence=1000, extensions=extensions)
+
+    announced = control.from_server(packet, True, SERVER6)
+    control.answer_client(packet, announced, address("2001:db8:a::1"), 40000)
+    answer = packets.tcp(CLIENT6, VIP6, "A", extensions=extensions)
+    at = 40 + 8 * len(extensions)
+    struct.pack_into("!I", answer, at + 8, 1000 + len(reply) + 1)
+    control.from_client(answer, True)
+
+    assert announced[:2] == (SERVER6, 8080)
+    assert packet[at + 20:] == b"229 Ok (|||40000|)\r\n"
+    assert struct.unpack_from("!H", packet, 4)[0] == len(packet) - 40
+    assert struct.unpack_from("!I", answer, at + 8) == (1000 + len(reply),)
+    assert [packets.sum6(content) for content in (packet, answer)] == [0xFFFF] * 2
 
 
 def test_a_reply_that_nobody_asked_for_is_left_alone():

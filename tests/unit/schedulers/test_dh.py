@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.schedulers.hashing import fold, hash32
+from lbq.model import fold
+from lbq.schedulers.hashing import hash32
 
 EIGHT = range(1, 9)
 

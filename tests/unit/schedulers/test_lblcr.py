@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.model import CLASSIC
-from lbq.schedulers.hashing import fold, hash32
+from lbq.model import CLASSIC, fold
+from lbq.schedulers.hashing import hash32
 from tests.unit.schedulers.conftest import VIP, flow, name_of
 
 SECOND = 1_000_000_000
