@@ -19,7 +19,7 @@ from lbq import sysctls
 from lbq.errors import ConfigError, LbqError
 from lbq.grammar import did_you_mean, format_address, parse_number, parse_server, parse_service
 from lbq.log import configure, debugging, one_line
-from lbq.model import PROTOCOL_NAMES
+from lbq.model import FAMILY_NAMES, PROTOCOL_NAMES
 from lbq.options import (
     MAX_SECONDS,
     Options,
@@ -104,7 +104,7 @@ def _client():
     return ControlClient(state_directory())
 
 
-SERVICE_FORM = "[tcp:|udp:|sctp:]VIP:PORT or fwmark:N"
+SERVICE_FORM = "[tcp:|udp:|sctp:]VIP:PORT or fwmark:N[/6]"
 LIST_FORMS = {"thresholds": "upper and lower thresholds of the servers", "persistent": "clients bound to each server",
               "tunnels": "how each server's packets are wrapped"}
 
@@ -299,11 +299,11 @@ def _change_service(verb: str, words: list[str]) -> int:
     said = parser.parse_args(words)
     key = parse_service(said.service)
     if verb != "del":
-        settings = {name: value for name, value in vars(service_words(said)).items() if value is not None}
+        settings = {name: value for name, value in vars(service_words(said, key.family)).items() if value is not None}
         if said.mode is not None:
             settings["mode"] = mode_of(said.mode)
     if verb == "add":
-        check_service(key, service_words(said))
+        check_service(key, service_words(said, key.family))
     with _client() as client:
         print(client.call(f"{METHODS[verb]}_service", service=said.service, **settings))
     return 0
@@ -392,13 +392,14 @@ examples:
 
 def _wait_until_idle(client, key, server, limit: int) -> int:
     """Return 0 when *server* has no connection any more, 1 when it still has after *limit* seconds."""
-    row_key = (PROTOCOL_NAMES[key.protocol], format_address(key.address), key.port, key.fwmark)
+    row_key = (PROTOCOL_NAMES[key.protocol], format_address(key.address, key.family), key.port, key.fwmark,
+               FAMILY_NAMES[key.family])
     until, last = time.monotonic() + limit, -1
     while True:
         rows = [found for row in client.call("list")
-                if (row["protocol"], row["address"], row["port"], row["fwmark"]) == row_key
+                if (row["protocol"], row["address"], row["port"], row["fwmark"], row["family"]) == row_key
                 for found in row["servers"] if (found["address"], found["port"]) == (
-                    format_address(server.address), server.port)]
+                    format_address(server.address, server.family), server.port)]
         left = sum(row["active"] + row["inactive"] for row in rows)
         if left != last:
             print("connections left:", left, flush=True)

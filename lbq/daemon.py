@@ -25,15 +25,14 @@ from lbq.control.server import ControlServer
 from lbq.errors import HostError, LbqError
 from lbq.grammar import format_address, format_service
 from lbq.host.probes import check_permission, free_pages
-from lbq.host.routes import Routes
+from lbq.host.routes import Routes, largest_mtu
 from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
 from lbq.lock import DirectoryLock
 from lbq.losses import LossWatch, queue_counters
-from lbq.model import AF_INET
+from lbq.model import AF_INET, AF_INET6
 from lbq.options import Options
 
-FAMILIES = (AF_INET,)       # of services that the engines and the host can balance
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK_SECONDS = 1
 ROUTES_SECONDS = 0.05       # routes are read at most this often
@@ -74,9 +73,10 @@ class Front:
         self.process: PacketProcess | None = None
         self.operations: Operations | None = None
         self.losses = LossWatch()
-        self.local: list[int] = []
+        self.local: dict[int, list[int]] = {}           # what the engine knows, by family
         self.routes: Routes | None = None
-        self.known_routes: list[tuple] = []
+        self.known_routes: dict[int, list[tuple]] = {}
+        self.known_mtu = 0
         self.route_changed = asyncio.Event()
         self.stopping = asyncio.Event()
 
@@ -110,7 +110,7 @@ class Front:
 
     async def _start(self) -> None:
         options = self.options
-        await self.host.call("check")
+        await self.host.call("check", options.service.family if options.service else AF_INET)
         self.process = await PacketProcess.start(options.engine, options.queue, options.max_connections,
                                                  options.profile)
         self.operations = Operations(self.process, self.host, self._facts())
@@ -122,8 +122,7 @@ class Front:
         self.routes = Routes()
         asyncio.get_running_loop().add_reader(self.routes, self._hear_of_routes)
         await self._refresh_routes()
-        kernel = KernelCommands(self.operations, FAMILIES)
-        methods = {**self.operations.methods(), **kernel.methods(), "stop": self.stop}
+        methods = {**self.operations.methods(), **KernelCommands(self.operations).methods(), "stop": self.stop}
         self.control = ControlServer(self.directory / SOCKET_NAME, methods)
         await self.control.start()
         for line in await self.host.call("describe_vips"):
@@ -186,11 +185,20 @@ class Front:
 
     async def _refresh_local_addresses(self) -> None:
         """Tell the engine what is delivered on this host, when that has changed."""
-        local = sorted(await self.host.run(local_addresses))
-        if local != self.local:
-            await self.process.call("set_local_addresses", local)
-            self.local = local
-            logger.debug("this host's own addresses: %s", ", ".join(map(format_address, local)))
+        for family, suffix in self._families():
+            local = sorted(await self.host.run(local_addresses, family))
+            if local != self.local.get(family, []):
+                await self.process.call(f"set_local_addresses{suffix}", local)
+                self.local[family] = local
+                logger.debug("this host's own addresses: %s",
+                             ", ".join(format_address(address, family) for address in local))
+
+    def _families(self) -> list[tuple[int, str]]:
+        """Return the families that the engine is to know the host's addresses and routes of, with its methods' suffix.
+
+        Where nothing is balanced over IPv6, nothing is asked about it once a second.
+        """
+        return [(AF_INET, ""), (AF_INET6, "6")] if self.operations.has_ipv6() else [(AF_INET, "")]
 
     def _hear_of_routes(self) -> None:
         self.routes.drain()
@@ -207,10 +215,16 @@ class Front:
 
     async def _refresh_routes(self) -> None:
         """Tell the engine what the host knows of the ways to real servers, when that has changed."""
-        routes = await self.host.run(self.routes.read, self.operations.server_addresses())
-        if routes != self.known_routes:
-            await self.process.call("set_routes", routes)
-            self.known_routes = routes
+        for family, suffix in self._families():
+            routes = await self.host.run(self.routes.read, self.operations.server_addresses(family), family)
+            if routes != self.known_routes.get(family, []):
+                await self.process.call(f"set_routes{suffix}", routes)
+                self.known_routes[family] = routes
+        if self.operations.has_ipv6():
+            largest = await self.host.run(largest_mtu)
+            if largest != self.known_mtu:
+                await self.process.call("set_largest_mtu", largest)
+                self.known_mtu = largest
 
     async def stop(self) -> dict:
         """Begin to stop; the asker's connection closes when all is cleaned up."""

@@ -3,10 +3,12 @@
     director ══[ IPIP, GUE or GRE ]══► raw or UDP socket ─► check ─► tun device ─► the kernel delivers to the VIP
     VIP:vport ─► CIP:cport             leaves by itself, past the director
 
-A raw socket for protocol 4 also keeps the kernel from answering "protocol unreachable".  Only inner IPv4 packets for
-one of the VIPs are let in: a tunnel's end that takes anything lets anybody send from any address.
+The tunnel may be IPv4 or IPv6 whatever is in it; it is taken in both.  A raw socket for protocol 4 (IPv4 inside) or 41
+(IPv6 inside) also keeps the kernel from answering "protocol unreachable".  Only packets for one of the VIPs are let in:
+a tunnel's end that takes anything lets anybody send from any address.
 
-Kernel: Documentation/networking/tuntap.rst; ip_vs_xmit.c has the other end.
+Kernel: Documentation/networking/tuntap.rst; ip_vs_xmit.c has the other end.  A raw IPv4 socket hands over the outer
+header, a raw IPv6 socket does not.
 """
 from __future__ import annotations
 
@@ -19,12 +21,11 @@ import socket
 import struct
 from collections import Counter
 
-from lbq import packet as pkt
 from lbq.errors import ConfigError, HostError
 from lbq.grammar import format_address, parse_address, parse_number
 from lbq.host import addresses, sysctl
 from lbq.host.probes import check_permission
-from lbq.modes import tun
+from lbq.model import AF_INET, AF_INET6
 from lbq.options import Parser
 from lbq.realserver import TUNNEL, tunnel_is_up
 
@@ -34,18 +35,25 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 SO_RCVBUFFORCE = 33
 BUFFER = 8 << 20
 LARGEST = 65535
-TYPES = {"ipip": socket.IPPROTO_IPIP, "gre": socket.IPPROTO_GRE}
-KERNELS_OWN = {"ipip": TUNNEL, "gre": "gre0"}      # where the kernel knows the type, every namespace has this device
+TYPES = ("ipip", "gue", "gre")
+INSIDE = {AF_INET: socket.IPPROTO_IPIP, AF_INET6: socket.IPPROTO_IPV6}      # what an outer header says is inside
+KERNELS_OWN = {AF_INET: {"ipip": TUNNEL, "gre": "gre0"},        # where the kernel knows the type, every namespace has
+               AF_INET6: {"ipip": "ip6tnl0", "gre": "ip6gre0"}}     # this device
 GUE_PORT = 6080
 EPILOG = """\
-It listens where tunnel packets arrive (a raw socket; for gue a UDP port), lets in what is IPv4 and for a VIP, and
-hands it to this host through a tun device; the host answers clients directly.  rp_filter is 0 while it runs.
+It listens where tunnel packets arrive (raw sockets; for gue a UDP port), over IPv4 and IPv6, lets in what is for a VIP,
+and hands it to this host through a tun device; the host answers clients directly.  rp_filter is 0 while it runs.
 The director says which type it sends: lbq add server … RIP,mode=tun,tunnel=ipip|gue|gre,tunnel-port=N.
 
 examples:
   lbq realserver tun --vip 172.16.10.1 && lbq decap --vip 172.16.10.1
   lbq decap --vip 172.16.10.1 --type gue --port 6080"""
 GUE_HEADER = 4
+GRE_HEADER = 4
+GRE_OPTIONS = (0x8000, 0x2000, 0x1000)      # checksum, key, sequence number: four bytes each
+GRE_INSIDE = (0x0800, 0x86DD)
+
+Vips = set[tuple[int, int]]                 # address and family
 
 
 def main(words: list[str]) -> int:
@@ -58,7 +66,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--type", metavar="TYPE", default="ipip", help="ipip (default), gue or gre")
     parser.add_argument("--port", metavar="N", help=f"UDP port of gue (default {GUE_PORT})")
     said = parser.parse_args(words)
-    if said.type not in (*TYPES, "gue"):
+    if said.type not in TYPES:
         raise ConfigError(f"unknown --type '{said.type}'; there are ipip, gue and gre")
     if not said.vip:
         raise ConfigError("no --vip: say which virtual address packets are let in for")
@@ -67,17 +75,19 @@ def main(words: list[str]) -> int:
         raise ConfigError(f"--port is the UDP port of gue; {said.type} has none")
     port = GUE_PORT if said.port is None else parse_number(said.port, "--port", 1, 65535)
     check_permission()
-    check_kernel(said.type)
-    for vip in vips:
-        if not addresses.is_local(vip):
-            raise HostError(f"{format_address(vip)} is not an address of this host, so nobody here would take its "
-                            f"packets; run lbq realserver tun --vip {format_address(vip)} first")
+    for family in {family for _, family in vips}:
+        check_kernel(said.type, family)
+    for vip, family in vips:
+        if not addresses.is_local(vip, family):
+            name = format_address(vip, family)
+            raise HostError(f"{name} is not an address of this host, so nobody here would take its "
+                            f"packets; run lbq realserver tun --vip {name} first")
     return _run(said.type, port, vips)
 
 
-def check_kernel(kind: str) -> None:
+def check_kernel(kind: str, family: int) -> None:
     """Raise HostError when the kernel has tunnels of this *kind* itself: it handles each packet beside our socket."""
-    device = KERNELS_OWN.get(kind)
+    device = KERNELS_OWN[family].get(kind)
     is_up = None if device is None else tunnel_is_up(device)
     if is_up:
         raise HostError(f"{device} is up and ends {kind.upper()} tunnels here: with lbq decap beside it every packet "
@@ -87,17 +97,23 @@ def check_kernel(kind: str) -> None:
                         f"down, whoever else takes them; bring it up instead of lbq decap (ip link set {device} up)")
 
 
-def _run(kind: str, port: int, vips: set[int]) -> int:
-    with contextlib.closing(_receiver(kind, port)) as receiver, open_tun() as device:
+def _run(kind: str, port: int, vips: Vips) -> int:
+    families = {family for _, family in vips}
+    with contextlib.ExitStack() as stack:
+        receivers = [stack.enter_context(receiver) for receiver in _receivers(kind, port, families)]
+        device = stack.enter_context(open_tun())
         keys = ("net/ipv4/conf/all/rp_filter", f"net/ipv4/conf/{device.name}/rp_filter")
-        filters = {key: sysctl.read(key) for key in keys}
+        filters = {key: sysctl.read(key) for key in keys if AF_INET in families}
         sysctl.write_all(dict.fromkeys(filters, "0"))       # clients' addresses are not routed to this device
+        if AF_INET6 in families:
+            sysctl.write_all({f"net/ipv6/conf/{device.name}/disable_ipv6": "0"})
         woken, waker = os.pipe()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: os.write(waker, b"!"))
         try:
-            print(f"ready: {kind} for {', '.join(map(format_address, sorted(vips)))} through {device.name}", flush=True)
-            counted = _loop(receiver, device, kind, vips, woken)
+            names = ", ".join(format_address(*vip) for vip in sorted(vips))
+            print(f"ready: {kind} for {names} through {device.name}", flush=True)
+            counted = _loop(receivers, device, kind, vips, woken)
         finally:
             for key, value in filters.items():
                 if value is not None and "all" in key:
@@ -134,57 +150,89 @@ def open_tun() -> Device:
     return Device(descriptor, name)
 
 
-def _receiver(kind: str, port: int) -> socket.socket:
+def _receivers(kind: str, port: int, families: set[int]) -> list[socket.socket]:
+    """Return sockets that get the tunnel's packets, over IPv4 and, where this machine has it, over IPv6."""
+    outer = [AF_INET, *([AF_INET6] if os.path.exists("/proc/net/if_inet6") else [])]
     if kind == "gue":
-        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        try:
-            receiver.bind(("", port))
-        except OSError as error:
-            raise HostError(f"cannot listen on UDP port {port}: {error.strerror}; "
-                            "choose another with --port") from error
+        found = [_udp_socket(family, port) for family in outer]
     else:
-        receiver = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, TYPES[kind])
-    receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
-    receiver.setblocking(False)
+        inside = [socket.IPPROTO_GRE] if kind == "gre" else [INSIDE[family] for family in families]
+        found = [socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+                 for family in outer for protocol in inside]
+    for receiver in found:
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        receiver.setblocking(False)
+    return found
+
+
+def _udp_socket(family: int, port: int) -> socket.socket:
+    receiver = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        if family == AF_INET6:
+            receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        receiver.bind(("", port))
+    except OSError as error:
+        receiver.close()
+        raise HostError(f"cannot listen on UDP port {port}: {error.strerror}; choose another with --port") from error
     return receiver
 
 
-def _loop(receiver: socket.socket, device: Device, kind: str, vips: set[int], woken: int) -> Counter:
+def _loop(receivers: list[socket.socket], device: Device, kind: str, vips: Vips, woken: int) -> Counter:
     """Let packets in until *woken* is readable; return what was counted."""
     counted: Counter = Counter()
     poll = select.poll()
-    poll.register(woken, select.POLLIN)
-    poll.register(receiver, select.POLLIN)
-    while not any(descriptor == woken for descriptor, _ in poll.poll()):
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(64):
-                outer = receiver.recv(LARGEST)
-                inner = read_inner(outer, kind)
-                reason = why_not(inner, vips)
-                counted[reason or "let in"] += 1
-                if reason is None:
-                    try:
-                        os.write(device.descriptor, inner)
-                    except OSError:
-                        counted["refused by the kernel"] += 1
-    return counted
+    by_descriptor = {receiver.fileno(): receiver for receiver in receivers}
+    for descriptor in (woken, *by_descriptor):
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor == woken:
+                return counted
+            receiver = by_descriptor[descriptor]
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(64):
+                    inner = read_inner(receiver.recv(LARGEST), kind, receiver.family)
+                    counted[_let_in(inner, device, vips)] += 1
 
 
-def read_inner(received: bytes, kind: str) -> bytes:
-    """Return the inner packet of what a socket *received*: a raw one with the outer IP header, a UDP one without."""
+def _let_in(inner: bytes, device: Device, vips: Vips) -> str:
+    """Hand *inner* to the kernel if it may be; return what became of it."""
+    reason = why_not(inner, vips)
+    if reason is not None:
+        return reason
+    try:
+        os.write(device.descriptor, inner)
+    except OSError:
+        return "refused by the kernel"
+    return "let in"
+
+
+def read_inner(received: bytes, kind: str, family: int) -> bytes:
+    """Return the inner packet of what a socket of *family* received, nothing when there is none."""
     if kind == "gue":
-        if len(received) < GUE_HEADER or received[0] >> 5 or received[1] != tun.protocol_of(tun.IPIP, False):
+        if len(received) < GUE_HEADER or received[0] >> 5 or received[1] not in INSIDE.values():
             return b""
         return received[GUE_HEADER + (received[0] & 0x1F) * 4:]
-    outer = bytearray(received)
-    at = tun.inner_of(outer, len(outer))
-    return received[at:] if at > 0 else b""
+    payload = received[(received[0] & 0x0F) * 4:] if family == AF_INET else received
+    return payload if kind == "ipip" else _after_gre(payload)
 
 
-def why_not(inner: bytes, vips: set[int]) -> str | None:
+def _after_gre(payload: bytes) -> bytes:
+    if len(payload) < GRE_HEADER or int.from_bytes(payload[2:4]) not in GRE_INSIDE:
+        return b""
+    flags = int.from_bytes(payload[:2])
+    if flags & ~(sum(GRE_OPTIONS)):         # routing, or another version
+        return b""
+    return payload[GRE_HEADER + 4 * sum(flags & option != 0 for option in GRE_OPTIONS):]
+
+
+def why_not(inner: bytes, vips: Vips) -> str | None:
     """Return why *inner* is not let in, or None."""
-    if len(inner) < 20 or inner[0] >> 4 != 4 or pkt.get16(bytearray(inner[:20]), pkt.IP_LENGTH) > len(inner):
-        return "no IPv4 packet inside"
-    if int.from_bytes(inner[pkt.IP_DESTINATION:pkt.IP_DESTINATION + 4]) not in vips:
-        return "not for a VIP"
-    return None
+    version = inner[0] >> 4 if inner else 0
+    if version == 4 and 20 <= int.from_bytes(inner[2:4]) <= len(inner):
+        destination = int.from_bytes(inner[16:20]), AF_INET
+    elif version == 6 and 40 <= 40 + int.from_bytes(inner[4:6]) <= len(inner):
+        destination = int.from_bytes(inner[24:40]), AF_INET6
+    else:
+        return "no IP packet inside"
+    return None if destination in vips else "not for a VIP"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from lbq.conntrack import STATE_NAMES, TEMPLATE_STATES
 from lbq.errors import ConfigError
-from lbq.grammar import did_you_mean, format_address, parse_address, parse_port, parse_service
-from lbq.model import PROTOCOL_NAMES
+from lbq.grammar import did_you_mean, format_address, parse_address, parse_port, parse_service, split_endpoint
+from lbq.model import AF_INET6, PROTOCOL_NAMES
 
 STATES = tuple(dict.fromkeys(name for names in (*STATE_NAMES.values(), TEMPLATE_STATES) for name in names))
 
@@ -27,17 +27,17 @@ def chosen(service: str | None = None, server: str | None = None, client: str | 
 def _of_service(text: str) -> Wanted:
     key = parse_service(text)
     if key.fwmark:
-        return lambda row: row["fwmark"] == key.fwmark
-    place = PROTOCOL_NAMES[key.protocol], format_address(key.address)
+        return lambda row: row["fwmark"] == key.fwmark and (":" in row["caddr"]) == (key.family == AF_INET6)
+    place = PROTOCOL_NAMES[key.protocol], format_address(key.address, key.family)
     return lambda row: (row["protocol"], row["vaddr"]) == place and key.port in (0, row["vport"])
 
 
 def _of(end: str) -> Callable[[str], Wanted]:
     """Return what makes a test of an address, with or without port, at one *end*: ``c`` or ``d``."""
     def make(text: str) -> Wanted:
-        address, colon, port = text.partition(":")
-        wanted = format_address(parse_address(text if text.count(":") > 1 else address))
-        number = None if not colon else 0 if port == "0" else parse_port(port)      # 0: of templates
+        address, port = split_endpoint(text)
+        wanted = format_address(*parse_address(address))
+        number = None if port is None else 0 if port == "0" else parse_port(port)       # 0: of templates
         return lambda row: row[f"{end}addr"] == wanted and number in (None, row[f"{end}port"])
 
     return make

@@ -1,12 +1,15 @@
 """The words people type: SERVICE, RIP[:PORT][,SETTING=VALUE]..., and how they are written back.
 
     SERVICE   [tcp:|udp:|sctp:]VIP:PORT    tcp when nothing is said; PORT 0 is every port
-              fwmark:N                     all packets with a firewall mark
+              fwmark:N, fwmark:N/6         all IPv4, all IPv6 packets with a firewall mark
     SERVER    RIP[:PORT][,SETTING=VALUE]   the service's port when none is said
     SETTING   weight, mode (nat dr tun), upper, lower, tunnel (ipip gue gre), tunnel-port, tunnel-csum (no yes remcsum)
 
+An IPv6 address stands in brackets, ``[2001:db8::1]:80``, wherever a port may follow: without them
+``2001:db8::1:80`` would be an address of its own.  ``lbq realserver`` and the like take it either way.
+
 Every mistake raises ConfigError with one line that says what was typed and what would be right.
-Addresses are IPv4 dotted quads: a name could mean another machine tomorrow, and looking it up could hang.
+Addresses are numbers: a name could mean another machine tomorrow, and looking it up could hang.
 """
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import NamedTuple
 from lbq.errors import ConfigError
 from lbq.model import (
     AF_INET,
+    AF_INET6,
     CSUM,
     DR,
     GRE,
@@ -36,6 +40,8 @@ PROTOCOLS = {PROTOCOL_NAMES[number]: number for number in (TCP, UDP, SCTP)}
 DEFAULT_WEIGHT = 1
 MAX_WEIGHT = 2**31 - 1      # the kernel keeps a weight in a C int; so does ipvsadm since Debian's 1.31
 MAX_MARK = 2**32 - 1
+LINK_LOCAL = 0xFE80 >> 6    # the first ten bits of fe80::/10
+VERSIONS = {"4": AF_INET, "6": AF_INET6}
 MODES = {"nat": NAT, "dr": DR, "tun": TUN}
 TUNNELS = {"ipip": IPIP, "gue": GUE, "gre": GRE}
 CHECKSUMS = {"no": NOCSUM, "yes": CSUM, "remcsum": REMCSUM}
@@ -48,6 +54,7 @@ class ServerWords(NamedTuple):
 
     address: int
     port: int
+    family: int
     weight: int | None = None
     mode: int | None = None
     upper: int | None = None
@@ -58,14 +65,24 @@ class ServerWords(NamedTuple):
 
     def says_something(self) -> bool:
         """Return True when there is a setting."""
-        return any(value is not None for value in self[2:])
+        return any(getattr(self, name) is not None for name in SERVER_SETTINGS)
+
+    def place(self) -> tuple[int, int, int]:
+        """Return what names it under its service: address, port and family."""
+        return self.address, self.port, self.family
+
+
+SERVER_SETTINGS = ServerWords._fields[3:]
 
 
 def parse_service(text: str, protocol: str | None = None) -> ServiceKey:
     """Return the service that *text* names; *protocol* replaces the default, tcp."""
     prefix, colon, rest = text.partition(":")
     if colon and prefix.lower() == "fwmark":
-        return ServiceKey(TCP, 0, 0, fwmark=parse_number(rest, "firewall mark", 1, MAX_MARK))
+        mark, slash, version = rest.partition("/")
+        if slash and version not in VERSIONS:
+            raise ConfigError(f"'{text}': after the slash comes 4 or 6, the IP version of the packets")
+        return ServiceKey(TCP, 0, 0, VERSIONS[version or "4"], parse_number(mark, "firewall mark", 1, MAX_MARK))
     if colon and prefix.lower() in PROTOCOLS:
         if protocol not in (None, prefix.lower()):
             raise ConfigError(f"'{text}' says {prefix.lower()}, the options say {protocol}; say it once")
@@ -73,20 +90,20 @@ def parse_service(text: str, protocol: str | None = None) -> ServiceKey:
     elif colon and prefix.isalpha() and ":" in rest:
         raise ConfigError(f"unknown protocol '{prefix}'{did_you_mean(prefix, PROTOCOLS)}; "
                           f"lbq has {', '.join(PROTOCOLS)}")
-    address, port = _split(text)
+    address, port = split_endpoint(text)
     if port is None:
-        raise ConfigError(f"'{text}' has no port; write VIP:PORT, such as 192.168.10.1:80")
-    vip = parse_address(address)
-    return ServiceKey(PROTOCOLS[protocol or "tcp"], vip, 0 if port == "0" else parse_port(port))
+        raise ConfigError(f"'{text}' has no port; write VIP:PORT, such as 192.168.10.1:80 or [2001:db8::1]:80")
+    vip, family = _parse_balanced_address(address)
+    return ServiceKey(PROTOCOLS[protocol or "tcp"], vip, 0 if port == "0" else parse_port(port), family)
 
 
 def parse_server(text: str, service: ServiceKey) -> ServerWords:
     """Return the real server that *text* names under *service*, which it must not be itself."""
     endpoint, *settings = text.split(",")
-    address, port = _split(endpoint)
-    server = ServerWords(parse_address(address), service.port if port is None else parse_port(port),
-                         **_parse_settings(settings))
-    if (server.address, server.port) == (service.address, service.port):
+    address, port = split_endpoint(endpoint)
+    rip, family = _parse_balanced_address(address)
+    server = ServerWords(rip, service.port if port is None else parse_port(port), family, **_parse_settings(settings))
+    if server.place() == (service.address, service.port, service.family):
         raise ConfigError(f"'{text}' is the virtual service {format_service(service)} itself; "
                           "a real server needs another address or port")
     return server
@@ -94,6 +111,9 @@ def parse_server(text: str, service: ServiceKey) -> ServerWords:
 
 def check_server(server: ServerWords, service: ServiceKey, mode: int) -> None:
     """Raise ConfigError for settings that do not go together, *mode* being how the server is reached."""
+    if mode != TUN and server.family != service.family:
+        raise ConfigError(f"real server {format_endpoint(*server.place())} is not of the service's IP version, and "
+                          "only tun can change that; say mode=tun, or give the server's other address")
     if mode != NAT and not service.fwmark and server.port != service.port:
         raise ConfigError(f"real server port {server.port} is not the service's port {service.port}, and only nat "
                           "can change ports; leave the port away, or say mode=nat")
@@ -104,8 +124,13 @@ def check_server(server: ServerWords, service: ServiceKey, mode: int) -> None:
         raise ConfigError("tunnel=gue needs tunnel-port=N, the UDP port that the real server listens on")
 
 
-def parse_netmask(text: str) -> int:
-    """Return a netmask as an integer, out of ``255.255.255.0`` or a prefix length such as 24."""
+def parse_netmask(text: str, family: int = AF_INET) -> int:
+    """Return a netmask as the engine takes it: 32 bits for IPv4, a prefix length for IPv6.
+
+    For IPv4 *text* is like ``255.255.255.0`` or a prefix length such as 24.
+    """
+    if family == AF_INET6:
+        return parse_number(text, "netmask of an IPv6 service", 1, 128)
     if text.isascii() and text.isdigit() and len(text) <= 2:
         if not 1 <= int(text) <= 32:
             raise ConfigError(f"netmask '{text}' is not a prefix length from 1 to 32")
@@ -119,22 +144,40 @@ def parse_netmask(text: str) -> int:
     return mask
 
 
-def parse_address(text: str) -> int:
-    """Return an IPv4 address that one host can have, as an integer."""
-    if ":" in text or text.startswith("["):
-        raise ConfigError(f"'{text}' looks like IPv6, which lbq does not balance yet; use an IPv4 address")
+def parse_address(text: str) -> tuple[int, int]:
+    """Return the address that *text* is, one that a host can have, as an integer, and its family."""
+    family = AF_INET6 if ":" in text or text.startswith("[") else AF_INET
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        address = int.from_bytes(socket.inet_pton(AF_INET, text))
+        address = int.from_bytes(socket.inet_pton(family, bare))
     except (OSError, UnicodeEncodeError, ValueError):
-        raise ConfigError(_why_not_an_address(text)) from None
-    if address >> 24 in (0, *range(224, 256)):
+        raise ConfigError(_why_not_an_address(text, family)) from None
+    if family == AF_INET:
+        is_one_host = address >> 24 not in (0, *range(224, 256))
+    elif address >> 32 == 0xFFFF:
+        raise ConfigError(f"'{text}' is an IPv4 address in the clothes of an IPv6 one; "
+                          f"write {format_address(address & 0xFFFFFFFF)}")
+    else:
+        is_one_host = address != 0 and address >> 120 != 0xFF
+    if not is_one_host:
         raise ConfigError(f"'{text}' is not the address of one host; use a unicast address")
-    return address
+    return address, family
 
 
-def _why_not_an_address(text: str) -> str:
+def _parse_balanced_address(text: str) -> tuple[int, int]:
+    """Return a VIP or RIP, which must mean the same machine on every link."""
+    address, family = parse_address(text)
+    if family == AF_INET6 and address >> 118 == LINK_LOCAL:
+        raise ConfigError(f"'{text}' is a link-local address, which means another machine on each link; "
+                          "use a global one, or one from fc00::/7")
+    return address, family
+
+
+def _why_not_an_address(text: str, family: int) -> str:
     if not text:
-        return "the address is missing; write one like 192.168.10.1"
+        return "the address is missing; write one like 192.168.10.1 or [2001:db8::1]"
+    if family == AF_INET6:
+        return f"'{text}' is not an IPv6 address; write one like 2001:db8::1"
     if any(letter.isalpha() for letter in text):
         return f"'{text}' is a name, and lbq takes addresses, not names; write one like 192.168.10.1"
     return f"'{text}' is not an IPv4 address; write four numbers from 0 to 255, like 192.168.10.1"
@@ -191,16 +234,22 @@ def _parse_setting(name: str, value: str) -> int:
 
 def format_settings(server: ServerWords) -> list[tuple[str, str]]:
     """Return the settings that *server* says something about, by name, as they are written."""
-    said = [(name.replace("_", "-"), value) for name, value in zip(server._fields[2:], server[2:], strict=True)
-            if value is not None]
+    said = [(name.replace("_", "-"), getattr(server, name)) for name in SERVER_SETTINGS
+            if getattr(server, name) is not None]
     return [(name, next((word for word, number in VALUES.get(name, {}).items() if number == value), str(value)))
             for name, value in said]
 
 
-def _split(text: str) -> tuple[str, str | None]:
-    """Return address and port of ``ADDRESS[:PORT]``; an IPv6 address stays whole, to be refused whole."""
-    if text.startswith("[") or text.count(":") > 1:
-        return text, ""
+def split_endpoint(text: str) -> tuple[str, str | None]:
+    """Return address and port of ``ADDRESS[:PORT]``; the port is None when there is none."""
+    if text.startswith("["):
+        address, bracket, port = text.partition("]")
+        if not bracket or port[:1] not in ("", ":"):
+            raise ConfigError(f"'{text}' is not an IPv6 address in brackets; write [2001:db8::1] or [2001:db8::1]:80")
+        return address + bracket, port[1:] if port else None
+    if text.count(":") > 1:
+        raise ConfigError(f"'{text}' has more than one colon; an IPv6 address is written in brackets, "
+                          "[2001:db8::1] or [2001:db8::1]:80")
     address, colon, port = text.partition(":")
     return address, port if colon else None
 
@@ -225,7 +274,7 @@ def format_endpoint(address: int, port: int, family: int = AF_INET) -> str:
 
 
 def format_service(key: ServiceKey) -> str:
-    """Return ``tcp:192.168.10.1:80`` or ``fwmark:1``, a service as the commands take it."""
+    """Return ``tcp:192.168.10.1:80``, ``fwmark:1`` or ``fwmark:1/6``, a service as the commands take it."""
     if key.fwmark:
-        return f"fwmark:{key.fwmark}"
+        return f"fwmark:{key.fwmark}" + ("/6" if key.family == AF_INET6 else "")
     return f"{PROTOCOL_NAMES[key.protocol]}:{format_endpoint(key.address, key.port, key.family)}"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 AF_INET = 2
 AF_INET6 = 10
+FAMILY_NAMES = {AF_INET: "inet", AF_INET6: "inet6"}
 IP = 0          # the protocol of a firewall mark's persistence templates
 TCP = 6
 UDP = 17

@@ -65,12 +65,14 @@ other commands:
 
 examples:
   lbq --vip 192.168.10.1:80 --mode nat --real 192.168.20.1 --real 192.168.20.2:8080,weight=2
+  lbq --vip [2001:db8::1]:80 --mode nat --real [2001:db8:1::1] --real [2001:db8:1::2]:8080
   lbq --vip 192.168.10.1:53 --udp --mode nat --scheduler rr --real 192.168.20.1
   lbq add server 192.168.10.1:80 192.168.20.3
   lbq --vip 172.16.10.1:80 --mode dr --persistent 300 --real 10.0.0.1 --real 10.0.0.2
   ip netns exec blue lbq list                   the director of another network namespace
 
-SERVICE is [tcp:|udp:|sctp:]VIP:PORT, tcp when nothing is said, or fwmark:N.  Addresses are IPv4, never names.
+SERVICE is [tcp:|udp:|sctp:]VIP:PORT, tcp when nothing is said, or fwmark:N (fwmark:N/6 for IPv6 packets).  Addresses
+are never names; those of IPv6 stand in brackets, [2001:db8::1]:80.
 SETTINGs of a server: weight, mode, upper and lower (thresholds), tunnel (ipip gue gre), tunnel-port, tunnel-csum.
 With nat, real servers must route their replies through this machine (their default gateway, as a rule); with dr
 and tun they have the VIP on lo (lbq realserver) and answer clients directly.
@@ -190,7 +192,7 @@ def validate(words: argparse.Namespace) -> Options:
                           "lbq --help explains")
     service = _about("--vip", parse_service, words.vip, "udp" if words.udp else None)
     mode = mode_of(words.mode)
-    settings = service_words(words)
+    settings = service_words(words, service.family)
     settings.scheduler = settings.scheduler or DEFAULT
     settings.mode = mode
     check_service(service, settings)
@@ -229,7 +231,7 @@ def add_service_options(parser: Parser) -> None:
              "server instead of a quiesced or full one); default none, as in kernel IPVS")
     add("--persistent", metavar="SECONDS", nargs="?", const="300",
         help="a client goes where it went before, for so long (300 when no number is said; 0: not)")
-    add("--netmask", metavar="MASK", help="clients of one network count as one: 255.255.255.0 or 24")
+    add("--netmask", metavar="MASK", help="clients of one network count as one: 255.255.255.0 or 24; IPv6: 64")
     add("--ops", action="store_const", const=True, help="UDP: schedule every datagram by itself")
     add("--ops-replies", action="store_const", const=True,
         help="with --ops and nat: answers come from the VIP (default: they leave as the real server sends them, as "
@@ -245,13 +247,13 @@ def add_service_options(parser: Parser) -> None:
              "300 s; hosts' own keepalives come after 7200)")
 
 
-def service_words(words: argparse.Namespace) -> ServiceWords:
-    """Return what *words* say about a service, or raise for the first that is wrong."""
+def service_words(words: argparse.Namespace, family: int) -> ServiceWords:
+    """Return what *words* say about a service of *family*, or raise for the first that is wrong."""
     seconds, idle = words.persistent, words.idle
     return ServiceWords(
         scheduler=None if words.scheduler is None else _scheduler(words.scheduler),
         persistent=None if seconds is None else _number("--persistent", seconds, 0, MAX_SECONDS),
-        netmask=None if words.netmask is None else _about("--netmask", parse_netmask, words.netmask),
+        netmask=None if words.netmask is None else _about("--netmask", parse_netmask, words.netmask, family),
         ops=words.ops,
         scheduler_flags=None if words.scheduler_flags is None else [
             _one_of("scheduler flag", flag, ALL_FLAGS) for flag in words.scheduler_flags.split(",") if flag],
@@ -338,8 +340,8 @@ def _servers(texts: list[str], service: ServiceKey, mode: int) -> list[ServerWor
         server = _about("--real", parse_server, text, service)
         _about("--real", lambda _, server=server: check_server(
             server, service, mode if server.mode is None else server.mode), text)
-        if any(server[:2] == other[:2] for other in servers):
-            raise ConfigError(f"--real {text}: {format_endpoint(*server[:2])} is there twice; "
+        if any(server.place() == other.place() for other in servers):
+            raise ConfigError(f"--real {text}: {format_endpoint(*server.place())} is there twice; "
                               "say it once, with a weight if it is to get more")
         servers.append(server)
     return servers

@@ -7,10 +7,15 @@ its link would come past the director:
     arp_ignore=1, arp_announce=2   no ARP answer for addresses of other devices, none announced as a source
     tun: the tunnel's end          an ipip device where the kernel has one, else ``lbq decap``
 
+An IPv6 VIP (/128) needs no such settings: a neighbour solicitation is answered only for addresses of the device it
+came in on, and lo is no such device.  It is deprecated (preferred lifetime 0), so that it is nobody's choice for the
+source of a connection that the server begins itself.
+
 What was before is kept in /run/lbq/<inode of the network namespace>/realserver.json, written first.  It also says of
 which boot and namespace: inode numbers are used again.
 
 Kernel: Documentation/networking/ip-sysctl.rst (arp_ignore, arp_announce, rp_filter); ip_vs's own how-to says the same.
+ndisc_recv_ns() in net/ipv6/ndisc.c.
 """
 from __future__ import annotations
 
@@ -22,9 +27,11 @@ from pathlib import Path
 from lbq.errors import ConfigError, HostError
 from lbq.grammar import format_address, parse_address
 from lbq.host import addresses, sysctl
-from lbq.host.probes import check_permission
+from lbq.host.netlink import BITS
+from lbq.host.probes import check_ipv6, check_permission
 from lbq.host.setup import state_directory
-from lbq.host.undo import boot_id, netns_cookie
+from lbq.host.undo import boot_id, is_address, netns_cookie
+from lbq.model import AF_INET, AF_INET6
 from lbq.options import Parser
 
 EPILOG = """\
@@ -32,6 +39,7 @@ What it does, and --undo takes back (the answers go past the director, so nothin
   the VIP/32 on lo                         packets to it are accepted here
   arp_ignore=1, arp_announce=2             nobody learns this machine's MAC as the VIP's (all and lo)
   tun: tunl0 up, rp_filter=0               it ends IPIP tunnels; for gue and gre, or without ipip: lbq decap
+An IPv6 VIP/128 on lo needs no settings: nobody answers neighbour solicitations for it; its tunnels end in lbq decap.
 All of it is gone after a reboot, like everything in /run/lbq.
 
 examples:
@@ -46,8 +54,8 @@ REVERSE_PATH = {"net/ipv4/conf/all/rp_filter": "0", f"net/ipv4/conf/{TUNNEL}/rp_
 
 def main(words: list[str]) -> int:
     """Do what ``lbq realserver WORDS`` says; return the exit status."""
-    parser = Parser("lbq realserver", "On a real server of DR or TUN: the VIP on lo without ARP for it (and, for tun, "
-                    "the tunnel's end), or all of it undone.",
+    parser = Parser("lbq realserver", "On a real server of DR or TUN: the VIP on lo without ARP or NDP for it (and, "
+                    "for tun, the tunnel's end), or all of it undone.",
                     usage="lbq realserver dr|tun --vip VIP [--vip VIP]...\n       lbq realserver dr|tun --undo",
                     epilog=EPILOG)
     parser.add_argument("mode", metavar="MODE", help="dr or tun")
@@ -68,26 +76,32 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def prepare(mode: str, vips: list[int]) -> list[str]:
+def prepare(mode: str, vips: list[tuple[int, int]]) -> list[str]:
     """Give this machine the *vips*; return what was changed, one line each.  Once more changes nothing."""
+    families = {family for _, family in vips}
+    if AF_INET6 in families:
+        check_ipv6()
     record = _load() or {"here": _here(), "sysctls": {}, "addresses": [], "device": False}
     lines = []
     if mode == "tun":
-        lines += _bring_up_tunnel(record)
-    wanted = {**ARP, **(REVERSE_PATH if mode == "tun" else {})}
+        lines += _bring_up_tunnel(record) if families == {AF_INET} else [
+            "run `lbq decap --vip VIP` beside the service, it ends the tunnel whatever is in it and around it"]
+    wanted = ARP if AF_INET in families else {}
+    wanted = {**wanted, **(REVERSE_PATH if mode == "tun" and wanted else {})}
     wanted = {key: value for key, value in wanted.items() if sysctl.read(key) not in (None, value)}
     for key in wanted:
         record["sysctls"].setdefault(key, sysctl.read(key))
     _save(record)
     lines += sysctl.write_all(wanted)           # before the VIP is there: nobody must answer ARP for it
-    for vip in vips:
-        if addresses.is_local(vip):
-            lines.append(f"{format_address(vip)} is an address of this host already")
+    for vip, family in vips:
+        name = format_address(vip, family)
+        if addresses.is_local(vip, family):
+            lines.append(f"{name} is an address of this host already")
             continue
-        record["addresses"].append(vip)
+        record["addresses"].append(name)
         _save(record)
-        addresses.add(vip, "lo")
-        lines.append(f"{format_address(vip)}/32 added to lo")
+        addresses.add(vip, family, "lo")
+        lines.append(f"{name}/{BITS[family]} added to lo")
     return lines
 
 
@@ -96,7 +110,11 @@ def undo() -> list[str]:
     record = _load()
     if record is None:
         return ["nothing to undo in this network namespace"]
-    lines = [f"{format_address(vip)}/32 removed from lo" for vip in record["addresses"] if addresses.remove(vip, "lo")]
+    lines = []
+    for name in record["addresses"]:
+        vip, family = parse_address(name)
+        if addresses.remove(vip, family, "lo"):
+            lines.append(f"{name}/{BITS[family]} removed from lo")
     if record["device"]:
         _ip("link", "set", TUNNEL, "down")
         lines.append(f"{TUNNEL} is down")
@@ -162,7 +180,7 @@ def _is_record(value) -> bool:
     return (isinstance(value["device"], bool) and isinstance(value["sysctls"], dict)
             and all(isinstance(text, str) for text in value["sysctls"].values())
             and isinstance(value["addresses"], list)
-            and all(type(vip) is int and vip >= 0 for vip in value["addresses"]))
+            and all(is_address(vip) for vip in value["addresses"]))
 
 
 def _save(record: dict) -> None:

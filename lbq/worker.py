@@ -17,7 +17,6 @@ import socket
 import sys
 import time
 
-from lbq.conntrack import split
 from lbq.errors import HostError, LbqError
 from lbq.model import ServiceKey
 
@@ -95,9 +94,9 @@ def answer(engine, question: bytes) -> bytes:
     except (Exception, SystemExit) as error:    # a user's own scheduler may raise anything; packets must go on
         return failure(error)
     if do == "list_connections":
-        records, cursor = value
-        head = {"ok": cursor, "count": sum(1 for _ in split(records)), "now": time.monotonic_ns()}
-        return json.dumps(head).encode() + b"\n" + records
+        page, cursor = value
+        head = {"ok": cursor, "bytes": len(page), "now": time.monotonic_ns()}
+        return json.dumps(head).encode() + b"\n" + page
     return json.dumps({"ok": value}).encode()
 
 

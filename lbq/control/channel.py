@@ -164,4 +164,4 @@ def _unpack(message: bytes):
     if "error" in answer:
         kind = getattr(errors, answer["error"], LbqError)
         raise kind(answer["message"])
-    return (answer, records) if "count" in answer else answer["ok"]
+    return (answer, records) if "bytes" in answer else answer["ok"]

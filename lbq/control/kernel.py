@@ -25,13 +25,12 @@ from lbq.errors import (
     NoSuchService,
     NotUnicast,
     ServerExists,
-    ServiceError,
     ServiceExists,
     ThresholdsReversed,
     UnknownScheduler,
 )
 from lbq.grammar import ServerWords, format_address, format_endpoint, format_service
-from lbq.model import AF_INET, AF_INET6, GUE, TUN, ServiceKey, is_link_local6, is_unicast6
+from lbq.model import AF_INET, GUE, TUN, ServiceKey, is_link_local6, is_unicast6
 from lbq.options import MAX_SECONDS, ServiceWords
 from lbq.schedulers import BUILT_IN, names
 
@@ -48,11 +47,10 @@ class Step(NamedTuple):
 
 
 class KernelCommands:
-    """What the control socket offers to ipvsadm; *families* are those whose services can be balanced."""
+    """What the control socket offers to ipvsadm."""
 
-    def __init__(self, operations: Operations, families: tuple[int, ...] = (AF_INET, AF_INET6)):
+    def __init__(self, operations: Operations):
         self.operations = operations
-        self.families = families
 
     def methods(self) -> dict:
         """Return the coroutines that the control socket offers, by name."""
@@ -77,7 +75,6 @@ class KernelCommands:
             if do not in ("add", "edit"):
                 raise ConfigError(f"a service can be added, edited, deleted and zeroed; '{do}' is none of it")
             words = service_of(service)
-            self._require_family(key)
             if known is not None:
                 words = _with_what_only_lbq_has(words, known)
             if words.pe not in ENGINES:
@@ -106,7 +103,7 @@ class KernelCommands:
             if do not in ("add", "edit"):
                 raise ConfigError(f"a server can be added, edited and deleted; '{do}' is none of it")
             words = server_of(server)
-            _check(words)
+            _check(key, words)
             if do == "edit":
                 self._require(place, name)
                 await self.operations.change_server(place, words)
@@ -114,7 +111,7 @@ class KernelCommands:
             if place in self.operations.servers:
                 raise ServerExists(f"cannot add server {name}: it is already there")
             if place not in self.operations.trash:
-                await self._require_unicast(key.family, words.address)
+                await self._require_unicast(words.family, words.address)
             await self.operations.put_server(place, words)
             return self.operations.did(f"added server {name}")
 
@@ -125,15 +122,13 @@ class KernelCommands:
         are kept.
         """
         wanted, servers = _read(services)
-        for key in wanted:
-            self._require_family(key)
         seconds = [timeouts.get(name, 0) for name in ("tcp", "tcpfin", "udp")]
         if any(type(value) is not int or not 0 <= value <= MAX_SECONDS for value in seconds):
             raise ConfigError(f"timeouts are tcp, tcpfin and udp, from 0 to {MAX_SECONDS} seconds")
         async with self.operations.change:
-            for key, address, port in servers:
-                if (key, address, port) not in self.operations.servers:
-                    await self._require_unicast(key.family, address)
+            for place, words in servers.items():
+                if place not in self.operations.servers:
+                    await self._require_unicast(words.family, words.address)
             now = self.operations.services
             wanted = {key: _with_what_only_lbq_has(words, now[key]) if key in now else words
                       for key, words in wanted.items()}
@@ -179,10 +174,6 @@ class KernelCommands:
         return steps + [Step(f"deleted service {format_service(key)}", partial(now.drop_service, key))
                         for key in now.services if key not in wanted]
 
-    def _require_family(self, key: ServiceKey) -> None:
-        if key.family not in self.families:
-            raise ServiceError(f"cannot balance {format_service(key)}: lbq has no IPv6 services yet")
-
     def _require(self, place: Membership, name: str) -> None:
         if place not in self.operations.servers:
             raise NoSuchServer(f"no server {name}")
@@ -193,8 +184,8 @@ class KernelCommands:
 
 
 def _name(place: Membership) -> str:
-    key, address, port = place
-    return f"{format_endpoint(address, port, key.family)} of {format_service(key)}"
+    key, *server = place
+    return f"{format_endpoint(*server)} of {format_service(key)}"
 
 
 def _with_what_only_lbq_has(words: ServiceWords, before: ServiceWords) -> ServiceWords:
@@ -223,11 +214,14 @@ def _read(services: list) -> tuple[dict[ServiceKey, ServiceWords], dict[Membersh
             if place in servers:
                 raise ConfigError(f"server {_name(place)} is there twice")
             servers[place] = server_of(server)
-            _check(servers[place])
+            _check(key, servers[place])
     return wanted, servers
 
 
-def _check(words: ServerWords) -> None:
+def _check(key: ServiceKey, words: ServerWords) -> None:
+    if words.family != key.family and words.mode != TUN:
+        raise ConfigError(f"{format_address(words.address, words.family)} is of another family than its service; only "
+                          "a tunnel leads there")
     if words.lower > words.upper:
         raise ThresholdsReversed(f"lower threshold {words.lower} is above the upper one, {words.upper}")
     if words.mode == TUN and words.tunnel == GUE and not words.tunnel_port:

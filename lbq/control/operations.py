@@ -24,6 +24,7 @@ from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, Serv
 from lbq.grammar import (
     DEFAULT_WEIGHT,
     MODES,
+    SERVER_SETTINGS,
     ServerWords,
     check_server,
     format_address,
@@ -39,6 +40,7 @@ from lbq.model import (
     AF_INET,
     AF_INET6,
     END_DELETED,
+    FAMILY_NAMES,
     IPIP,
     MOVE_QUIESCED,
     NAT,
@@ -69,13 +71,13 @@ LINES_PAGE = 16         # services and servers; likewise
 ENDED_PAGE = 64         # connections to end; likewise
 
 logger = logging.getLogger("lbq.control")
-Membership = tuple[ServiceKey, int, int]
-NEW_SERVER = ServerWords(0, 0, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCSUM)
+Membership = tuple[ServiceKey, int, int, int]       # service; address, port and family of the server
+NEW_SERVER = ServerWords(0, 0, AF_INET, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCSUM)
 SETTING_TYPES = {"scheduler": str, "persistent": int, "netmask": int, "ops": bool, "scheduler_flags": list, "mode": str,
                  "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int, "pe": str}
 SECONDS = ("persistent", "idle")
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
-NEW_SERVICE = ServiceWords(DEFAULT, 0, 0xFFFFFFFF, False, [], "nat", "keep", "keep", False, 0, "")
+NETMASKS = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}     # the whole address, which is the default
 
 
 class Drain(NamedTuple):
@@ -132,21 +134,30 @@ class Operations:
             await self.process.call("set_sysctl", name, value)
         if key is None:
             return
-        settings = _merged(NEW_SERVICE, settings)
+        settings = _merged(_new_service(key.family), settings)
         await self.process.call("add_service", key, *service_arguments(settings))
         self.services[key] = settings
         for server in servers:
             server = self._complete(key, server)
-            await self.process.call("add_server", key, server.address, server.port, *_server_arguments(server))
-            self.servers[key, server.address, server.port] = server
+            place = key, *server.place()
+            if server.family != key.family:
+                await self.host.call("check_family", server.family)
+            await self.process.call("add_server", *_server_arguments(place, server))
+            self.servers[place] = server
 
     def members(self) -> tuple[list[ServiceKey], list[tuple[ServiceKey, int, int, int]]]:
         """Return what the host is to know: services, and their real servers with mode."""
-        return list(self.services), [(*place, server.mode) for place, server in self.servers.items()]
+        return list(self.services), [(key, address, port, server.mode)
+                                     for (key, address, port, _), server in self.servers.items()]
 
-    def server_addresses(self) -> list[int]:
-        """Return the addresses of all real servers, those in the trash too."""
-        return sorted({address for _, address, _ in (*self.servers, *self.trash)})
+    def server_addresses(self, family: int) -> list[int]:
+        """Return the addresses of all real servers of *family*, those in the trash too."""
+        return sorted({address for _, address, _, its_family in (*self.servers, *self.trash) if its_family == family})
+
+    def has_ipv6(self) -> bool:
+        """Return True when a service, or a real server, is one of IPv6."""
+        return any(AF_INET6 in (key.family, family) for key, _, _, family in (*self.servers, *self.trash)) or any(
+            key.family == AF_INET6 for key in self.services)
 
     # ---- Asking ------------------------------------------------------------------------------------------
 
@@ -177,9 +188,8 @@ class Operations:
         """Return a page of connections and the cursor of the next one, or None after the last."""
         if not 0 <= cursor <= MAX_CONNECTIONS or limit < 1:
             raise ConfigError(f"a page has a cursor from 0 to {MAX_CONNECTIONS} and a limit from 1")
-        page, records = await self.process.call("list_connections", cursor, min(limit, PAGE))
-        rows = [decode(record, page["now"]) for record in split(records)]
-        return {"connections": rows, "next": page["ok"]}
+        page, raw = await self.process.call("list_connections", cursor, min(limit, PAGE))
+        return {"connections": [decode(record, page["now"]) for record in split(raw)], "next": page["ok"]}
 
     async def end_connections(self, service: str | None = None, server: str | None = None, client: str | None = None,
                               state: str | None = None) -> dict:
@@ -230,7 +240,7 @@ class Operations:
     async def add_service(self, service: str, **settings) -> str:
         """Add a virtual service without servers; return what was done."""
         key = parse_service(service)
-        words = _merged(NEW_SERVICE, _service_words(settings))
+        words = _merged(_new_service(key.family), _service_words(settings, key.family))
         check_service(key, words)
         async with self.change:
             if key in self.services:
@@ -241,7 +251,7 @@ class Operations:
 
     async def set_service(self, service: str, **settings) -> str:
         """Give a service other settings, those that are named; return what was done."""
-        said = _service_words(settings)
+        said = _service_words(settings, parse_service(service).family)
         if said == ServiceWords():
             raise ConfigError("nothing to set; lbq set service --help shows what there is")
         async with self.change:
@@ -286,7 +296,7 @@ class Operations:
         async with self.change:
             key, words = self._parse(service, server)
             words = self._complete(key, words)
-            place = key, words.address, words.port
+            place = key, *words.place()
             if place in self.servers:
                 raise ServerExists(f"cannot add {_name(words)} to {format_service(key)}: "
                                    "it is already there; `lbq set server` changes it")
@@ -300,7 +310,7 @@ class Operations:
             key, said = self._parse(service, server)
             if not said.says_something():
                 raise ConfigError(f"'{server}' says nothing to set; write {server},weight=N")
-            place = key, said.address, said.port
+            place = key, *said.place()
             before = self._there(place)
             words = _filled(said, before)
             check_server(words, key, words.mode)
@@ -312,18 +322,18 @@ class Operations:
         """Delete a real server: nothing new for it, its set entry goes when the engine forgets it."""
         async with self.change:
             key, words = self._parse(service, server)
-            place = key, words.address, words.port
+            place = key, *words.place()
             if place not in self.servers:
                 raise NoSuchServer(f"cannot delete {_name(words)} from {format_service(key)}: "
                                    "it is not there; `lbq list` shows those that are")
             return await self._delete_server(place)
 
     async def _delete_server(self, place: Membership) -> str:
-        key, address, port = place
+        key, *server = place
         left = await self.drop_server(place)
         what = "" if not left else (f"; its connections start over: {left}" if self.services[key].on_delete == "end"
                                     else f"; its connections get no more packets: {left} (--on-delete end, lbq drain)")
-        return self.did(f"deleted server {format_endpoint(address, port)} from {format_service(key)}{what}")
+        return self.did(f"deleted server {format_endpoint(*server)} from {format_service(key)}{what}")
 
     async def drain(self, service: str, server: str, end_after: int | None = None, delete: bool = False) -> str:
         """Give a server nothing new; end what it still has after so many seconds; delete it when it has none left."""
@@ -333,9 +343,9 @@ class Operations:
                 raise ConfigError(f"'{server}': draining takes no settings")
             if end_after is not None and not 0 <= end_after <= MAX_SECONDS:
                 raise ConfigError(f"end_after is a number of seconds from 0 to {MAX_SECONDS}")
-            place = key, said.address, said.port
+            place = key, *said.place()
             words = self._there(place)._replace(weight=0)
-            await self.process.call("set_server", *place, *_server_arguments(words))
+            await self.process.call("set_server", *_server_arguments(place, words))
             self.servers[place] = words
             self.drains.pop(place, None)
             if end_after is not None or delete:
@@ -359,16 +369,17 @@ class Operations:
                 del self.drains[place]
         if not self.drains:
             return
-        left = {(row["protocol"], row["address"], row["port"], row["fwmark"], server["address"], server["port"]):
-                server["active"] + server["inactive"] for row in await self.list() for server in row["servers"]}
+        left = {(row["protocol"], row["family"], row["address"], row["port"], row["fwmark"], server["address"],
+                 server["port"]): server["active"] + server["inactive"]
+                for row in await self.list() for server in row["servers"]}
         for place, drain in list(self.drains.items()):
             count = left.get(_listed_as(place), 0)
             is_over = drain.ends_at is not None and time.monotonic() >= drain.ends_at
             if count and not is_over:
                 continue
             del self.drains[place]
-            key, address, port = place
-            name = f"server {format_endpoint(address, port)} of {format_service(key)}"
+            key, *server = place
+            name = f"server {format_endpoint(*server)} of {format_service(key)}"
             if count:
                 ended = await self._end(_of_server(place))
                 self.did(f"{name}: the time to drain is over; connections ended: {ended}")
@@ -382,12 +393,12 @@ class Operations:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
         async with self.change:
             failure = None
-            for key, address, port, _ in await self.process.call("tick"):
-                place = ServiceKey(*key), address, port
-                server = self.trash.pop(place, None)
+            for words, address, port, family in await self.process.call("tick"):
+                key = ServiceKey(*words)
+                server = self.trash.pop((key, address, port, family), None)
                 if server is not None:
                     try:
-                        await self.host.call("remove_server", *place, server.mode)
+                        await self.host.call("remove_server", key, address, port, server.mode)
                     except HostError as error:      # the others are forgotten as well
                         failure = error
         await self._drain_on()
@@ -398,6 +409,7 @@ class Operations:
 
     async def put_service(self, key: ServiceKey, words: ServiceWords) -> None:
         """Add a service that is not there."""
+        await self.host.call("check_service", key)
         await self.process.call("add_service", key, *service_arguments(words))
         try:
             await self.host.call("add_service", key)
@@ -421,39 +433,42 @@ class Operations:
 
     async def put_server(self, place: Membership, words: ServerWords) -> int:
         """Add a server that is not there; return how many connections it has, if it comes out of the trash."""
+        key, address, port, family = place
+        if family != key.family:
+            await self.host.call("check_family", family)
         former = self.trash.get(place)
         if former is None or former.mode != words.mode:
-            await self.host.call("add_server", *place, words.mode)
+            await self.host.call("add_server", key, address, port, words.mode)
         try:
-            back = await self.process.call("add_server", *place, *_server_arguments(words))
+            back = await self.process.call("add_server", *_server_arguments(place, words))
         except BaseException:
             if former is None or former.mode != words.mode:
-                await self.host.call("remove_server", *place, words.mode)
+                await self.host.call("remove_server", key, address, port, words.mode)
             raise
         self.trash.pop(place, None)
         self.servers[place] = words
         if former is not None and former.mode != words.mode:
-            await self.host.call("remove_server", *place, former.mode)
+            await self.host.call("remove_server", key, address, port, former.mode)
         return back
 
     async def change_server(self, place: Membership, words: ServerWords) -> None:
         """Give a server that is there other settings, all of them."""
         before = self.servers[place]
         if words.mode != before.mode:
-            await self.host.call("add_server", *place, words.mode)
+            await self.host.call("add_server", *place[:3], words.mode)
         try:
-            await self.process.call("set_server", *place, *_server_arguments(words))
+            await self.process.call("set_server", *_server_arguments(place, words))
         except BaseException:
             if words.mode != before.mode:
-                await self.host.call("remove_server", *place, words.mode)
+                await self.host.call("remove_server", *place[:3], words.mode)
             raise
         self.servers[place] = words
         if words.mode != before.mode:
-            await self.host.call("remove_server", *place, before.mode)
+            await self.host.call("remove_server", *place[:3], before.mode)
 
     async def drop_server(self, place: Membership) -> int:
         """Delete a server that is there; it rests in the trash; return how many connections it still has."""
-        left = await self.process.call("delete_server", *place)
+        left = await self.process.call("delete_server", place[0], *_engine_place(place))
         self.trash[place] = self.servers.pop(place)
         return left
 
@@ -481,7 +496,7 @@ class Operations:
 
 def _filled(said: ServerWords, before: ServerWords) -> ServerWords:
     """Return the settings of *before* with those that were *said*."""
-    settings = {name: getattr(before, name) for name in ServerWords._fields[2:] if getattr(said, name) is None}
+    settings = {name: getattr(before, name) for name in SERVER_SETTINGS if getattr(said, name) is None}
     return said._replace(**settings)
 
 
@@ -491,20 +506,25 @@ def _merged(before: ServiceWords, said: ServiceWords) -> ServiceWords:
                            for name, value in vars(said).items()})
 
 
-def _service_words(settings: dict) -> ServiceWords:
-    """Return what the control socket was told about a service."""
+def _new_service(family: int) -> ServiceWords:
+    """Return the settings of a new service about which nothing is said."""
+    return ServiceWords(DEFAULT, 0, NETMASKS[family], False, [], "nat", "keep", "keep", False, 0, "")
+
+
+def _service_words(settings: dict, family: int) -> ServiceWords:
+    """Return what the control socket was told about a service of *family*."""
     unknown = set(settings) - set(vars(ServiceWords()))
     if unknown:
         raise ConfigError(f"a service has no setting {', '.join(sorted(unknown))}")
     if isinstance(settings.get("netmask"), str):
-        settings["netmask"] = parse_netmask(settings["netmask"])
+        settings["netmask"] = parse_netmask(settings["netmask"], family)
     for name, value in settings.items():
         if value is not None and not isinstance(value, SETTING_TYPES[name]):
             raise ConfigError(f"a service's {name} cannot be {value!r}")
     for name in SECONDS:
         if isinstance(settings.get(name), bool) or not 0 <= (settings.get(name) or 0) <= MAX_SECONDS:
             raise ConfigError(f"a service's {name} is a number of seconds from 0 to {MAX_SECONDS}")
-    if not 0 <= (settings.get("netmask") or 0) <= 0xFFFFFFFF:
+    if settings.get("netmask") is not None and not 1 <= settings["netmask"] <= NETMASKS[family]:
         raise ConfigError("a service's netmask is like 255.255.255.0, or a prefix length in quotes")
     if settings.get("mode") is not None:
         mode_of(settings["mode"])
@@ -523,10 +543,17 @@ def service_arguments(words: ServiceWords) -> tuple[str, int, int, int, int]:
     return words.scheduler, flags, words.persistent, words.netmask, words.idle
 
 
-def _server_arguments(words: ServerWords) -> tuple:
-    """Return a server's settings as the engine takes them."""
-    return (words.weight, words.mode, words.upper, words.lower,
-            (words.tunnel, words.tunnel_port, words.tunnel_csum))
+def _server_arguments(place: Membership, words: ServerWords) -> tuple:
+    """Return a server with its settings as the engine takes them; its family only when it is not the service's."""
+    address, port, *family = _engine_place(place)
+    return (place[0], address, port, words.weight, words.mode, words.upper, words.lower,
+            (words.tunnel, words.tunnel_port, words.tunnel_csum), *family)
+
+
+def _engine_place(place: Membership) -> tuple:
+    """Return what names a server to the engine: address, port, and the family when it is not the service's."""
+    key, address, port, family = place
+    return (address, port) if family == key.family else (address, port, family)
 
 
 def _found_by(row: dict) -> tuple[int, int, int, int, int, int]:
@@ -542,17 +569,17 @@ def _may_govern(row: dict) -> bool:
 
 def _of_server(place: Membership) -> filters.Wanted:
     """Return the test for connections and templates of the server *place*."""
-    key, address, port = place
-    wanted = filters.chosen(service=format_service(key), server=format_address(address))
-    return lambda row: wanted(row) and (port == 0 or row["dport"] in (0, port))
+    key, address, port, family = place
+    wanted, daddr = filters.chosen(service=format_service(key)), format_address(address, family)
+    return lambda row: wanted(row) and row["daddr"] == daddr and (port == 0 or row["dport"] in (0, port))
 
 
 def _listed_as(place: Membership) -> tuple:
     """Return what tells the server *place* from others in the rows of a listing."""
-    key, address, port = place
-    return (PROTOCOL_NAMES[key.protocol], format_address(key.address), key.port, key.fwmark,
-            format_address(address), port)
+    key, address, port, family = place
+    return (PROTOCOL_NAMES[key.protocol], FAMILY_NAMES[key.family], format_address(key.address, key.family), key.port,
+            key.fwmark, format_address(address, family), port)
 
 
 def _name(server: ServerWords) -> str:
-    return format_endpoint(server.address, server.port)
+    return format_endpoint(*server.place())

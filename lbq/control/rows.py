@@ -53,19 +53,18 @@ def service_of(row: dict) -> ServiceWords:
 
 def server_of(row: dict) -> ServerWords:
     """Return all settings of the real server in *row*."""
+    family, address = _address(row)
     return ServerWords(
-        _address(row)[1], _number(row, "port", 65535), _number(row, "weight", MAX_WEIGHT),
+        address, _number(row, "port", 65535), family, _number(row, "weight", MAX_WEIGHT),
         _one_of(row, "mode", MODES), _number(row, "upper", MAX_WEIGHT), _number(row, "lower", MAX_WEIGHT),
         _one_of(row, "tunnel", TUNNELS), _number(row, "tunnel_port", 65535),
         _one_of(row, "tunnel_flags", CHECKSUMS))
 
 
-def server_place(key: ServiceKey, row: dict) -> tuple[ServiceKey, int, int]:
+def server_place(key: ServiceKey, row: dict) -> tuple[ServiceKey, int, int, int]:
     """Return what names the real server in *row* under the service *key*."""
     family, address = _address(row)
-    if family != key.family:
-        raise ConfigError(f"{row['address']} is of another family than its service, which lbq does not balance yet")
-    return key, address, _number(row, "port", 65535)
+    return key, address, _number(row, "port", 65535), family
 
 
 def _address(row: dict) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Would this host's firewall drop a rewritten packet?  A reading of iptables-save, for the warnings at start.
+"""Would this host's firewall drop a rewritten packet?  A reading of iptables-save or ip6tables-save, for warnings.
 
 Differs from IPVS: the kernel's balancer takes a request in INPUT, so a firewall meets it there.  lbq
 rewrites it in PREROUTING; it then passes FORWARD like any routed packet, and so does the reply.  Both are
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-from lbq.host.rules import RIP_SET, Saved
+from lbq.grammar import format_address
+from lbq.host.netlink import address_bytes
+from lbq.host.rules import SETS, Saved
 from lbq.model import PROTOCOL_NAMES
 
 ACCEPT, DROP = "ACCEPT", "DROP"
@@ -29,6 +31,7 @@ DEEPEST = 32        # chains within chains; iptables itself refuses loops
 class Packet:
     """What is known of a packet in FORWARD; a request knows its destination, a reply its source."""
 
+    family: int
     protocol: int
     source: int | None
     source_port: int | None
@@ -38,16 +41,16 @@ class Packet:
     out_devices: frozenset[str]
 
 
-def request_to(server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
+def request_to(family: int, server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
     """Return a request on its way to *server* (protocol, address, port) behind *device*."""
     protocol, address, port = server
-    return Packet(protocol, None, None, address, port, frozenset(client_devices), _known(device))
+    return Packet(family, protocol, None, None, address, port, frozenset(client_devices), _known(device))
 
 
-def reply_from(server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
+def reply_from(family: int, server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
     """Return a reply of *server* on its way to a client."""
     protocol, address, port = server
-    return Packet(protocol, address, port, None, None, _known(device), frozenset(client_devices))
+    return Packet(family, protocol, address, port, None, None, _known(device), frozenset(client_devices))
 
 
 def dropped_by(saved: Saved, packet: Packet) -> str | None:
@@ -59,18 +62,18 @@ def dropped_by(saved: Saved, packet: Packet) -> str | None:
     return why if verdict == DROP else None
 
 
-def rules_to_add(command: str, server: tuple[int, int, int]) -> str:
+def rules_to_add(command: str, family: int, server: tuple[int, int, int]) -> str:
     """Return the two shell commands that let requests to *server* and its replies pass."""
     protocol, address, port = server
-    name, rip = PROTOCOL_NAMES[protocol], ipaddress.IPv4Address(address)
+    name, rip = PROTOCOL_NAMES[protocol], format_address(address, family)
     return (f"{command} -I FORWARD -p {name} -d {rip} --dport {port} -j ACCEPT; "
             f"{command} -I FORWARD -p {name} -s {rip} --sport {port} -j ACCEPT")
 
 
-def input_rules_naming(saved: Saved, service: tuple[int, int, int]) -> list[str]:
+def input_rules_naming(saved: Saved, family: int, service: tuple[int, int, int]) -> list[str]:
     """Return the INPUT rules for the port of *service* (protocol, VIP, port), which they no longer meet."""
     protocol, vip, port = service
-    packet = Packet(protocol, None, None, vip, port, frozenset(), frozenset())
+    packet = Packet(family, protocol, None, None, vip, port, frozenset(), frozenset())
     return [line for line in saved.get("filter", [])
             if line.startswith("-A INPUT ") and PORT_OPTIONS & set(line.split())
             and _matches(line, packet, only=PORT_OPTIONS | {"-p", "-d"})]
@@ -132,9 +135,9 @@ def _holds(option: str, argument: str, packet: Packet) -> bool | None:
         case "-p":
             return argument in ("all", PROTOCOL_NAMES[packet.protocol], str(packet.protocol))
         case "-s":
-            return _inside(packet.source, argument)
+            return _inside(packet.family, packet.source, argument)
         case "-d":
-            return _inside(packet.destination, argument)
+            return _inside(packet.family, packet.destination, argument)
         case "-i":
             return _any_named(packet.in_devices, argument)
         case "-o":
@@ -146,15 +149,16 @@ def _holds(option: str, argument: str, packet: Packet) -> bool | None:
         case "--ctstate" | "--state":
             return "UNTRACKED" in argument.split(",")
         case "--match-set":
-            return True if argument == RIP_SET else None
+            return True if argument == SETS[packet.family].rip else None
         case _:
             return None
 
 
-def _inside(address: int | None, network: str) -> bool | None:
-    if ipaddress.IPv4Network(network).prefixlen == 0:
+def _inside(family: int, address: int | None, network: str) -> bool | None:
+    wanted = ipaddress.ip_network(network)
+    if wanted.prefixlen == 0:
         return True
-    return None if address is None else ipaddress.IPv4Address(address) in ipaddress.IPv4Network(network)
+    return None if address is None else ipaddress.ip_address(address_bytes(address, family)) in wanted
 
 
 def _any_named(devices: frozenset[str], pattern: str) -> bool | None:

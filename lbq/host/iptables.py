@@ -1,8 +1,9 @@
-"""Run iptables-restore and iptables-save, in whichever of their two variants this host has.
+"""Run iptables-restore and iptables-save, in whichever of their two variants this host has, and ip6tables'.
 
 *nft* (the default of Debian and others) writes nf_tables; *legacy* writes the old x_tables.  Both may be
 installed, and a host may have rules in both.  ``iptables-restore`` on the PATH is what the host's own
-firewall uses, so lbq uses that; LBQ_IPTABLES_RESTORE names another program.
+firewall uses, so lbq uses that; LBQ_IPTABLES_RESTORE names another program.  Rules for IPv6 are made by the program
+of the same name with ip6tables instead of iptables.
 """
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ import subprocess
 from pathlib import Path
 
 from lbq.errors import HostError, RulesNotApplied
+from lbq.model import AF_INET, AF_INET6
 
 NFT, LEGACY = "nft", "legacy"
 ENVIRONMENT = "LBQ_IPTABLES_RESTORE"
 LOCK_SECONDS = 10       # how long another program may hold the xtables lock
 RUN_SECONDS = 60
+NAMES = {AF_INET: "iptables", AF_INET6: "ip6tables"}
 SEARCH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"])
 
 
@@ -46,21 +49,27 @@ class Iptables:
         return Path(self.restore_program).name.removesuffix("-restore")
 
 
-def find(name: str | None = None) -> Iptables:
-    """Return the iptables to use: *name*, or LBQ_IPTABLES_RESTORE, or the host's iptables-restore."""
-    wanted = name or os.environ.get(ENVIRONMENT) or "iptables-restore"
+def find(name: str | None, family: int) -> Iptables:
+    """Return the iptables of *family* to use: *name*, or LBQ_IPTABLES_RESTORE, or the host's iptables-restore."""
+    wanted = of_family(name or os.environ.get(ENVIRONMENT) or "iptables-restore", family)
     path = shutil.which(wanted, path=os.pathsep.join([os.environ.get("PATH", ""), SEARCH]))
     if path is None:
-        raise HostError(f"cannot find {wanted}: lbq needs iptables to queue packets; "
+        raise HostError(f"cannot find {wanted}: lbq needs {NAMES[family]} to queue packets; "
                         f"install it (apt install iptables)")
     return Iptables(path)
 
 
-def installed() -> list[Iptables]:
+def of_family(program: str, family: int) -> str:
+    """Return the program of *family* that lies beside an iptables *program*."""
+    folder, slash, name = program.rpartition("/")
+    return folder + slash + name.replace(NAMES[AF_INET], NAMES[family])
+
+
+def installed(family: int) -> list[Iptables]:
     """Return every variant on this host, each once; a host may have rules in both."""
     found: dict[str, Iptables] = {}
     for name in ("iptables-restore", "iptables-nft-restore", "iptables-legacy-restore"):
-        path = shutil.which(name, path=SEARCH)
+        path = shutil.which(of_family(name, family), path=SEARCH)
         if path is not None:
             iptables = Iptables(path)
             found.setdefault(iptables.variant, iptables)

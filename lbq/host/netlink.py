@@ -16,6 +16,8 @@ import os
 import socket
 import struct
 
+from lbq.model import AF_INET, AF_INET6
+
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x001, 0x004, 0x300
 NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400         # with a request that makes something
@@ -25,6 +27,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NLA_F_NESTED, NLA_F_NET_BYTEORDER = 0x8000, 0x4000
 ATTRIBUTE_TYPE_MASK = 0x3FFF
+BITS = {AF_INET: 32, AF_INET6: 128}     # of an address
 HEADER = struct.Struct("=IHHII")
 ATTRIBUTE = struct.Struct("=HH")
 ANSWER_SECONDS = 5
@@ -46,6 +49,16 @@ def text(kind: int, value: str) -> bytes:
 def number(kind: int, value: int) -> bytes:
     """Return an attribute that holds 32 bits in network byte order."""
     return attribute(kind, struct.pack(">I", value))
+
+
+def address_bytes(address: int, family: int) -> bytes:
+    """Return an address as it travels."""
+    return address.to_bytes(BITS[family] // 8, "big")
+
+
+def address_of(value: bytes | None) -> int:
+    """Return the address that *value* is, 0 for none."""
+    return int.from_bytes(value or b"", "big")
 
 
 def nested(kind: int, *inner: bytes) -> bytes:

@@ -13,9 +13,10 @@ import struct
 from pathlib import Path
 
 from lbq.errors import HostError, PermissionMissing, RulesNotApplied
-from lbq.host import sets
-from lbq.host.iptables import NFT, Iptables
+from lbq.host import sets, sysctl
+from lbq.host.iptables import NAMES, NFT, Iptables
 from lbq.host.netlink import NETLINK_NETFILTER, ask, netfilter, number, text
+from lbq.model import AF_INET, AF_INET6
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 MATCH, TARGET = 0, 1
@@ -27,19 +28,30 @@ EXTENSIONS = (      # kind, name, what it is for, module
 )
 NFNL_MSG_COMPAT_GET = 11 << 8
 NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
-IPT_SO_GET_REVISION = {MATCH: 66, TARGET: 67}
+# The option that asks for a revision: level, and number for a match and a target.
+GET_REVISION = {AF_INET: (socket.IPPROTO_IP, (66, 67)), AF_INET6: (socket.IPPROTO_IPV6, (68, 69))}
 XT_GET_REVISION = struct.Struct("=29sB")
-NFPROTO_IPV4 = 2
 
 
-def check(iptables: Iptables, tables: tuple[str, ...]) -> None:
-    """Raise HostError for the first thing that rules in *tables* need and this machine lacks."""
+def check_ipv6() -> None:
+    """Raise HostError when this machine, or this network namespace, has no IPv6."""
+    folders = [folder.name for folder in (sysctl.ROOT / sysctl.INTERFACES6).glob("*") if folder.name != "default"]
+    if not folders:
+        raise HostError("cannot balance IPv6: this machine has none; boot it without ipv6.disable=1, "
+                        "or load the module (modprobe ipv6)")
+    if all(sysctl.read(f"{sysctl.INTERFACES6}/{name}/disable_ipv6") == "1" for name in folders):
+        raise HostError("cannot balance IPv6: it is switched off on every interface; switch it on "
+                        "(sysctl net.ipv6.conf.all.disable_ipv6=0), and give this host its addresses")
+
+
+def check(iptables: Iptables, tables: tuple[str, ...], family: int) -> None:
+    """Raise HostError for the first thing that rules of *family* in *tables* need and this machine lacks."""
     for kind, name, purpose, module in EXTENSIONS:
-        if not extension_is_known(iptables.variant, kind, name):
+        if not extension_is_known(iptables.variant, kind, name, family):
             what = "target" if kind == TARGET else "match"
-            raise HostError(f"this kernel has no iptables {what} {name}, which {purpose}; "
+            raise HostError(f"this kernel has no {NAMES[family]} {what} {name}, which {purpose}; "
                             f"load its module (modprobe {module}) or use a kernel that has it")
-    if not sets.type_is_known():
+    if not sets.type_is_known(family):
         raise HostError(f"this kernel has no IP sets of type {sets.SET_TYPE}; "
                         f"load the module (modprobe ip_set_hash_ipport) or use a kernel that has it")
     _check_tables(iptables, tables)
@@ -54,28 +66,28 @@ def check_permission() -> None:
                                 f"run lbq as root (sudo lbq …)")
 
 
-def extension_is_known(variant: str, kind: int, name: str) -> bool:
+def extension_is_known(variant: str, kind: int, name: str, family: int) -> bool:
     """Return True when the kernel's x_tables has the match or target *name*."""
     ask_kernel = _ask_nft if variant == NFT else _ask_legacy
     try:
-        ask_kernel(kind, name)
+        ask_kernel(kind, name, family)
     except OSError as error:
         return error.errno == errno.EPROTONOSUPPORT     # known, though not in revision 0
     return True
 
 
-def _ask_nft(kind: int, name: str) -> None:
+def _ask_nft(kind: int, name: str, family: int) -> None:
     body = text(NFTA_COMPAT_NAME, name) + number(NFTA_COMPAT_REV, 0) + number(NFTA_COMPAT_TYPE, kind)
-    ask(NETLINK_NETFILTER, NFNL_MSG_COMPAT_GET, netfilter(NFPROTO_IPV4) + body)
+    ask(NETLINK_NETFILTER, NFNL_MSG_COMPAT_GET, netfilter(family) + body)
 
 
-def _ask_legacy(kind: int, name: str) -> None:
+def _ask_legacy(kind: int, name: str, family: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(XT_GET_REVISION.pack(name.encode(), 0), XT_GET_REVISION.size)
     length = ctypes.c_uint32(XT_GET_REVISION.size)
-    option = IPT_SO_GET_REVISION[kind]
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
-        if libc.getsockopt(sock.fileno(), socket.IPPROTO_IP, option, buffer, ctypes.byref(length)):
+    level, options = GET_REVISION[family]
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        if libc.getsockopt(sock.fileno(), level, options[kind], buffer, ctypes.byref(length)):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 

@@ -19,8 +19,19 @@ import socket
 import struct
 from collections.abc import Iterable
 
+from lbq.host import sysctl
 from lbq.host.addresses import NDMSG, RTMSG, RTN_LOCAL
-from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, attribute, walk
+from lbq.host.netlink import (
+    BITS,
+    NETLINK_ROUTE,
+    NLM_F_DUMP,
+    address_bytes,
+    address_of,
+    ask,
+    attribute,
+    walk,
+)
+from lbq.model import AF_INET6
 
 Route = tuple[int, int, int, int, str]      # address, mtu, source, device, mac
 
@@ -31,9 +42,10 @@ RTN_UNICAST = 1
 NDA_DST, NDA_LLADDR = 1, 2
 NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_NOARP, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x40, 0x80
 USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT
-GROUPS = (1, 3, 5, 7, 8)                    # LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE
+GROUPS = (1, 3, 5, 7, 8, 9, 11, 19)         # LINK, NEIGH, IPV4_IFADDR _ROUTE _RULE, IPV6_IFADDR _ROUTE _RULE
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 SIOCGIFMTU = 0x8921
+ETHERNET_MTU = 1500
 NO_ROUTE = -1
 
 
@@ -65,29 +77,29 @@ class Routes:
         """Listen no more."""
         self.socket.close()
 
-    def read(self, addresses: Iterable[int]) -> list[Route]:
+    def read(self, addresses: Iterable[int], family: int) -> list[Route]:
         """Return the routes to *addresses*, and have the kernel ask stale neighbours again."""
-        neighbours = _neighbours()
+        neighbours = _neighbours(family)
         routes = []
         for address in addresses:
-            mtu, source, device, hop = _route(address)
+            mtu, source, device, hop = _route(address, family)
             state, mac = neighbours.get((device, hop), (0, ""))
             if state & NUD_STALE:
-                _ask_again(device, hop, mac)
+                _ask_again(family, device, hop, mac)
             routes.append((address, mtu, source, device, mac if state & USABLE else ""))
         return routes
 
 
-def _ask_again(device: int, hop: int, mac: str) -> None:
-    body = NDMSG.pack(socket.AF_INET, 0, 0, device, NUD_PROBE, 0, 0)
-    body += attribute(NDA_DST, struct.pack(">I", hop)) + attribute(NDA_LLADDR, bytes.fromhex(mac))
+def _ask_again(family: int, device: int, hop: int, mac: str) -> None:
+    body = NDMSG.pack(family, 0, 0, device, NUD_PROBE, 0, 0)
+    body += attribute(NDA_DST, address_bytes(hop, family)) + attribute(NDA_LLADDR, bytes.fromhex(mac))
     with contextlib.suppress(OSError):      # it is gone: the next look will see that
         ask(NETLINK_ROUTE, RTM_NEWNEIGH, body)
 
 
-def _route(address: int) -> tuple[int, int, int, int]:
+def _route(address: int, family: int) -> tuple[int, int, int, int]:
     """Return MTU, source address, device number and next hop of the way to *address*."""
-    request = RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, struct.pack(">I", address))
+    request = RTMSG.pack(family, BITS[family], 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, address_bytes(address, family))
     try:
         body = ask(NETLINK_ROUTE, RTM_GETROUTE, request)[0]
     except OSError:
@@ -97,30 +109,42 @@ def _route(address: int) -> tuple[int, int, int, int]:
     attributes = dict(walk(body[RTMSG.size:]))
     device = struct.unpack("=I", attributes[RTA_OIF])[0] if RTA_OIF in attributes else 0
     metrics = dict(walk(attributes.get(RTA_METRICS, b"")))
-    mtu = struct.unpack("=I", metrics[RTAX_MTU])[0] if RTAX_MTU in metrics else _device_mtu(device)
-    return mtu, _number(attributes.get(RTA_PREFSRC)), device, _number(attributes.get(RTA_GATEWAY)) or address
+    mtu = struct.unpack("=I", metrics[RTAX_MTU])[0] if RTAX_MTU in metrics else _device_mtu(device, family)
+    return mtu, address_of(attributes.get(RTA_PREFSRC)), device, address_of(attributes.get(RTA_GATEWAY)) or address
 
 
-def _neighbours() -> dict[tuple[int, int], tuple[int, str]]:
-    """Return state and MAC of every IPv4 neighbour, by device and address."""
+def _neighbours(family: int) -> dict[tuple[int, int], tuple[int, str]]:
+    """Return state and MAC of every neighbour of *family*, by device and address."""
     found = {}
-    for body in ask(NETLINK_ROUTE, RTM_GETNEIGH, NDMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0), NLM_F_DUMP):
+    for body in ask(NETLINK_ROUTE, RTM_GETNEIGH, NDMSG.pack(family, 0, 0, 0, 0, 0, 0), NLM_F_DUMP):
         _, _, _, device, state, _, _ = NDMSG.unpack_from(body)
         attributes = dict(walk(body[NDMSG.size:]))
         mac = attributes.get(NDA_LLADDR, b"")
         if NDA_DST in attributes and len(mac) == 6:
-            found[device, _number(attributes[NDA_DST])] = state, mac.hex()
+            found[device, address_of(attributes[NDA_DST])] = state, mac.hex()
     return found
 
 
-def _device_mtu(device: int) -> int:
+def largest_mtu() -> int:
+    """Return the largest MTU of this host's devices but for loopback: no longer packet can come in whole."""
+    return max((_mtu_of(name) for _, name in socket.if_nameindex() if name != "lo"), default=0) or ETHERNET_MTU
+
+
+def _device_mtu(device: int, family: int) -> int:
+    """Return the MTU of a device; for IPv6 it may be smaller than the device's, a router's advertisement can say so."""
+    try:
+        name = socket.if_indextoname(device)
+    except OSError:
+        return 0
+    mtu = _mtu_of(name)
+    return min(mtu, int(sysctl.read(f"net/ipv6/conf/{name}/mtu") or mtu)) if family == AF_INET6 else mtu
+
+
+def _mtu_of(name: str) -> int:
+    """Return the MTU of the device *name*, 0 when it is gone."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
         try:
-            request = struct.pack("=16si20x", socket.if_indextoname(device).encode(), 0)
+            request = struct.pack("=16si20x", name.encode(), 0)
             return struct.unpack_from("=i", fcntl.ioctl(any_socket, SIOCGIFMTU, request), 16)[0]
         except OSError:
             return 0
-
-
-def _number(value: bytes | None) -> int:
-    return int.from_bytes(value or b"", "big")

@@ -1,5 +1,7 @@
 """The iptables rules of the director, as text: two dozen, whatever the number of services, and two a firewall mark.
 
+The rules of ip6tables are the same with sets of their own, and are put in when the first service of IPv6 comes.
+
 Sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq-rip`` what replies come from (RIP,
 protocol:rport with NAT; VIP, protocol:vport with DR and TUN, whose replies are already right and are only counted).
 Where every port matters (services of port 0, FTP, replies to services of a firewall mark) whole addresses are in
@@ -11,9 +13,15 @@ Where every port matters (services of port 0, FTP, replies to services of a fire
 - **Requests** are queued in PREROUTING, or OUTPUT when the client is the director itself, so that the
   kernel routes the rewritten packet.
 - **Replies** are queued in POSTROUTING, or INPUT when the client is the director itself.  Not in PREROUTING:
-  there a packet whose new source is an address of this host is dropped as a martian.
-- **ICMP errors** (types 3, 4, 11) are queued on both ways: any router may be their sender.  With --queue-bypass,
-  unlike all else: an error opens no service, and other flows must learn their path MTU when no director runs.
+  there a packet whose new source is an address of this host is dropped as a martian (with IPv4; with IPv6 it is not,
+  but one way is enough).
+- **ICMP errors** (types 3, 4, 11; with IPv6 1 to 4) are queued on both ways: any router may be their sender.  With
+  --queue-bypass, unlike all else: an error opens no service, and other flows must learn their path MTU when no
+  director runs.  No other ICMP is queued, above all no neighbour discovery, without which no packet would leave.
+- **Redirects** (IPv6): with one-armed NAT the director's kernel would teach a real server the direct way to the
+  client, and the server's replies would reach the client without the VIP as their source.  IPv4 has sysctls against
+  it; for IPv6 a redirect that the director is about to send to a real server is dropped.  An IP set takes the type and
+  code of an ICMPv6 packet for its port, so the member that says so is (ICMPv6, RIP, REDIRECT).
 - **What the director itself sends** through the host's IP layer carries OWN_MARK and is let through: ICMP answers,
   and packets of DR and TUN while the next hop's MAC is not known.
 - **No conntrack.**  It would see one half of each rewritten conversation and call it INVALID.  Traffic to
@@ -25,22 +33,38 @@ Where every port matters (services of port 0, FTP, replies to services of a fire
   when it is loaded, for all of the namespace.
 - **No --queue-bypass** for services: when nobody listens, their packets are dropped, never let through unbalanced.
 
-Kernel: xt_set, xt_CT, xt_NFQUEUE, xt_socket (nf_defrag_ipv4_enable()).
+Kernel: xt_set, xt_CT, xt_NFQUEUE, xt_socket (nf_defrag_ipv4_enable(), nf_defrag_ipv6_enable()); ip6_forward() and
+ndisc_send_redirect(); ip_set_get_ip6_port().
 """
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import NamedTuple
 
+from lbq.model import AF_INET, AF_INET6
 from lbq.netlink import OWN_MARK
 
-VIP_SET = "lbq-vip"
-RIP_SET = "lbq-rip"
-ANY_VIP_SET = "lbq-vip-any"
-ANY_RIP_SET = "lbq-rip-any"
-SETS = (VIP_SET, RIP_SET, ANY_VIP_SET, ANY_RIP_SET)
-ICMP_ERRORS = (3, 4, 11)        # destination unreachable, source quench, time exceeded
+
+class Sets(NamedTuple):
+    """The names of one family's sets."""
+
+    vip: str
+    rip: str
+    any_vip: str
+    any_rip: str
+
+
+SETS = {AF_INET: Sets("lbq-vip", "lbq-rip", "lbq-vip-any", "lbq-rip-any"),
+        AF_INET6: Sets("lbq6-vip", "lbq6-rip", "lbq6-vip-any", "lbq6-rip-any")}
+ICMP = {AF_INET: "icmp", AF_INET6: "ipv6-icmp"}
+ICMPV6 = 58
+REDIRECT = 137 << 8             # type and code, as a port in a set
+ERROR_MATCHES = {               # destination unreachable, source quench, time exceeded
+    AF_INET: [f"-p icmp -m icmp --icmp-type {kind}" for kind in (3, 4, 11)],
+    # destination unreachable, packet too big, time exceeded, parameter problem
+    AF_INET6: [f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind}" for kind in (1, 2, 3, 4)]}
 
 NOTRACK, UNTRACKED, DEFRAG = "LBQ-NOTRACK", "LBQ-UNTRACKED", "LBQ-DEFRAG"
 REQUEST, REPLY, ERRORS = "LBQ-REQUEST", "LBQ-REPLY", "LBQ-ERRORS"
@@ -71,41 +95,43 @@ def tables_for(accept_forward: bool) -> tuple[str, ...]:
     return TABLES if accept_forward else ("raw", "mangle")
 
 
-def install_text(queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = ()) -> str:
+def install_text(family: int, queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = ()) -> str:
     """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
 
     *marks* are the firewall marks that have a service.
     Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
     """
+    sets, icmp = SETS[family], ICMP[family]
+    no_redirects = [f"-m set --match-set {sets.rip} dst,dst -j DROP"] if family == AF_INET6 else []
     marked = [f"-m mark --mark {mark:#x}" for mark in marks]
     own = f"-m mark --mark {OWN_MARK:#x}"
     enqueue = f"-j NFQUEUE --queue-num {queue}"
     bodies = {
         # CT lets a packet go on to the next rule; "goto" spares it the look-ups that are left.
         NOTRACK: [f"{own} -g {UNTRACKED}",
-                  f"-m set --match-set {VIP_SET} dst,dst -g {UNTRACKED}",
-                  f"-m set --match-set {RIP_SET} src,src -g {UNTRACKED}",
-                  f"-m set --match-set {RIP_SET} dst,dst -g {UNTRACKED}",
-                  f"-m set --match-set {ANY_VIP_SET} dst -g {UNTRACKED}",
-                  f"-m set --match-set {ANY_RIP_SET} src -g {UNTRACKED}",
-                  f"-m set --match-set {ANY_RIP_SET} dst -g {UNTRACKED}",
+                  f"-m set --match-set {sets.vip} dst,dst -g {UNTRACKED}",
+                  f"-m set --match-set {sets.rip} src,src -g {UNTRACKED}",
+                  f"-m set --match-set {sets.rip} dst,dst -g {UNTRACKED}",
+                  f"-m set --match-set {sets.any_vip} dst -g {UNTRACKED}",
+                  f"-m set --match-set {sets.any_rip} src -g {UNTRACKED}",
+                  f"-m set --match-set {sets.any_rip} dst -g {UNTRACKED}",
                   *(f"{mark} -g {UNTRACKED}" for mark in marked)],
         UNTRACKED: ["-j CT --notrack"],
         DEFRAG: ["-m socket --nowildcard"],
         REQUEST: [f"{own} -j RETURN",
-                  f"-m set --match-set {VIP_SET} dst,dst {enqueue}",
-                  f"-p icmp -j {ERRORS}",
-                  f"-m set --match-set {ANY_VIP_SET} dst {enqueue}",
+                  f"-m set --match-set {sets.vip} dst,dst {enqueue}",
+                  f"-p {icmp} -g {ERRORS}",
+                  f"-m set --match-set {sets.any_vip} dst {enqueue}",
                   *(f"{mark} {enqueue}" for mark in marked)],
         REPLY: [f"{own} -j RETURN",
-                f"-m set --match-set {RIP_SET} src,src {enqueue}",
-                f"-p icmp -j {ERRORS}",
-                f"-m set --match-set {ANY_RIP_SET} src {enqueue}"],
-        ERRORS: [f"-p icmp -m icmp --icmp-type {kind} {enqueue} --queue-bypass" for kind in ICMP_ERRORS],
-        FORWARD: [f"-m set --match-set {RIP_SET} dst,dst -j ACCEPT",
-                  f"-m set --match-set {RIP_SET} src,src -j ACCEPT",
-                  f"-m set --match-set {ANY_RIP_SET} dst -j ACCEPT",
-                  f"-m set --match-set {ANY_RIP_SET} src -j ACCEPT"],
+                f"-m set --match-set {sets.rip} src,src {enqueue}",
+                f"-p {icmp} -g {ERRORS}",
+                f"-m set --match-set {sets.any_rip} src {enqueue}"],
+        ERRORS: no_redirects + [f"{match} {enqueue} --queue-bypass" for match in ERROR_MATCHES[family]],
+        FORWARD: [f"-m set --match-set {sets.rip} dst,dst -j ACCEPT",
+                  f"-m set --match-set {sets.rip} src,src -j ACCEPT",
+                  f"-m set --match-set {sets.any_rip} dst -j ACCEPT",
+                  f"-m set --match-set {sets.any_rip} src -j ACCEPT"],
     }
     lines = []
     for table in tables_for(accept_forward):

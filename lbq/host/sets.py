@@ -1,6 +1,7 @@
 """The IP sets that the rules look into: which addresses and ports are virtual services and real servers.
 
-A member is (protocol, address, port), or an address alone where every port matters.
+A member is (protocol, address, port), or an address alone where every port matters.  A set holds addresses of one
+family: ``lbq-vip`` those of IPv4, ``lbq6-vip`` those of IPv6.
 Two services may share a real server, so members are counted:
 the kernel's set loses one only when nobody needs it any more.  The ``ipset`` program is not needed.
 
@@ -22,6 +23,8 @@ from lbq.host.netlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
+    address_bytes,
+    address_of,
     ask,
     attribute,
     nested,
@@ -30,6 +33,7 @@ from lbq.host.netlink import (
     text,
     walk,
 )
+from lbq.model import AF_INET, AF_INET6
 
 Member = tuple[int, int, int]       # protocol, address, port
 
@@ -40,16 +44,15 @@ CREATE, DESTROY, LIST, ADD, DELETE, TYPE = (NFNL_SUBSYS_IPSET | command for comm
 PROTOCOL_VERSION = 6
 PROTOCOL, SETNAME, TYPENAME, REVISION_OR_MINIMUM, FAMILY, DATA, ADT = 1, 2, 3, 4, 5, 7, 8
 IP, PORT, PROTO, MAXELEM = 1, 4, 7, 19      # inside DATA
-IPADDR_IPV4 = 1                             # inside IP
-NFPROTO_IPV4 = 2
+IPADDR = {AF_INET: 1, AF_INET6: 2}          # inside IP
 IPSET_ERR_BUSY = 4100                       # a rule uses the set
 IPSET_ERR_EXIST = 4103                      # the member is there already, or is not
 
 
-def type_is_known() -> bool:
-    """Return True when this kernel has sets of addresses with ports."""
+def type_is_known(family: int) -> bool:
+    """Return True when this kernel has sets of addresses of *family* with ports."""
     try:
-        _ask(TYPE, text(TYPENAME, SET_TYPE), attribute(FAMILY, bytes([NFPROTO_IPV4])))
+        _ask(TYPE, text(TYPENAME, SET_TYPE), attribute(FAMILY, bytes([family])))
     except OSError:
         return False
     return True
@@ -60,8 +63,9 @@ class MemberSet:
 
     set_type, revision = SET_TYPE, REVISION
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, family: int):
         self.name = name
+        self.family = family
         self.wanted: Counter[Member] = Counter()
 
     def fill(self, members: Iterable[Member]) -> None:
@@ -124,7 +128,7 @@ class MemberSet:
 
     def _create(self) -> None:
         _ask(CREATE, text(SETNAME, self.name), text(TYPENAME, self.set_type),
-             attribute(REVISION_OR_MINIMUM, bytes([self.revision])), attribute(FAMILY, bytes([NFPROTO_IPV4])),
+             attribute(REVISION_OR_MINIMUM, bytes([self.revision])), attribute(FAMILY, bytes([self.family])),
              nested(DATA, number(MAXELEM | NLA_F_NET_BYTEORDER, LARGEST)), flags=NLM_F_CREATE | NLM_F_EXCL)
 
     def _ask_member(self, command: int, member: Member) -> None:
@@ -132,11 +136,17 @@ class MemberSet:
 
     def _entry(self, member: Member) -> tuple[bytes, ...]:
         protocol, address, port = member
-        return (nested(IP, number(IPADDR_IPV4 | NLA_F_NET_BYTEORDER, address)),
+        return (self._address(address),
                 attribute(PORT | NLA_F_NET_BYTEORDER, struct.pack(">H", port)), attribute(PROTO, bytes([protocol])))
 
     def _read(self, entry: dict[int, bytes]) -> Member:
-        return entry[PROTO][0], _address(entry), struct.unpack(">H", entry[PORT])[0]
+        return entry[PROTO][0], self._read_address(entry), struct.unpack(">H", entry[PORT])[0]
+
+    def _address(self, address: int) -> bytes:
+        return nested(IP, attribute(IPADDR[self.family] | NLA_F_NET_BYTEORDER, address_bytes(address, self.family)))
+
+    def _read_address(self, entry: dict[int, bytes]) -> int:
+        return address_of(dict(walk(entry[IP]))[IPADDR[self.family]])
 
 
 class AddressSet(MemberSet):
@@ -145,24 +155,20 @@ class AddressSet(MemberSet):
     set_type, revision = "hash:ip", 0
 
     def _entry(self, member: int) -> tuple[bytes, ...]:
-        return (nested(IP, number(IPADDR_IPV4 | NLA_F_NET_BYTEORDER, member)),)
+        return (self._address(member),)
 
     def _read(self, entry: dict[int, bytes]) -> int:
-        return _address(entry)
+        return self._read_address(entry)
 
 
-def set_named(name: str) -> MemberSet:
+def set_named(name: str, family: int) -> MemberSet:
     """Return our set *name*; those that end in -any hold whole addresses."""
-    return AddressSet(name) if name.endswith("-any") else MemberSet(name)
+    return AddressSet(name, family) if name.endswith("-any") else MemberSet(name, family)
 
 
 def _ask(command: int, *attributes: bytes, flags: int = 0) -> list[bytes]:
-    body = netfilter(NFPROTO_IPV4) + attribute(PROTOCOL, bytes([PROTOCOL_VERSION])) + b"".join(attributes)
+    body = netfilter(AF_INET) + attribute(PROTOCOL, bytes([PROTOCOL_VERSION])) + b"".join(attributes)
     return ask(NETLINK_NETFILTER, command, body, flags)
-
-
-def _address(entry: dict[int, bytes]) -> int:
-    return struct.unpack(">I", dict(walk(entry[IP]))[IPADDR_IPV4])[0]
 
 
 @contextmanager

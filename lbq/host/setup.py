@@ -7,29 +7,30 @@
 
 ``install()`` over the leavings of a killed director takes them over: the rules stay in place all the
 while, so no packet of a service slips past, and undo.json keeps the values from before the *first* start.
+
+IPv4 and IPv6 have each a ``Stack`` of their own, put in with the first service of its family: at the start, or by
+``add_service()`` later, then likewise all or nothing.
 """
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 from lbq.errors import HostError
+from lbq.grammar import format_address
 from lbq.host import addresses, advice, iptables, nftables, probes, rules, sysctl, teardown, undo
-from lbq.host.addresses import dotted, local_addresses
-from lbq.host.sets import Member, MemberSet, set_named
+from lbq.host.addresses import local_addresses
+from lbq.host.netlink import BITS
+from lbq.host.stack import Server, Stack
 from lbq.host.teardown import cleanup
-from lbq.model import AF_INET, NAT, ServiceKey
+from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, NAT, ServiceKey
 
 __all__ = ["HostSetup", "cleanup", "local_addresses", "state_directory"]
 
 STATE = Path("/run/lbq")
-EVERY_PORT = (0, 21)        # services that cover more ports than their own: all, and FTP with its data
-
-Server = tuple[ServiceKey, int, int, int]       # service, RIP, rport, mode
 
 
 def state_directory() -> Path:
@@ -50,35 +51,41 @@ class HostSetup:
         self.restore = restore                  # an iptables-restore other than the host's own
         self.logger = logger or logging.getLogger("lbq.host")
         self.record: undo.UndoRecord | None = None
-        self.vips, self.rips, self.any_vips, self.any_rips = map(set_named, rules.SETS)
-        self.marks: Counter[int] = Counter()    # firewall marks that have a service
-        self.tables: iptables.Iptables | None = None
+        self.stacks = {family: Stack(family, queue, accept_forward, self.logger) for family in (AF_INET, AF_INET6)}
 
-    def check(self) -> None:
+    def check(self, family: int = AF_INET) -> None:
         """Raise HostError, with the cure, for the first thing this machine lacks; change nothing."""
         probes.check_permission()
-        probes.check(iptables.find(self.restore), rules.tables_for(self.accept_forward))
+        self.check_family(family)
+        probes.check(iptables.find(self.restore, family), rules.tables_for(self.accept_forward), family)
         if self.add_vip is not None:
             addresses.check_device(self.add_vip)
+
+    def check_service(self, key: ServiceKey) -> None:
+        """Raise HostError, with the cure, for what this machine lacks when *key* is the first service of its family."""
+        if self.stacks[key.family].tables is None:
+            self.check(key.family)
+
+    def check_family(self, family: int) -> None:
+        """Raise HostError, with the cure, when this machine cannot send to addresses of *family*."""
+        if family == AF_INET6:
+            probes.check_ipv6()
 
     def install(self, services: Iterable[ServiceKey], servers: Iterable[Server]) -> list[str]:
         """Put sets, sysctls and rules in, all or nothing; *servers* are (service, RIP, rport, mode).
 
         Returns what was changed, one line each.
         """
-        tables = self.tables = iptables.find(self.restore)
-        lines = self._begin(tables)
+        services, servers = list(services), list(servers)
+        lines = self._begin()
         try:
-            services = list(services)
-            self.marks = Counter(key.fwmark for key in services if key.fwmark)
-            members = [place for key in services for place in self._places_of_service(key)]
-            members += [place for server in servers for place in self._places_of_server(*server)]
-            for kernel_set in (self.vips, self.rips, self.any_vips, self.any_rips):
-                kernel_set.fill(member for where, member in members if where is kernel_set)
-            lines += self._add_missing_vips()
-            lines += self._set({sysctl.IP_FORWARD: "1"}, sysctl.forwarding_values())
-            lines += self._stop_redirects()
-            self._put_rules_in(tables)
+            for family, stack in self.stacks.items():
+                mine = [key for key in services if key.family == family]
+                if mine:
+                    lines += self._put_in(stack, mine, [server for server in servers if server[0].family == family])
+                elif FAMILY_NAMES[family] in self.record.programs:      # a killed director's, of no use any more
+                    lines += teardown.undo_family(self.record, family, self.queue)
+            undo.save(self.directory, self.record)
         except BaseException as error:
             try:
                 self.undo()
@@ -89,57 +96,34 @@ class HostSetup:
 
     def add_service(self, key: ServiceKey) -> None:
         """Send the packets of one more service to the queue, or change nothing and raise."""
+        stack = self.stacks[key.family]
+        if stack.tables is None:
+            self._log(self._put_in_late(stack, key))
+            self._log([advice.describe_vip(vip, key.family) for vip in stack.vip_addresses()])
+            for line in self._warnings(stack):
+                self.logger.warning(line)
+            return
         with ExitStack() as undoing:
-            for where, member in self._places_of_service(key):
-                where.add(member)
-                undoing.callback(where.remove, member)
-            if key.fwmark:
-                self.marks[key.fwmark] += 1
-                undoing.callback(self._forget_mark, key.fwmark)
-                self._put_rules_in(self.tables)
-            self._log(self._add_missing_vips())
-            self._log(self._stop_redirects())
+            stack.add_service(key, undoing)
+            self._log(self._add_missing_vips(stack))
+            self._log(self._stop_redirects(stack))
             undoing.pop_all()
 
     def remove_service(self, key: ServiceKey) -> None:
         """Leave the packets of the service *key* alone from now on."""
-        if key.fwmark:
-            self._forget_mark(key.fwmark)
-            self._put_rules_in(self.tables)
-        for where, member in self._places_of_service(key):
-            where.remove(member)
+        self.stacks[key.family].remove_service(key)
 
     def add_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
         """Send the replies of a real server to the queue; several services may add the same one."""
+        stack = self.stacks[key.family]
         with ExitStack() as undoing:
-            for where, member in self._places_of_server(key, address, port, mode):
-                where.add(member)
-                undoing.callback(where.remove, member)
-            self._log(self._stop_redirects())
+            stack.add_server(key, address, port, mode, undoing)
+            self._log(self._stop_redirects(stack))
             undoing.pop_all()
 
     def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
-        for where, member in self._places_of_server(key, address, port, mode):
-            where.remove(member)
-
-    def _places_of_service(self, key: ServiceKey) -> list[tuple[MemberSet, Member | int]]:
-        """Return which sets get what for a service."""
-        if key.fwmark or key.address == 0:      # no packet is addressed to 0.0.0.0
-            return []
-        places = [(self.vips, (key.protocol, key.address, key.port))] if key.port else []
-        return places + ([(self.any_vips, key.address)] if key.port in EVERY_PORT else [])
-
-    def _places_of_server(self, key: ServiceKey, address: int, port: int, mode: int) -> list[tuple]:
-        """Return which sets get what, so that the replies of a server of *key* are seen."""
-        every_port = key.fwmark != 0 or key.port in EVERY_PORT
-        if mode != NAT:                         # they come from the VIP
-            if key.fwmark:
-                return []
-            return [(self.any_rips, key.address) if every_port else (self.rips, (key.protocol, key.address, key.port))]
-        if every_port or port == 0:
-            return [(self.any_rips, address)]
-        return [(self.rips, (key.protocol, address, port))]
+        self.stacks[key.family].remove_server(key, address, port, mode)
 
     def undo(self) -> list[str]:
         """Put everything back; return what was done, one line each."""
@@ -156,40 +140,69 @@ class HostSetup:
 
     def describe_vips(self) -> list[str]:
         """Return one line for each VIP: whether it is an address of this host, or must be routed here."""
-        return [advice.describe_vip(vip) for vip in self._vip_addresses()]
+        return [advice.describe_vip(vip, stack.family) for stack in self._active() for vip in stack.vip_addresses()]
 
     def warnings(self) -> list[str]:
         """Return what on this machine will keep packets from their way, one line each with the cure."""
-        return advice.warnings(set(self.vips.wanted), set(self.rips.wanted), self._vip_addresses())
+        return [line for stack in self._active() for line in self._warnings(stack)]
 
-    def _begin(self, tables: iptables.Iptables) -> list[str]:
+    def _warnings(self, stack: Stack) -> list[str]:
+        return advice.warnings(stack.family, set(stack.vips.wanted), set(stack.rips.wanted), stack.vip_addresses())
+
+    def _active(self) -> list[Stack]:
+        return [stack for stack in self.stacks.values() if stack.tables is not None]
+
+    def _begin(self) -> list[str]:
         """Write the record before anything is changed, or take over the one of a killed director."""
-        lines = []
         record = undo.load(self.directory)
-        if record is None:
-            record = undo.begin(self.queue, tables.restore_program, nftables.snapshot())
-        else:
-            lines.append("a killed director left its rules; taking them over")
-            if record.iptables_restore != tables.restore_program:
-                lines += teardown.leave_variant(record, self.queue)
-                record.iptables_restore = tables.restore_program
-            record.queue = self.queue
-        self.record = record
-        undo.save(self.directory, record)
+        lines = [] if record is None else ["a killed director left its rules; taking them over"]
+        self.record = record or undo.begin(self.queue, {FAMILY_NAMES[family]: nftables.snapshot(family)
+                                                        for family in self.stacks})
+        self.record.queue = self.queue
+        undo.save(self.directory, self.record)
         return lines
 
-    def _put_rules_in(self, tables: iptables.Iptables) -> None:
-        present = rules.parse(tables.save())
-        stale = {} if self.accept_forward else {"filter": present.get("filter", [])}
-        wanted = rules.install_text(self.queue, self.accept_forward, present, sorted(self.marks))
-        tables.restore(rules.removal_text(stale) + wanted)
-        for mark in sorted(self.marks):
-            if not rules.sets_mark(present, mark):
-                self.logger.warning("no rule of iptables sets the mark %s yet; one that does must come before lbq's: "
-                                    "iptables -t raw -I PREROUTING … -j MARK --set-mark %s", mark, mark)
+    def _put_in(self, stack: Stack, services: list[ServiceKey], servers: list[Server]) -> list[str]:
+        """Put the rules and sets of one family in, with what its packets need of the machine."""
+        stack.tables = iptables.find(self.restore, stack.family)
+        lines = self._remember(stack)
+        stack.fill(services, servers)
+        lines += self._add_missing_vips(stack)
+        lines += self._forward(stack.family)
+        lines += self._stop_redirects(stack)
+        stack.put_rules_in()
+        return lines
 
-    def _forget_mark(self, mark: int) -> None:
-        self.marks -= Counter([mark])
+    def _put_in_late(self, stack: Stack, key: ServiceKey) -> list[str]:
+        """Put the rules and sets of a family in while the director runs; if that fails, the other family stays."""
+        try:
+            return self._put_in(stack, [key], [])
+        except BaseException as error:
+            stack.tables = None
+            try:
+                # Empty tables stay for now: to remove one drops what waits in the queue.
+                teardown.undo_family(self.record, stack.family, None)
+                undo.save(self.directory, self.record)
+            except HostError as second:
+                error.add_note(str(second))
+            raise
+
+    def _remember(self, stack: Stack) -> list[str]:
+        """Write down which program makes the rules; take out those that a killed director made with another."""
+        name, program = FAMILY_NAMES[stack.family], stack.tables.restore_program
+        lines = []
+        if self.record.programs.get(name, program) != program:
+            lines = teardown.leave_variant(self.record, stack.family, self.queue)
+        self.record.programs[name] = program
+        undo.save(self.directory, self.record)
+        return lines
+
+    def _forward(self, family: int) -> list[str]:
+        """Let this machine forward packets of *family*."""
+        if family == AF_INET:
+            return self._set({sysctl.IP_FORWARD: "1"}, sysctl.forwarding_values())
+        before = sysctl.forwarding6_values()
+        return self._set(sysctl.wanted_forwarding6(before), before)
 
     def _set(self, values: sysctl.Values, before: sysctl.Values) -> list[str]:
         """Set *values*, once undo.json holds *before*: what they, and all that change with them, are now."""
@@ -200,35 +213,33 @@ class HostSetup:
         undo.save(self.directory, self.record)
         return sysctl.write_all(values)
 
-    def _stop_redirects(self) -> list[str]:
+    def _stop_redirects(self, stack: Stack) -> list[str]:
         """Keep ICMP redirects off the devices that lead to real servers and to clients alike.
 
         With one-armed NAT such a redirect would teach a real server the direct way to the client, and its
-        replies would reach the client without the VIP as their source.
+        replies would reach the client without the VIP as their source.  For IPv6 there are no such settings, but
+        a rule (``rules.py``).
         """
-        towards_servers = {addresses.device_towards(address) for address in self._server_addresses()}
-        shared = sorted(towards_servers & addresses.client_devices(self._vip_addresses()))
+        if stack.family == AF_INET6:
+            return []
+        towards_servers = {addresses.device_towards(address, AF_INET) for address in stack.server_addresses()}
+        shared = sorted(towards_servers & addresses.client_devices(stack.vip_addresses(), AF_INET))
         before = sysctl.read_all(sysctl.redirect_keys(shared))
         return self._set(dict.fromkeys(before, "0"), before)
 
-    def _add_missing_vips(self) -> list[str]:
-        """Add the VIPs that are not delivered here to the device of --add-vip."""
+    def _add_missing_vips(self, stack: Stack) -> list[str]:
+        """Add the VIPs that are not delivered, or not answered for, here to the device of --add-vip."""
         if self.add_vip is None:
             return []
-        missing = [vip for vip in self._vip_addresses() if not addresses.is_local(vip)]
+        family = stack.family
+        missing = [vip for vip in stack.vip_addresses() if not addresses.is_local(vip, family)
+                   or addresses.unanswered_device(vip, family) == self.add_vip]
         for vip in missing:
-            self.record.addresses.append([dotted(vip), self.add_vip])
+            self.record.addresses.append([format_address(vip, family), self.add_vip])
             undo.save(self.directory, self.record)
-            addresses.add(vip, self.add_vip)
-        return [f"{dotted(vip)}/32 added to {self.add_vip}" for vip in missing]
-
-    def _vip_addresses(self) -> list[int]:
-        return sorted({address for _, address, _ in self.vips.wanted} | set(self.any_vips.wanted))
-
-    def _server_addresses(self) -> set[int]:
-        return {address for _, address, _ in self.rips.wanted} | set(self.any_rips.wanted)
+            addresses.add(vip, family, self.add_vip)
+        return [f"{format_address(vip, family)}/{BITS[family]} added to {self.add_vip}" for vip in missing]
 
     def _log(self, lines: list[str]) -> None:
         for line in lines:
             self.logger.info(line)
-

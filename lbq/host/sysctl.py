@@ -5,6 +5,11 @@ may hold a dot.  Writing ``ip_forward`` is more than one change: the kernel then
 every interface and of ``default`` to the same value, and ``accept_redirects`` of ``all`` to the opposite
 (inet_forward_change() in net/ipv4/devinet.c).  A user's own values there would be lost by 0 -> 1 -> 0;
 so all of them are recorded before, and written back after ``ip_forward``.
+
+IPv6 has ``conf/all/forwarding`` for it, which writes that of every interface too.  A machine that forwards IPv6 no
+longer listens to router advertisements, and at the moment of the change it forgets the default routes it has from them;
+unless ``accept_ra`` is 2, which is therefore written first where it was 1.  There is no send_redirects for IPv6:
+``rules.py`` keeps redirects from real servers.
 """
 from __future__ import annotations
 
@@ -12,10 +17,14 @@ import errno
 from pathlib import Path
 
 from lbq.errors import HostError
+from lbq.model import AF_INET, AF_INET6
 
 ROOT = Path("/proc/sys")
 IP_FORWARD = "net/ipv4/ip_forward"
 INTERFACES = "net/ipv4/conf"
+FORWARDING6 = "net/ipv6/conf/all/forwarding"
+INTERFACES6 = "net/ipv6/conf"
+FIRST = (IP_FORWARD, FORWARDING6)       # when values are put back: they overwrite others
 
 Values = dict[str, str]
 
@@ -61,11 +70,32 @@ def spoken(key: str) -> str:
     return ".".join(part.replace(".", "/") for part in key.split("/"))
 
 
+def family_of(key: str) -> int:
+    """Return the family whose packets *key* concerns."""
+    return AF_INET6 if key.startswith("net/ipv6/") else AF_INET
+
+
 def forwarding_values() -> Values:
     """Return ip_forward and every setting that the kernel changes together with it."""
     keys = [IP_FORWARD, f"{INTERFACES}/all/accept_redirects"]
     keys += [f"{INTERFACES}/{folder.name}/forwarding" for folder in sorted((ROOT / INTERFACES).iterdir())]
     return read_all(keys)
+
+
+def forwarding6_values() -> Values:
+    """Return the settings of IPv6 forwarding, and those of router advertisements that go with it."""
+    names = sorted(folder.name for folder in (ROOT / INTERFACES6).iterdir())
+    return read_all([f"{INTERFACES6}/{name}/forwarding" for name in names]
+                    + [f"{INTERFACES6}/{name}/accept_ra" for name in names if name not in ("all", "lo")])
+
+
+def wanted_forwarding6(before: Values) -> Values:
+    """Return what is to be written so that IPv6 is forwarded and router advertisements mean what they did *before*."""
+    if before[FORWARDING6] == "1":
+        return {}
+    listening = [key for key, value in before.items() if key.endswith("/accept_ra") and value == "1"
+                 and before.get(key.replace("accept_ra", "forwarding")) == "0"]
+    return {**dict.fromkeys(listening, "2"), FORWARDING6: "1"}
 
 
 def redirect_keys(devices: list[str]) -> list[str]:
@@ -79,5 +109,5 @@ def redirect_keys(devices: list[str]) -> list[str]:
 
 
 def restore(values: Values) -> list[str]:
-    """Write *values* back, ip_forward first because it overwrites others; return lines for the log."""
-    return write_all({key: values[key] for key in sorted(values, key=lambda key: (key != IP_FORWARD, key))})
+    """Write *values* back, those first that overwrite others; return lines for the log."""
+    return write_all({key: values[key] for key in sorted(values, key=lambda key: (key not in FIRST, key))})

@@ -7,13 +7,15 @@ while another program has a queue bound.
 """
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 
 from lbq.errors import HostError, RulesNotApplied
+from lbq.grammar import parse_address
 from lbq.host import addresses, iptables, nftables, rules, sysctl, undo
+from lbq.host.netlink import BITS
 from lbq.host.sets import set_named
+from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES
 
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 
@@ -31,15 +33,35 @@ def cleanup(directory: Path) -> list[str]:
 
 def undo_all(record: undo.UndoRecord, own_queue: int | None = None) -> list[str]:
     """Undo all of *record*; a step that fails does not keep the others from being done."""
+    return _do_all([step for family in FAMILY_NAMES for step in _steps(record, family, own_queue)])
+
+
+def undo_family(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[str]:
+    """Undo what was done for one *family*, and take it out of *record*."""
+    lines = _do_all(_steps(record, family, own_queue))
+    record.programs.pop(FAMILY_NAMES[family], None)
+    record.sysctls = {key: value for key, value in record.sysctls.items() if sysctl.family_of(key) != family}
+    record.addresses = [entry for entry in record.addresses if parse_address(entry[0])[1] != family]
+    return lines
+
+
+def _steps(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[Callable[[], list[str]]]:
+    program = record.programs.get(FAMILY_NAMES[family])
+    of_rules: list[Callable[[], list[str]]] = [] if program is None else [
+        lambda: remove_rules(iptables.Iptables(program), family),
+        lambda: _destroy_sets(family),
+        lambda: _remove_empty_tables(record, family, own_queue),
+    ]
+    return [*of_rules,
+            lambda: _remove_addresses(record, family),
+            lambda: sysctl.restore({key: value for key, value in record.sysctls.items()
+                                    if sysctl.family_of(key) == family})]
+
+
+def _do_all(steps: list[Callable[[], list[str]]]) -> list[str]:
+    """Do every step, and only then tell of those that failed."""
     lines: list[str] = []
     failures: list[str] = []
-    steps: list[Callable[[], list[str]]] = [
-        lambda: remove_rules(iptables.Iptables(record.iptables_restore)),
-        _destroy_sets,
-        lambda: _remove_empty_tables(record, own_queue),
-        lambda: _remove_addresses(record),
-        lambda: sysctl.restore(record.sysctls),
-    ]
     for step in steps:
         try:
             lines += step()
@@ -50,16 +72,16 @@ def undo_all(record: undo.UndoRecord, own_queue: int | None = None) -> list[str]
     return lines
 
 
-def leave_variant(record: undo.UndoRecord, own_queue: int) -> list[str]:
+def leave_variant(record: undo.UndoRecord, family: int, own_queue: int) -> list[str]:
     """Take a killed director's rules out of the variant of iptables that the new one does not use."""
-    lines = remove_rules(iptables.Iptables(record.iptables_restore))
-    return lines + _remove_empty_tables(record, own_queue)
+    lines = remove_rules(iptables.Iptables(record.programs[FAMILY_NAMES[family]]), family)
+    return lines + _remove_empty_tables(record, family, own_queue)
 
 
-def remove_rules(tables: iptables.Iptables) -> list[str]:
+def remove_rules(tables: iptables.Iptables, family: int) -> list[str]:
     """Remove our chains and the jumps to them."""
     for table in tables.unreadable_tables():
-        if nftables.holds_chain(table, rules.CHAINS.get(table, ())):
+        if nftables.holds_chain(family, table, rules.CHAINS.get(table, ())):
             raise RulesNotApplied(f"{tables.command()} cannot take lbq's rules out of table {table}: "
                                   f"somebody put rules there that only nft can write; move those away")
     text = rules.removal_text(rules.parse(tables.save()))
@@ -77,32 +99,41 @@ def bound_queues() -> list[int]:
         return []
 
 
-def _destroy_sets() -> list[str]:
+def _destroy_sets(family: int) -> list[str]:
     return [f"set {name} is empty but stays: a rule that is not lbq's uses it"
-            for name in rules.SETS if not set_named(name).destroy()]
+            for name in rules.SETS[family] if not set_named(name, family).destroy()]
 
 
-def _remove_empty_tables(record: undo.UndoRecord, own_queue: int | None) -> list[str]:
+def _remove_empty_tables(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[str]:
     """Delete the nf_tables tables that iptables-nft made for us, when nothing else is in them.
 
     Deleting a base chain drops what waits in *any* queue of the namespace, so while another program has a
     queue bound they stay: they hold no rule and do nothing.
     """
-    if iptables.Iptables(record.iptables_restore).variant != iptables.NFT:
+    name = FAMILY_NAMES[family]
+    if iptables.Iptables(record.programs[name]).variant != iptables.NFT:
         return []
+    before = record.base_chains[name]
     others = [number for number in bound_queues() if number != own_queue]
-    if others and nftables.newcomers(record.base_chains, rules.TABLES):
+    if others and nftables.newcomers(family, before, rules.TABLES):
         return [f"empty tables stay: queue {others[0]} is in use, and removing them would drop its packets"]
-    return [f"empty table ip {table} removed"
-            for table in nftables.delete_newcomers(record.base_chains, rules.TABLES)]
+    return [f"empty table {nftables.NAMES[family]} {table} removed"
+            for table in nftables.delete_newcomers(family, before, rules.TABLES)]
 
 
-def _remove_addresses(record: undo.UndoRecord) -> list[str]:
-    return [f"{address}/32 removed from {device}" for address, device in record.addresses
-            if addresses.remove(int(ipaddress.IPv4Address(address)), device)]
+def _remove_addresses(record: undo.UndoRecord, family: int) -> list[str]:
+    lines = []
+    for text, device in record.addresses:
+        address, its_family = parse_address(text)
+        if its_family == family and addresses.remove(address, family, device):
+            lines.append(f"{text}/{BITS[family]} removed from {device}")
+    return lines
 
 
 def _remove_unrecorded() -> list[str]:
     """Remove rules and sets by their names alone: somebody has deleted undo.json."""
-    lines = [line for tables in iptables.installed() for line in remove_rules(tables)]
-    return lines + _destroy_sets()
+    lines = []
+    for family in (AF_INET, AF_INET6):
+        lines += [line for tables in iptables.installed(family) for line in remove_rules(tables, family)]
+        lines += _destroy_sets(family)
+    return lines

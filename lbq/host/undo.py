@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lbq.errors import HostError
+from lbq.model import FAMILY_NAMES
 
 NAME = "undo.json"
+FAMILIES = set(FAMILY_NAMES.values())
 SO_NETNS_COOKIE = getattr(socket, "SO_NETNS_COOKIE", 71)
 
 
@@ -30,15 +32,19 @@ class UndoRecord:
     boot_id: str
     netns_cookie: int                   # 0: a kernel before 5.14 has none
     queue: int
-    iptables_restore: str               # the program that made the rules, and can remove them
-    base_chains: dict[str, list[str]]   # nf_tables tables and base chains that were there before
+    base_chains: dict[str, dict[str, list[str]]]    # nf_tables tables and base chains there before, by family
+    programs: dict[str, str] = field(default_factory=dict)      # made the rules and can remove them, by family
     sysctls: dict[str, str] = field(default_factory=dict)
     addresses: list[list[str]] = field(default_factory=list)    # [address, device] pairs we added
 
     def is_whole(self) -> bool:
         """Return True when everything in it is of the type that it is used as."""
-        return (isinstance(self.queue, int) and isinstance(self.iptables_restore, str)
-                and isinstance(self.base_chains, dict) and all(map(_are_words, self.base_chains.values()))
+        return (isinstance(self.queue, int)
+                and isinstance(self.base_chains, dict) and set(self.base_chains) == FAMILIES
+                and all(isinstance(tables, dict) and all(map(_are_words, tables.values()))
+                        for tables in self.base_chains.values())
+                and isinstance(self.programs, dict) and set(self.programs) <= FAMILIES
+                and _are_words([*self.programs.values()])
                 and isinstance(self.sysctls, dict) and _are_words([*self.sysctls.values()])
                 and isinstance(self.addresses, list) and all(map(_is_address_on_device, self.addresses)))
 
@@ -52,13 +58,16 @@ def _are_words(value) -> bool:
 
 
 def _is_address_on_device(value) -> bool:
-    if not _are_words(value) or len(value) != 2:
-        return False
+    return _are_words(value) and len(value) == 2 and is_address(value[0])
+
+
+def is_address(value) -> bool:
+    """Return True when *value* is an IPv4 or IPv6 address as text."""
     try:
-        ipaddress.ip_address(value[0])
+        ipaddress.ip_address(value)
     except ValueError:
         return False
-    return True
+    return isinstance(value, str)       # ipaddress takes integers, too
 
 
 def boot_id() -> str:
@@ -75,9 +84,9 @@ def netns_cookie() -> int:
             return 0
 
 
-def begin(queue: int, iptables_restore: str, base_chains: dict[str, list[str]]) -> UndoRecord:
+def begin(queue: int, base_chains: dict[str, dict[str, list[str]]]) -> UndoRecord:
     """Return a record for this namespace and boot, of nothing changed yet."""
-    return UndoRecord(boot_id(), netns_cookie(), queue, iptables_restore, base_chains)
+    return UndoRecord(boot_id(), netns_cookie(), queue, base_chains)
 
 
 def load(directory: Path) -> UndoRecord | None:

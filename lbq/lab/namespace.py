@@ -226,6 +226,8 @@ class Namespace:
                     family = names.split(":")[0].removesuffix("Ext")
                     pairs = zip(names.split()[1:], values.split()[1:], strict=True)
                     counters.update({family + name: int(value) for name, value in pairs})
+            lines = Path("/proc/thread-self/net/snmp6").read_text().splitlines()
+            counters.update({name: int(value) for name, value in map(str.split, lines)})
         return counters
 
     def pids(self) -> list[int]:

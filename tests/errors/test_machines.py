@@ -147,12 +147,55 @@ def test_a_second_director_is_refused_and_the_first_goes_on(machine):
 def test_a_service_that_the_host_cannot_take_leaves_nothing_behind(machine):
     """Its VIP cannot be put on the device, which is gone; its set entry must not stay."""
     with director_in(machine.host, "serve", "--add-vip", "eth0"):
+        machine.lbq("add", "service", "192.168.20.254:80")
         machine.host.run(["ip", "link", "del", "eth0"])
         machine.before = machine.picture()
         machine.assert_refuses("add", "service", "192.168.30.1:80", saying="cannot add 192.168.30.1 to eth0")
         machine.assert_refuses("add", "service", "192.168.30.1:80", saying="cannot add 192.168.30.1 to eth0")
 
         assert "192.168.30.1" not in machine.lbq("list").stdout
+
+
+def test_a_first_service_that_the_host_cannot_take_leaves_nothing_behind(machine):
+    """With the first service come rules, sets and forwarding of its family; without it, none of them."""
+    with director_in(machine.host, "serve", "--add-vip", "eth0"):
+        machine.host.run(["ip", "link", "del", "eth0"])
+        machine.before = machine.picture()
+        machine.assert_refuses("add", "service", "192.168.30.1:80",
+                               saying="cannot add the VIP to eth0: there is no such network device")
+
+        assert "192.168.30.1" not in machine.lbq("list").stdout
+
+
+@pytest.mark.parametrize("words", [
+    ("--vip", "[2001:db8:10::1]:80", "--mode", "nat"),
+    ("--vip", "192.168.10.1:80", "--mode", "tun", "--real", "[2001:db8:20::1]"),
+], ids=["service", "server"])
+def test_a_machine_without_ipv6_says_so_and_balances_ipv4(machine, words):
+    machine.host.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
+    machine.before = machine.picture()
+    machine.assert_refuses(*words, saying="cannot balance IPv6: it is switched off on every interface; switch it on")
+
+    with director_in(machine.host, *GOOD):
+        machine.before = machine.picture()
+        machine.assert_refuses("add", "service", "[2001:db8:10::1]:80",
+                               saying="cannot balance IPv6: it is switched off on every interface")
+        machine.assert_refuses("add", "server", "192.168.10.1:80", "[2001:db8:20::1],mode=tun",
+                               saying="cannot balance IPv6: it is switched off on every interface")
+        assert "192.168.20.1:80" in machine.lbq("list").stdout
+
+
+def test_missing_ip6tables_names_the_package_and_leaves_ipv4_alone(machine, tmp_path):
+    """The programs for IPv4 are there under another folder, those for IPv6 are not."""
+    for program in ("restore", "save"):
+        (tmp_path / f"iptables-{program}").symlink_to(shutil.which(f"iptables-{program}"))
+    environment = {"LBQ_IPTABLES_RESTORE": str(tmp_path / "iptables-restore")}
+    saying = f"cannot find {tmp_path}/ip6tables-restore: lbq needs ip6tables to queue packets; install it (apt install"
+
+    machine.assert_refuses("--vip", "[2001:db8:10::1]:80", "--mode", "nat", env=environment, saying=saying)
+    with director_in(machine.host, *GOOD, env={**os.environ, **environment}):
+        machine.before = machine.picture()
+        machine.assert_refuses("add", "service", "[2001:db8:10::1]:80", saying=saying)
 
 
 def test_a_tunnel_that_the_kernel_ends_is_not_ended_twice(machine):

@@ -9,6 +9,7 @@ import json
 import pytest
 
 VIP = ("--vip", "192.168.10.1:80")
+VIP6 = ("--vip", "[2001:db8:10::1]:80")
 NAT = ("--mode", "nat")
 SERVICE = "192.168.10.1:80"
 
@@ -41,13 +42,24 @@ MISTAKES = [
     (("--vip", "192.168.10.1:0", *NAT), "a service of port 0, every port, needs --persistent"),
     (("--vip", "192.168.10.1:65536", *NAT), "port '65536' is not a number from 1 to 65535"),
     (("--vip", "www.example.com:80", *NAT), "lbq takes addresses, not names"),
-    (("--vip", "[2001:db8::1]:80", *NAT), "IPv6, which lbq does not balance yet"),
+    (("--vip", "[2001:db8::1]", *NAT), "'[2001:db8::1]' has no port; write VIP:PORT, such as 192.168.10.1:80 or [20"),
+    (("--vip", "2001:db8::1:80", *NAT), "an IPv6 address is written in brackets"),
+    (("--vip", "[2001:db8::g]:80", *NAT), "'[2001:db8::g]' is not an IPv6 address"),
+    (("--vip", "[fe80::1]:80", *NAT), "a link-local address, which means another machine on each link"),
+    (("--vip", "[::ffff:192.168.10.1]:80", *NAT), "an IPv4 address in the clothes of an IPv6 one; write 192.168.10.1"),
+    (("--vip", "[ff02::1]:80", *NAT), "not the address of one host"),
+    (("--vip", "fwmark:1/5", *NAT), "'fwmark:1/5': after the slash comes 4 or 6"),
+    ((*VIP6, *NAT, "--netmask", "255.255.255.0"), "netmask of an IPv6 service '255.255.255.0' is not a number from 1"),
     (("--vip", "224.0.0.18:80", *NAT), "not the address of one host"),
     # real servers
     ((*VIP, *NAT, "--real", "192.168.20.1:0"), "--real 192.168.20.1:0: port '0' is not"),
     ((*VIP, *NAT, "--real", "192.168.20.1:65536"), "port '65536' is not"),
     ((*VIP, *NAT, "--real", "web01"), "lbq takes addresses, not names"),
-    ((*VIP, *NAT, "--real", "2001:db8::1"), "IPv6, which lbq does not balance yet"),
+    ((*VIP, *NAT, "--real", "2001:db8:20::1"), "an IPv6 address is written in brackets"),
+    ((*VIP, *NAT, "--real", "[2001:db8:20::1]"), "[2001:db8:20::1]:80 is not of the service's IP version, and only"),
+    ((*VIP6, *NAT, "--real", "192.168.20.1"), "192.168.20.1:80 is not of the service's IP version, and only tun"),
+    ((*VIP6, *NAT, "--real", "[2001:db8:10:0::1]"), "is the virtual service tcp:[2001:db8:10::1]:80 itself"),
+    ((*VIP6, *NAT, "--real", "[2001:db8::1]", "--real", "[2001:DB8::1]:80"), "[2001:db8::1]:80 is there twice"),
     ((*VIP, *NAT, "--real", "192.168.20.1,weight=-1"), "weight '-1' is not a number from 0"),
     ((*VIP, *NAT, "--real", "192.168.20.1,weight=2147483648"), "weight '2147483648' is not a number from 0"),
     ((*VIP, *NAT, "--real", "192.168.20.1,weight=big"), "weight 'big' is not a number from 0"),
@@ -100,7 +112,9 @@ MISTAKES = [
     (("realserver", "dr"), "no --vip"),
     (("realserver", "dr", "--undo", "--vip", "192.168.10.1"), "--undo puts everything back, so it takes no --vip"),
     ((*VIP, *NAT, "--scheduler", "no/such.py"), "it does not say which class; write no/such.py:ClassName"),
+    (("realserver", "dr", "--vip", "[2001:db8::1]:80"), "'[2001:db8::1]:80' is not an IPv6 address"),
     (("decap", "--vip", "192.168.10.99"), "192.168.10.99 is not an address of this host"),
+    (("decap", "--vip", "2001:db8::99"), "2001:db8::99 is not an address of this host"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What runs on the lab's servers when nginx is not enough: ``endpoints.py KIND PORT NAME``.
+"""What runs on the lab's servers when nginx is not enough: ``endpoints.py KIND PORT NAME [ipv6]``.
 
 bulk   HTTP: GET /N answers N bytes of known content, PUT answers the SHA-256 of what arrived.
 echo   UDP: answers each datagram with the server's name, a space and the datagram, from the address it was sent to.
@@ -22,6 +22,7 @@ BLOCK = 1 << 20
 SO_RCVBUFFORCE = 33     # <asm-generic/socket.h>; the socket module has no name for it
 IP_PKTINFO = 8          # <linux/in.h>; nor for this
 PKTINFO = struct.Struct("=i4s4s")       # device, our address, the packet's destination
+PKTINFO6 = struct.Struct("=16si")       # the packet's destination, device
 
 
 @functools.cache
@@ -101,16 +102,28 @@ class BulkServer(ThreadingHTTPServer):
     daemon_threads = True
 
 
-def serve_bulk(port: int, title: str) -> None:
+class BulkServer6(BulkServer):
+    """The same over IPv6."""
+
+    address_family = socket.AF_INET6
+
+
+class HoldServer6(HoldServer):
+    """The same over IPv6."""
+
+    address_family = socket.AF_INET6
+
+
+def serve_bulk(port: int, title: str, kind=BulkServer) -> None:
     """Serve the known content over HTTP."""
-    server = BulkServer(("", port), Bulk)
+    server = kind(("", port), Bulk)
     print("ready", flush=True)
     server.serve_forever()
 
 
-def serve_hold(port: int, title: str) -> None:
+def serve_hold(port: int, title: str, kind=HoldServer) -> None:
     """Hold TCP connections."""
-    server = HoldServer(("", port), Hold)
+    server = kind(("", port), Hold)
     server.title = title
     print("ready", flush=True)
     server.serve_forever()
@@ -129,6 +142,23 @@ def serve_echo(port: int, title: str) -> None:
             server.sendmsg([title.encode(), b" ", data], [(level, kind, PKTINFO.pack(0, address, bytes(4)))], 0, client)
 
 
+def serve_echo6(port: int, title: str) -> None:
+    """Answer datagrams of IPv6."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+        server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        server.bind(("", port))
+        print("ready", flush=True)
+        while True:
+            data, [(level, kind, info)], _, client = server.recvmsg(65535, 64)
+            address, _ = PKTINFO6.unpack(info)
+            server.sendmsg([title.encode(), b" ", data], [(level, kind, PKTINFO6.pack(address, 0))], 0, client)
+
+
+SERVERS = {"bulk": serve_bulk, "echo": serve_echo, "hold": serve_hold}
+SERVERS6 = {"bulk": functools.partial(serve_bulk, kind=BulkServer6), "echo": serve_echo6,
+            "hold": functools.partial(serve_hold, kind=HoldServer6)}
+
 if __name__ == "__main__":
-    kind, port, title = sys.argv[1:]
-    {"bulk": serve_bulk, "echo": serve_echo, "hold": serve_hold}[kind](int(port), title)
+    kind, port, title, *family = sys.argv[1:]
+    (SERVERS6 if family == ["ipv6"] else SERVERS)[kind](int(port), title)

@@ -12,12 +12,13 @@ import pytest
 from lbq.lab.namespace import Namespace
 from lbq.lab.topology import Lab
 from tests.helpers.endpoints import digest_of
-from tests.helpers.topology import IP_RECVERR, features, udp_server, udp_socket, upload
+from tests.helpers.topology import RECEIVE_ERRORS, features, udp_server, udp_socket, upload
 
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2        # <linux/in.h>
 TIMEOUT = 5
-SO_EE_ORIGIN_ICMP = 2       # <linux/errqueue.h>
-EXTENDED_ERROR = struct.Struct("=IBBBxIIHH4s")      # errno, origin, type, code, info, data; family, port, address
+SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6 = 2, 3        # <linux/errqueue.h>
+EXTENDED_ERROR = struct.Struct("=IBBBxII")          # errno, origin, type, code, info, data; then a sockaddr
+OFFENDER = {socket.AF_INET: slice(20, 24), socket.AF_INET6: slice(24, 40)}      # where in it the address is
 
 
 def error_about(sock: socket.socket, datagram: bytes) -> tuple[int, int, int, str]:
@@ -27,10 +28,10 @@ def error_about(sock: socket.socket, datagram: bytes) -> tuple[int, int, int, st
     sock.send(datagram)
     assert waiting.poll(TIMEOUT * 1000), "no ICMP error came"
     _, ancillary, _, _ = sock.recvmsg(65535, 1024, socket.MSG_ERRQUEUE)
-    [told] = [data for level, kind, data in ancillary if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR)]
-    _, origin, kind, code, mtu, _, _, _, sender = EXTENDED_ERROR.unpack_from(told)
-    assert origin == SO_EE_ORIGIN_ICMP, f"an error of this host itself, origin {origin}"
-    return kind, code, mtu, socket.inet_ntoa(sender)
+    [told] = [data for level, kind, data in ancillary if (level, kind) == RECEIVE_ERRORS[sock.family]]
+    _, origin, kind, code, mtu, _ = EXTENDED_ERROR.unpack_from(told)
+    assert origin in (SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6), f"an error of this host itself, origin {origin}"
+    return kind, code, mtu, socket.inet_ntop(sock.family, told[OFFENDER[sock.family]])
 
 
 def trace(sock: socket.socket, hops: int) -> list[str]:

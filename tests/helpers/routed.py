@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from lbq.lab.namespace import Process
 from lbq.lab.routed import DIRECTOR, RoutedLab
+from lbq.lab.topology import Lab
 from tests.helpers.topology import FULL, route, start_endpoints, start_nginx
 
 HOLD, DISCARD, BULK, ECHO = 7, 9, 8080, 5300       # what answers there; nothing on DISCARD
@@ -14,11 +15,11 @@ SIZES = {"fast": (1024 if FULL else 64) * MIB, "reference": (64 if FULL else 4) 
 LONG = {"fast": (4000, 60_000), "reference": (3900,)}       # NetfilterQueue reads 4 KB of a packet
 
 
-def with_servers(lab: RoutedLab) -> RoutedLab:
+def with_servers(lab: Lab, ipv6: bool = False) -> Lab:
     """Run servers of every kind on the machines of *lab*, and return it."""
-    start_nginx(lab)
+    start_nginx(lab, ipv6=ipv6)
     for kind, port in (("hold", HOLD), ("bulk", BULK), ("echo", ECHO)):
-        start_endpoints(lab, kind, port)
+        start_endpoints(lab, kind, port, ipv6)
     return lab
 
 

@@ -24,12 +24,15 @@ from tests.helpers import endpoints
 FULL = os.environ.get("LBQ_FULL") == "1"    # the whole load, not the slice for every run
 ENDPOINTS = Path(endpoints.__file__)
 
-IP_RECVERR = 11         # <linux/in.h>
+IP_RECVERR, IPV6_RECVERR = 11, 25            # <linux/in.h>, <linux/in6.h>
+RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, IP_RECVERR),
+                  socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_RECVERR)}
 
 # A counter that moved in any namespace is a packet that somebody broke.
 BROKEN = ("IpInHdrErrors", "IpInAddrErrors", "IpReasmFails", "IpFragFails", "IpInCsumErrors", "TcpInErrs",
           "TcpInCsumErrors", "UdpInCsumErrors", "IcmpInErrors", "IcmpInCsumErrors", "TcpPAWSEstab",
-          "TcpTCPAbortOnTimeout")
+          "TcpTCPAbortOnTimeout", "Ip6InHdrErrors", "Ip6InAddrErrors", "Ip6InTruncatedPkts", "Ip6ReasmFails",
+          "Ip6FragFails", "Udp6InCsumErrors", "Icmp6InErrors", "Icmp6InCsumErrors")
 
 # In `lbq stats`: overruns of the queue, and what the director could not make sense of or refused to carry.
 LOST = ("queue_dropped", "user_dropped", "verdict_errors", "scheduler_errors", "dropped_truncated",
@@ -52,47 +55,48 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen {port} backlog=8192;
+        listen {address}{port} backlog=8192;
         location / {{ return 200 "{title}\\n"; }}
     }}
 }}
 """
 
 
-def start_nginx(lab: Lab, port: int = 80) -> None:
+def start_nginx(lab: Lab, port: int = 80, ipv6: bool = False) -> None:
     """Run nginx on every server; it answers each request with the server's name."""
     for server in lab.servers:
         server.sysctl("net.core.somaxconn", 8192)
-        folder = lab.folder / f"nginx-{host_name(server)}"
+        folder = lab.folder / f"nginx{6 if ipv6 else ''}-{host_name(server)}"
         folder.mkdir()
         config = folder / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, port=port, title=host_name(server)))
+        address = "[::]:" if ipv6 else ""
+        config.write_text(NGINX.format(folder=folder, address=address, port=port, title=host_name(server)))
         server.popen(["nginx", "-p", folder, "-c", config])
     for server in lab.servers:
-        wait_for_listener(server, port)
+        wait_for_listener(server, port, table="tcp6" if ipv6 else "tcp")
 
 
-def start_endpoint(host: Namespace, kind: str, port: int = 80) -> Process:
+def start_endpoint(host: Namespace, kind: str, port: int = 80, ipv6: bool = False) -> Process:
     """Run one of endpoints.py on *host*."""
-    process = host.popen([sys.executable, ENDPOINTS, kind, port, host_name(host)])
+    process = host.popen([sys.executable, ENDPOINTS, kind, port, host_name(host), *(["ipv6"] if ipv6 else [])])
     process.wait_for("ready")
     return process
 
 
-def start_endpoints(lab: Lab, kind: str, port: int = 80) -> None:
+def start_endpoints(lab: Lab, kind: str, port: int = 80, ipv6: bool = False) -> None:
     """Run one of endpoints.py on every server."""
     for server in lab.servers:
-        start_endpoint(server, kind, port)
+        start_endpoint(server, kind, port, ipv6)
 
 
-def wait_for_listener(host: Namespace, port: int, timeout: float = 10.0) -> None:
+def wait_for_listener(host: Namespace, port: int, timeout: float = 10.0, table: str = "tcp") -> None:
     """Wait until something listens on TCP *port*, without connecting to it (connections are counted)."""
-    wanted = f":{port:04X} "
+    wanted = f":{port:04X}"
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         with host.inside():
-            sockets = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
-        if any(wanted in line[:24] and line.split()[3] == "0A" for line in sockets):
+            sockets = Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]
+        if any(line.split()[1].endswith(wanted) and line.split()[3] == "0A" for line in sockets):
             return
         time.sleep(0.02)
     raise TimeoutError(f"nothing listens on port {port} in {host} after {timeout:g} s")
@@ -107,17 +111,22 @@ def connect(host: Namespace, address: str, port: int = 80, timeout: float = 10.0
 def udp_socket(host: Namespace, address: str, port: int, timeout: float = 10.0) -> socket.socket:
     """Return a UDP socket of *host*, connected so that it hears ICMP errors (icmp.error_about tells more of them)."""
     with host.inside():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        sock = socket.socket(family_of(address), socket.SOCK_DGRAM)
+    sock.setsockopt(*RECEIVE_ERRORS[sock.family], 1)
     sock.settimeout(timeout)
     sock.connect((address, port))
     return sock
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    """Return the family of an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def udp_server(host: Namespace, address: str, port: int, timeout: float = 10.0) -> socket.socket:
     """Return a UDP socket of *host* that others can send to."""
     with host.inside():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(family_of(address), socket.SOCK_DGRAM)
     sock.settimeout(timeout)
     sock.bind((address, port))
     return sock
@@ -281,7 +290,8 @@ def settle(lab: Lab, quiet: float = 0.1, timeout: float = 10.0) -> None:
     while before != now:
         assert time.monotonic() < deadline, f"packets still arrive after {timeout:g} s"
         time.sleep(quiet)
-        before, now = now, sum(host.counters()["IpInReceives"] for host in lab.namespaces)
+        before, now = now, sum(host.counters()[name] for host in lab.namespaces
+                               for name in ("IpInReceives", "Ip6InReceives"))
 
 
 @contextmanager

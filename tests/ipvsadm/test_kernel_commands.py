@@ -3,9 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.control.kernel import KernelCommands
 from lbq.errors import ConfigError, LbqError, NoSuchServer, NoSuchService, NotUnicast, ServiceError, UnknownScheduler
-from lbq.model import AF_INET
 from tests.helpers import transcripts
 
 SERVICE = {"protocol": "tcp", "address": "192.168.0.100", "port": 80, "fwmark": 0, "scheduler": "wlc", "flags": [],
@@ -120,17 +118,3 @@ def test_a_deleted_server_comes_back_with_its_connections_whatever_its_address(c
 
     client.call("kernel_server", do="add", service=SERVICE, server=broadcast)
     assert "10.0.0.255:80" in transcripts.run(director, ["ipvsadm", "-L", "-n"])[0]
-
-
-def test_a_family_that_cannot_be_balanced_is_refused_in_one_line_and_nothing_changes(client, director):
-    """Until the engines hold IPv6; the language knows it already."""
-    commands = KernelCommands(director.operations, (AF_INET,))
-    director.server.methods = {**director.server.methods, **commands.methods()}
-    before = client.call("list")
-
-    answer = transcripts.run(director, ["ipvsadm", "-A", "-t", "[2001:db8::1]:80"])
-    assert answer == ("", "cannot balance tcp:[2001:db8::1]:80: lbq has no IPv6 services yet\n", 255)
-    with pytest.raises(ServiceError, match="no IPv6 services yet"):
-        client.call("replace", services=[{**SERVICE, "address": "2001:db8::1", "netmask": "128", "servers": []}],
-                    timeouts={})
-    assert client.call("list") == before

@@ -10,7 +10,6 @@ import re
 
 from lbq.ipvsadm import words
 from lbq.ipvsadm.popt import VALUE, Unreadable
-from lbq.model import AF_INET6
 
 LINES = 200             # in a sequence
 LISTED = 20             # lines between full listings
@@ -39,33 +38,31 @@ VALUES = {"tcp-service": ["10.0.0.1:80", "[2001:db8::1]:80"], "udp-service": ["1
           "mcast-group": ["224.0.0.81"], "mcast-port": ["8848"], "mcast-ttl": ["1"], "sync-maxlen": ["1400"]}
 
 
-def sequence(seed: int, lines: int = LINES, plain: bool = False, ipv4: bool = False) -> dict:
+def sequence(seed: int, lines: int = LINES, plain: bool = False) -> dict:
     """Return a sequence of *lines* lines, and the listings between them.
 
-    In *plain* ones no listing depends on the order in the kernel's table, into which a pointer is mixed; in *ipv4* ones
-    all addresses are of IPv4, which all that runs can balance.
+    In *plain* ones no listing depends on the order in the kernel's table, into which a pointer is mixed.
     """
-    writer = Writer(random.Random(seed), plain, ipv4)
+    writer = Writer(random.Random(seed), plain)
     steps = []
     for number in range(1, lines + 1):
         steps.append(writer.step())
         if number % LISTED == 0:
             steps += [{"words": listing} for listing in LISTINGS]
-    return {"seed": seed, "ipv4": ipv4, "steps": steps}
+    return {"seed": seed, "steps": steps}
 
 
 def sequences(seed: int, lines: int) -> list[dict]:
-    """Return as many sequences as make *lines* lines, every other one of IPv4 only."""
-    return [sequence(seed * 1000 + number, ipv4=number % 2 == 0) for number in range(max(1, lines // LINES))]
+    """Return as many sequences as make *lines* lines."""
+    return [sequence(seed * 1000 + number) for number in range(max(1, lines // LINES))]
 
 
 class Writer:
     """Writes one line after the other."""
 
-    def __init__(self, chance: random.Random, plain: bool = False, ipv4: bool = False):
+    def __init__(self, chance: random.Random, plain: bool = False):
         self.chance = chance
         self.plain = plain
-        self.ipv4 = ipv4
 
     def step(self) -> dict:
         """Return one line that both can carry out: neither a sync daemon's start nor what crashes the real tool."""
@@ -73,9 +70,9 @@ class Writer:
             line = self.line()
             if self.chance.random() < 0.04:
                 text = "".join(" ".join(self.line()) + "\n" for _ in range(self.chance.randint(1, 6)))
-                if all(is_comparable(words.split(), self.ipv4) for words in text.splitlines()):
+                if all(is_comparable(words.split()) for words in text.splitlines()):
                     return {"words": ["-R"], "stdin": self.spoil_text(text)}
-            elif is_comparable(line, self.ipv4) and not (self.plain and "--nosort" in line):
+            elif is_comparable(line) and not (self.plain and "--nosort" in line):
                 return {"words": line}
 
     def line(self) -> list[str]:
@@ -196,7 +193,7 @@ class Writer:
         return changed.get(kind, text)
 
 
-def is_comparable(line: list[str], ipv4: bool) -> bool:
+def is_comparable(line: list[str]) -> bool:
     """Return False for a line that starts a sync daemon, which lbq has not, or crashes the real tool (``-b ,``)."""
     if any(re.fullmatch(r"(-\w*b|--sched-flags)?=?,+", word) for word in line):
         return False
@@ -204,7 +201,4 @@ def is_comparable(line: list[str], ipv4: bool) -> bool:
         command = words.parse(line)
     except (words.Mistake, Unreadable):
         return True
-    families = {command.family, command.server_family} - {0}
-    if command.name.endswith("-server") and len(families) > 1:
-        return False                        # nothing here has servers of another family yet
-    return command.name != "start-daemon" and not (ipv4 and AF_INET6 in families)
+    return command.name != "start-daemon"

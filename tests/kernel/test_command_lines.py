@@ -54,8 +54,6 @@ def test_command_lines_are_answered_as_by_the_real_tool():
     for given, transcript in session.transcripts("classic", sequences(SEED, LINES), "command_agent",
                                                       STEP_SECONDS):
         for name, engine in ENGINES.items():
-            if name == "fast" and not given["ipv4"]:
-                continue                    # it has no IPv6 yet
             compare(given, transcript, name, engine)
 
     assert not COMMANDS.differences, "\n".join(COMMANDS.differences[:SHOWN])
@@ -67,7 +65,7 @@ def test_processes_answer_as_those_of_the_real_tool(tmp_path):
     """The same with a director that runs, and a process for each line, called through a link named ipvsadm."""
     link = tmp_path / "ipvsadm"
     link.symlink_to(Path(sys.executable).with_name("lbq-ipvsadm"))
-    wanted = sequence(SEED, COMMANDS.processes if FULL else COMMANDS.processes_slice, plain=True, ipv4=True)
+    wanted = sequence(SEED, COMMANDS.processes if FULL else COMMANDS.processes_slice, plain=True)
     [(_, transcript)] = session.transcripts("classic", [wanted], "command_agent", STEP_SECONDS)
     with machines(tmp_path, "i") as (host,), director_in(host, "serve", "--kernel-profile", "classic"):
         for step, expected in zip(wanted["steps"], transcript["results"], strict=True):

@@ -12,7 +12,7 @@ import pytest
 from pyroute2 import netns
 
 from lbq.lab.topology import Lab
-from tests.helpers.namespaces import VARIANTS
+from tests.helpers.namespaces import PLACES, VARIANTS, Place
 from tests.helpers.routed import vip_routed
 from tests.helpers.topology import FULL, new_lab, visit
 
@@ -31,6 +31,12 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=VARIANTS)
 def variant(request):
     """Run the test with both variants of iptables."""
+    return request.param
+
+
+@pytest.fixture(params=PLACES.values(), ids=PLACES)
+def place(request) -> Place:
+    """Run the test over IPv4 and over IPv6."""
     return request.param
 
 

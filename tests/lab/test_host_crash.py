@@ -9,10 +9,11 @@ import pytest
 
 from lbq.host.setup import HostSetup, cleanup
 from tests.helpers.namespaces import (
+    IPV4,
+    IPV6,
     SERVER,
     SERVICE,
     VARIANTS,
-    VIP,
     install,
     lone_host,
     number,
@@ -29,8 +30,8 @@ from pathlib import Path
 from lbq.host.setup import HostSetup
 from lbq.model import ServiceKey
 setup = HostSetup(Path(sys.argv[1]), 0, restore=sys.argv[2], accept_forward=True, add_vip="eth0")
-key = ServiceKey(6, int(sys.argv[3]), 80)
-setup.install([key], [(key, 0xC0A81401, 80, 0)])
+key = ServiceKey(6, int(sys.argv[4]), 80, int(sys.argv[3]))
+setup.install([key], [(key, int(sys.argv[5]), 80, 0)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 KILLS_ITS_CALLER = """\
@@ -48,49 +49,52 @@ def host(tmp_path):
     with lone_host(tmp_path) as host:
         host.sysctl("net.ipv4.conf.all.accept_redirects", 0)
         host.sysctl("net.ipv4.conf.eth1.forwarding", 1)
+        host.sysctl("net.ipv6.conf.eth1.forwarding", 1)
         yield host
 
 
-def killed_director(host, restore):
+def killed_director(host, restore, place=IPV4):
     """Run a process inside *host* that prepares it and is killed; return the folder of its record."""
     folder = host.folder / "state"
-    process = host.popen([sys.executable, "-c", KILLED, folder, restore, number(VIP)])
+    process = host.popen([sys.executable, "-c", KILLED, folder, restore, place.family, number(place.vip),
+                          number(place.rip)])
     process.wait(30)
     assert process.returncode == -signal.SIGKILL, process.log.read_text()
     return folder
 
 
-def test_cleanup_after_kill_puts_everything_back(host, variant):
+def test_cleanup_after_kill_puts_everything_back(host, variant, place):
     before = picture(host)
-    folder = killed_director(host, f"iptables-{variant}-restore")
+    folder = killed_director(host, f"iptables-{variant}-restore", place)
     assert picture(host) != before
 
     lines = host.call(cleanup, folder)
 
-    assert "net.ipv4.ip_forward 1 -> 0" in lines
-    assert f"{VIP}/32 removed from eth0" in lines
+    assert f"{place.forwarding} 1 -> 0" in lines
+    assert f"{place.vip}/{place.bits} removed from eth0" in lines
     assert picture(host) == before
 
 
-def test_cleanup_after_a_kill_in_the_middle_of_the_rules(host, variant):
+def test_cleanup_after_a_kill_in_the_middle_of_the_rules(host, variant, place):
     before = picture(host)
-    wrapper = host.folder / "iptables-restore"
-    wrapper.write_text(KILLS_ITS_CALLER.format(real=f"/usr/sbin/iptables-{variant}-restore"))
+    real = f"/usr/sbin/{place.iptables}-{variant}"
+    wrapper = host.folder / f"{place.iptables}-restore"
+    wrapper.write_text(KILLS_ITS_CALLER.format(real=f"{real}-restore"))
     wrapper.chmod(0o755)
-    (host.folder / "iptables-save").symlink_to(f"/usr/sbin/iptables-{variant}-save")
-    folder = killed_director(host, str(wrapper))
-    assert "LBQ-NOTRACK" in "".join(rules(host, variant))
+    (host.folder / f"{place.iptables}-save").symlink_to(f"{real}-save")
+    folder = killed_director(host, str(host.folder / "iptables-restore"), place)
+    assert "LBQ-NOTRACK" in "".join(rules(host, variant, place))
     wrapper.unlink()
-    wrapper.symlink_to(f"/usr/sbin/iptables-{variant}-restore")
+    wrapper.symlink_to(f"{real}-restore")
 
     host.call(cleanup, folder)
 
     assert picture(host) == before
 
 
-def test_cleanup_twice_is_the_same_as_once(host, variant):
+def test_cleanup_twice_is_the_same_as_once(host, variant, place):
     before = picture(host)
-    setup = install(host, variant)
+    setup = install(host, variant, place)
     host.call(cleanup, setup.directory)
 
     lines = host.call(cleanup, setup.directory)
@@ -117,14 +121,14 @@ def test_cleanup_does_the_rest_when_some_of_it_is_gone(host, variant):
     assert after["sysctls"].items() <= before["sysctls"].items()
 
 
-def test_cleanup_without_its_record_still_removes_the_rules(host, variant):
+def test_cleanup_without_its_record_still_removes_the_rules(host, variant, place):
     """Somebody deleted undo.json; a VIP that stays closed for ever would be the worse answer."""
-    setup = install(host, variant)
+    setup = install(host, variant, place)
     (setup.directory / "undo.json").unlink()
 
     host.call(cleanup, setup.directory)
 
-    assert not any("LBQ" in line for line in rules(host, variant))
+    assert not any("LBQ" in line for line in rules(host, variant, place))
     assert host.run(["ipset", "save"]).stdout == ""
 
 
@@ -151,13 +155,13 @@ def test_the_first_values_outlive_what_happened_between_crash_and_start(host):
     assert picture(host) == before
 
 
-def test_a_start_over_a_crash_adds_no_rule_twice(host, variant):
-    setup = install(host, variant)
-    once, sets = rules(host, variant), host.run(["ipset", "save"]).stdout
+def test_a_start_over_a_crash_adds_no_rule_twice(host, variant, place):
+    setup = install(host, variant, place)
+    once, sets = rules(host, variant, place), host.run(["ipset", "save"]).stdout
 
-    host.call(setup_for(host, variant).install, [SERVICE], [SERVER])
+    host.call(setup_for(host, variant).install, [place.service], [place.server])
 
-    assert rules(host, variant) == once
+    assert rules(host, variant, place) == once
     assert host.run(["ipset", "save"]).stdout == sets
     host.call(setup.undo)
 
@@ -185,7 +189,7 @@ def test_rules_stay_in_place_while_a_new_start_takes_them_over(host):
     wrapper.chmod(0o755)
     (host.folder / "iptables-save").symlink_to("/usr/sbin/iptables-nft-save")
     edit = json.loads((host.folder / "state" / "undo.json").read_text())
-    edit["iptables_restore"] = str(wrapper)
+    edit["programs"]["inet"] = str(wrapper)
     (host.folder / "state" / "undo.json").write_text(json.dumps(edit))
     setup = setup_for(host, "nft")
     setup.restore = str(wrapper)
@@ -195,15 +199,15 @@ def test_rules_stay_in_place_while_a_new_start_takes_them_over(host):
     assert "-A LBQ-REQUEST -m set --match-set lbq-vip" in (host.folder / "iptables-restore.seen").read_text()
 
 
-def test_a_start_with_the_other_variant_replaces_the_old_rules(host, variant):
+def test_a_start_with_the_other_variant_replaces_the_old_rules(host, variant, place):
     before = picture(host)
-    install(host, variant)
+    install(host, variant, place)
     other = next(name for name in VARIANTS if name != variant)
 
-    setup = install(host, other)
+    setup = install(host, other, place)
 
-    assert not any("LBQ" in line for line in rules(host, variant))
-    assert any("LBQ" in line for line in rules(host, other))
+    assert not any("LBQ" in line for line in rules(host, variant, place))
+    assert any("LBQ" in line for line in rules(host, other, place))
     host.call(setup.undo)
     after = picture(host)
     assert after == before
@@ -238,4 +242,21 @@ def test_a_record_cut_short_is_not_believed(host):
     setup = install(host, "nft")
     host.call(setup.undo)
 
+    assert picture(host) == before
+
+
+def test_a_start_for_one_family_over_a_crash_of_both_takes_the_other_out(host, variant):
+    """What was the other's is of no use to the new director, and would only be in the way."""
+    before = picture(host)
+    setup = install(host, variant)
+    host.call(setup.add_service, IPV6.service)
+    assert host.sysctl(IPV6.forwarding) == "1"
+
+    again = install(host, variant)
+
+    assert host.sysctl(IPV6.forwarding) == "0"
+    assert not any("LBQ" in line for line in rules(host, variant, IPV6))
+    assert any("LBQ" in line for line in rules(host, variant, IPV4))
+    assert "lbq6" not in host.run(["ipset", "save"]).stdout
+    host.call(again.undo)
     assert picture(host) == before

@@ -1,21 +1,17 @@
 """The rules under real packets: what is queued, what is left alone, fragments, direct traffic."""
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 import sys
 import threading
 
 import pytest
 
-from lbq.model import UDP
-from tests.helpers.namespaces import (
-    RIP,
-    SERVICE,
-    VIP,
-    counters,
-    install,
-    line_of_three,
-)
+from lbq.model import AF_INET, AF_INET6, UDP
+from tests.helpers.namespaces import counters, install, line_of_three
+from tests.helpers.processes import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -35,6 +31,8 @@ COMMIT
 COMMIT
 """
 DATAGRAM = 4000     # bytes: three fragments on Ethernet
+HEADERS = {AF_INET: 20 + 8, AF_INET6: 40 + 8}
+FIRST_FRAGMENT = {AF_INET: 1500, AF_INET6: 1496}    # what follows is a multiple of eight bytes
 TIMEOUT = 5
 SILENCE = 0.3       # seconds in which nothing comes back
 
@@ -46,9 +44,9 @@ def hosts(tmp_path):
         yield hosts
 
 
-def echo_once(host, port):
+def echo_once(host, place, port):
     """Answer one TCP connection on *port* of *host* with the peer's address and all it sends."""
-    listener = host.call(socket.create_server, ("0.0.0.0", port))
+    listener = host.call(socket.create_server, (place.everybody, port), family=place.family)
     listener.settimeout(TIMEOUT)
 
     def serve():
@@ -73,97 +71,136 @@ def converse(host, address, port, body=b"x" * 200_000):
     return name
 
 
-def udp_to(host, address, port, size):
-    """Send one datagram from *host*; return its socket."""
-    sock = host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+def udp_to(host, place, port, size):
+    """Send one datagram from *host* to the VIP; return its socket."""
+    sock = host.call(socket.socket, place.family, socket.SOCK_DGRAM)
     sock.settimeout(SILENCE)
-    sock.sendto(b"y" * size, (address, port))
+    sock.sendto(b"y" * size, (place.vip, port))
     return sock
 
 
+def ping(place, address):
+    """Return True when *address* answers an echo request."""
+    protocol, request = ((socket.IPPROTO_ICMPV6, b"\x80\0") if place.family == AF_INET6
+                         else (socket.IPPROTO_ICMP, b"\x08\0"))
+    message = request + bytes(2) + b"lbq!"
+    if place.family == AF_INET:
+        total = sum(struct.unpack("!4H", message))
+        message = request + struct.pack("!H", ~(total % 0xFFFF) & 0xFFFF) + b"lbq!"
+    with socket.socket(place.family, socket.SOCK_RAW, protocol) as sock:
+        sock.settimeout(SILENCE)
+        sock.sendto(message, (address, 0))
+        with contextlib.suppress(TimeoutError):
+            while True:
+                answer, peer = sock.recvfrom(1500)
+                if peer[0] == address and answer.endswith(b"lbq!"):
+                    return True
+    return False
+
+
 @pytest.mark.parametrize("defragmented", [True, False])
-def test_fragments_are_reassembled_before_they_are_queued(hosts, variant, defragmented):
+def test_fragments_are_reassembled_before_they_are_queued(hosts, variant, place, defragmented):
     """Without the LBQ-DEFRAG rule only the first fragment has ports and is queued: the test can fail."""
     client, director, _ = hosts
-    setup = install(director, variant)
-    director.call(setup.add_service, SERVICE._replace(protocol=UDP))
+    setup = install(director, variant, place)
+    director.call(setup.add_service, place.service._replace(protocol=UDP))
     if not defragmented:
-        director.run([f"iptables-{variant}", "-t", "raw", "-F", "LBQ-DEFRAG"])
+        director.run([f"{place.iptables}-{variant}", "-t", "raw", "-F", "LBQ-DEFRAG"])
 
-    udp_to(client, VIP, 80, DATAGRAM).close()
+    udp_to(client, place, 80, DATAGRAM).close()
 
-    whole, first = (1, 20 + 8 + DATAGRAM), (1, 1500)
-    assert counters(director, variant, "LBQ-REQUEST")[1] == (whole if defragmented else first)
+    size, count = counters(director, variant, "LBQ-REQUEST", place)[1][::-1]
+    assert count == 1
+    assert size == (HEADERS[place.family] + DATAGRAM if defragmented else FIRST_FRAGMENT[place.family])
 
 
-def test_packets_of_the_service_wait_for_lbq_and_others_do_not(hosts, variant):
+def test_packets_of_the_service_wait_for_lbq_and_others_do_not(hosts, variant, place):
     client, director, _ = hosts
-    install(director, variant)
-    echo_once(director, 81)
+    install(director, variant, place)
+    echo_once(director, place, 81)
 
     with pytest.raises(TimeoutError):       # fail closed: nobody listens on the queue
-        client.call(socket.create_connection, (VIP, 80), SILENCE)
-    assert converse(client, VIP, 81) == "192.168.10.2"
+        client.call(socket.create_connection, (place.vip, 80), SILENCE)
+    assert converse(client, place.vip, 81) == place.client
 
-    queued = counters(director, variant, "LBQ-REQUEST")
+    queued = counters(director, variant, "LBQ-REQUEST", place)
     assert queued[1][0] >= 1
 
 
-def test_requests_of_the_director_itself_are_queued(hosts, variant):
+def test_a_service_of_every_port_leaves_the_neighbours_and_pings_alone(hosts, variant, place):
+    """With nobody at the queue; a solicitation for the VIP that waits there would cut the VIP off its link."""
+    client, director, _ = hosts
+    setup = install(director, variant, place)
+    director.call(setup.add_service, place.service._replace(port=0))
+    assert client.call(ping, place, place.vip)
+    device = director.run(["ip", "-o", "neighbour", "show", place.client]).stdout.split()
+    assert device[1:3] == ["dev", "eth0"]
+    # The next packet of a client that has not heard of the VIP for long goes out after a question to the VIP alone.
+    client.run(["ip", "neighbour", "change", place.vip, "dev", "eth0", "nud", "probe"])
+
+    assert client.call(ping, place, place.vip)
+    with pytest.raises(TimeoutError):
+        client.call(socket.create_connection, (place.vip, 7), SILENCE)
+
+    assert wait_until(lambda: "REACHABLE" in client.run(["ip", "neighbour", "show", place.vip]).stdout)
+    assert counters(director, variant, "LBQ-REQUEST", place)[3][0] >= 1
+
+
+def test_requests_of_the_director_itself_are_queued(hosts, variant, place):
     _, director, _ = hosts
-    install(director, variant)
+    install(director, variant, place)
 
     with pytest.raises(TimeoutError):
-        director.call(socket.create_connection, (VIP, 80), SILENCE)
+        director.call(socket.create_connection, (place.vip, 80), SILENCE)
 
-    assert counters(director, variant, "LBQ-REQUEST")[1][0] >= 1
+    assert counters(director, variant, "LBQ-REQUEST", place)[1][0] >= 1
 
 
 @pytest.mark.parametrize("firewall", ["", FIREWALL], ids=["no firewall", "MASQUERADE and INVALID DROP"])
-def test_a_direct_connection_to_a_real_server_is_plain_routing(hosts, variant, firewall):
+def test_a_direct_connection_to_a_real_server_is_plain_routing(hosts, variant, place, firewall):
     """RIP:rport is untracked both ways; half of it tracked, and MASQUERADE or INVALID DROP would break it."""
     client, director, server = hosts
-    director.run([f"iptables-{variant}-restore"], input=firewall)
-    install(director, variant)
+    director.run([f"{place.iptables}-{variant}-restore"], input=firewall)
+    install(director, variant, place)
     director.popen([sys.executable, "-c", ACCEPT_ALL]).wait_for("ready")
-    echo_once(server, 80)
+    echo_once(server, place, 80)
 
-    assert converse(client, RIP, 80) == "192.168.10.2"
+    assert converse(client, place.rip, 80) == place.client
 
-    assert counters(director, variant, "LBQ-REPLY")[1][0] >= 2
+    assert counters(director, variant, "LBQ-REPLY", place)[1][0] >= 2
 
 
-def test_other_ports_of_a_real_server_keep_their_masquerade(hosts, variant):
+def test_other_ports_of_a_real_server_keep_their_masquerade(hosts, variant, place):
     client, director, server = hosts
-    director.run([f"iptables-{variant}-restore"], input=FIREWALL)
-    install(director, variant)
-    echo_once(server, 81)
+    director.run([f"{place.iptables}-{variant}-restore"], input=FIREWALL)
+    install(director, variant, place)
+    echo_once(server, place, 81)
 
-    assert converse(client, RIP, 81) == "192.168.20.254"
+    assert converse(client, place.rip, 81) == place.inside
 
 
-def test_accept_forward_opens_a_closed_firewall_for_the_servers_port_only(hosts, variant):
+def test_accept_forward_opens_a_closed_firewall_for_the_servers_port_only(hosts, variant, place):
     client, director, server = hosts
-    director.run([f"iptables-{variant}", "-P", "FORWARD", "DROP"])
-    install(director, variant, accept_forward=True)
+    director.run([f"{place.iptables}-{variant}", "-P", "FORWARD", "DROP"])
+    install(director, variant, place, accept_forward=True)
     director.popen([sys.executable, "-c", ACCEPT_ALL]).wait_for("ready")
-    echo_once(server, 80)
+    echo_once(server, place, 80)
 
-    assert converse(client, RIP, 80) == "192.168.10.2"
+    assert converse(client, place.rip, 80) == place.client
     with pytest.raises(TimeoutError):
-        client.call(socket.create_connection, (RIP, 81), SILENCE)
+        client.call(socket.create_connection, (place.rip, 81), SILENCE)
 
 
-def test_conntrack_sees_other_ports_but_not_the_real_servers(hosts, variant):
+def test_conntrack_sees_other_ports_but_not_the_real_servers(hosts, variant, place):
     client, director, server = hosts
-    director.run([f"iptables-{variant}-restore"], input=FIREWALL)
-    install(director, variant)
+    director.run([f"{place.iptables}-{variant}-restore"], input=FIREWALL)
+    install(director, variant, place)
     director.popen([sys.executable, "-c", ACCEPT_ALL]).wait_for("ready")
     for port in (80, 81):
-        echo_once(server, port)
-        converse(client, RIP, port)
+        echo_once(server, place, port)
+        converse(client, place.rip, port)
 
-    tracked = director.run(["conntrack", "-L"]).stdout
+    tracked = director.run(["conntrack", "-L", "-f", "ipv6" if place.family == AF_INET6 else "ipv4"]).stdout
 
     assert "dport=81 " in tracked
     assert "port=80 " not in tracked

@@ -72,11 +72,11 @@ def test_an_error_comes_back_as_its_own_kind():
 
 def test_records_come_beside_their_page():
     async def story():
-        body = r'''channel.send(b'{"ok": 7, "count": 1, "now": 5}\n' + bytes(range(64)))'''
+        body = r'''channel.send(b'{"ok": 7, "bytes": 64, "now": 5}\n' + bytes(range(64)))'''
         async with packet_process(body) as process:
             return await process.call("list_connections", 0, 1)
 
-    assert asyncio.run(story()) == ({"ok": 7, "count": 1, "now": 5}, bytes(range(64)))
+    assert asyncio.run(story()) == ({"ok": 7, "bytes": 64, "now": 5}, bytes(range(64)))
 
 
 def test_the_end_of_the_process_fails_who_waits_and_who_comes_later():

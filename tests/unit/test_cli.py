@@ -10,7 +10,7 @@ from lbq.errors import NoSuchServer
 from tests.helpers.control import serving
 
 ROW = {"protocol": "tcp", "address": "192.168.10.1", "port": 80, "scheduler": "wlc", "servers": [],
-       "fwmark": 0, "flags": [], "timeout": 0, "netmask": "255.255.255.255",
+       "family": "inet", "fwmark": 0, "flags": [], "timeout": 0, "netmask": "255.255.255.255",
        "stats": dict.fromkeys(("conns", "packets_in", "packets_out", "bytes_in", "bytes_out"), 0)}
 CONNECTION = {"protocol": "tcp", "caddr": "192.168.10.100", "cport": 40000,
               "vaddr": "192.168.10.1", "vport": 80,

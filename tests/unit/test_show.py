@@ -9,7 +9,7 @@ from lbq.show import table
 
 STATS = {"conns": 8, "packets_in": 38, "packets_out": 35, "bytes_in": 2144, "bytes_out": 6993}
 ZERO = dict.fromkeys(STATS, 0)
-PLAIN = {"fwmark": 0, "flags": [], "timeout": 0, "netmask": "255.255.255.255"}
+PLAIN = {"fwmark": 0, "family": "inet", "flags": [], "timeout": 0, "netmask": "255.255.255.255"}
 SERVICES = [
     {"protocol": "tcp", "address": "192.168.0.100", "port": 80, "scheduler": "rr", "stats": STATS, **PLAIN,
      "servers": [
@@ -20,8 +20,8 @@ SERVICES = [
     {"protocol": "udp", "address": "192.168.0.100", "port": 53, "scheduler": "wlc", "stats": ZERO, **PLAIN,
      "servers": []},
 ]
-MARKED = {"protocol": "tcp", "address": "0.0.0.0", "port": 0, "fwmark": 7, "scheduler": "sh", "stats": ZERO,
-          "flags": ["persistent", "sched2"], "timeout": 300, "netmask": "255.255.255.0", "servers": [
+MARKED = {"protocol": "tcp", "family": "inet", "address": "0.0.0.0", "port": 0, "fwmark": 7, "scheduler": "sh",
+          "stats": ZERO, "flags": ["persistent", "sched2"], "timeout": 300, "netmask": "255.255.255.0", "servers": [
               {"address": "10.0.0.11", "port": 0, "mode": "dr", "weight": 1, "active": 0, "inactive": 0,
                "stats": ZERO}]}
 
@@ -83,6 +83,42 @@ def test_services_are_listed_as_ipvsadm_does():
     ]
 
 
+PLAIN6 = PLAIN | {"family": "inet6", "netmask": "128", "stats": ZERO}
+IDLE = {"weight": 1, "active": 0, "inactive": 0, "stats": ZERO, "upper": 0, "lower": 0, "persistent": 0}
+SERVICES6 = [
+    {"protocol": "tcp", "address": "2001:db8::100", "port": 80, "scheduler": "rr", **PLAIN6, "servers": [
+        {"address": "10.0.0.11", "port": 80, "mode": "tun", **IDLE},
+        {"address": "2001:db8:1::11", "port": 80, "mode": "nat", **IDLE},
+        {"address": "2001:db8:1:2222:3333:4444:5555:6666", "port": 8080, "mode": "nat", **IDLE, "weight": 5}]},
+    {"protocol": "udp", "address": "2001:db8::100", "port": 53, "scheduler": "wrr", **PLAIN6, "flags": ["persistent"],
+     "timeout": 120, "netmask": "56", "servers": [{"address": "2001:db8:1::11", "port": 53, "mode": "dr", **IDLE}]},
+    {"protocol": "tcp", "address": "::", "port": 0, "scheduler": "rr", **PLAIN6, "fwmark": 2, "flags": ["persistent"],
+     "timeout": 600, "netmask": "64", "servers": []},
+]
+
+
+def test_services_of_ipv6_are_listed_as_ipvsadm_does():
+    """Rows of `ipvsadm -L -n`, `--thresholds`, `--persistent-conn` and `--stats`, recorded on a real kernel."""
+    assert list(table.services(SERVICES6))[2:] == [
+        "TCP  [2001:db8::100]:80 rr",
+        "  -> 10.0.0.11:80                 Tunnel  1      0          0",
+        "  -> [2001:db8:1::11]:80          Masq    1      0          0",
+        "  -> [2001:db8:1:2222:3333:4444:5555:6666]:8080 Masq    5      0          0",
+        "UDP  [2001:db8::100]:53 wrr persistent 120 mask 56",
+        "  -> [2001:db8:1::11]:53          Route   1      0          0",
+        "FWM  2 IPv6 rr persistent 600 mask 64",
+    ]
+    assert list(table.thresholds(SERVICES6))[4:6] == [
+        "  -> [2001:db8:1::11]:80          0          0          0          0",
+        "  -> [2001:db8:1:2222:3333:4444:5555:6666]:8080 0          0          0          0"]
+    lines = list(table.statistics({"services": SERVICES6, "counters": counters(), "queue": None}))
+    assert lines[2:6] == [
+        "TCP  [2001:db8::100]:80                  0        0        0        0        0",
+        "  -> 10.0.0.11:80                        0        0        0        0        0",
+        "  -> [2001:db8:1::11]:80                 0        0        0        0        0",
+        "  -> [2001:db8:1:2222:3333:4444:5555:6666]:8080        0        0        0        0        0"]
+
+
 def test_connections_are_listed_as_ipvsadm_does():
     """Rows of `ipvsadm -L -n -c`, recorded on a real kernel."""
     rows = [
@@ -101,6 +137,17 @@ def test_connections_are_listed_as_ipvsadm_does():
         "TCP 01:58  TIME_WAIT   192.168.0.2:40003  192.168.0.100:80   10.0.0.11:80",
         "TCP 100:00 ESTABLISHED 192.168.100.200:40040 192.168.0.100:8001 10.0.0.12:8001",
     ]
+
+
+def test_connections_of_ipv6_are_listed_as_ipvsadm_does():
+    """A row of `ipvsadm -L -n -c`, recorded on a real kernel (there with names)."""
+    row = {"protocol": "tcp", "caddr": "2001:db8::2", "cport": 42000, "vaddr": "2001:db8::100", "vport": 80,
+           "daddr": "2001:db8:1::12", "dport": 8080, "state": "TIME_WAIT", "expires_seconds": 119}
+    short = {**row, "caddr": "::2", "vaddr": "::100", "daddr": "10.0.0.1"}
+
+    assert list(table.connections([row, short]))[1:] == [
+        "TCP 01:59  TIME_WAIT   [2001:db8::2]:42000 [2001:db8::100]:80 [2001:db8:1::12]:8080",
+        "TCP 01:59  TIME_WAIT   [::2]:42000        [::100]:80         10.0.0.1:8080"]
 
 
 def counters(**happened) -> dict:

@@ -6,11 +6,15 @@ import ipaddress
 import pytest
 
 from lbq.host import firewall
+from lbq.model import AF_INET, AF_INET6
 
 RIP, VIP = int(ipaddress.IPv4Address("192.168.20.1")), int(ipaddress.IPv4Address("192.168.10.1"))
 SERVER = (6, RIP, 8080)
-REQUEST = firewall.request_to(SERVER, {"eth0"}, "eth1")
-REPLY = firewall.reply_from(SERVER, {"eth0"}, "eth1")
+REQUEST = firewall.request_to(AF_INET, SERVER, {"eth0"}, "eth1")
+REPLY = firewall.reply_from(AF_INET, SERVER, {"eth0"}, "eth1")
+SERVER6 = (6, int(ipaddress.IPv6Address("2001:db8:20::1")), 8080)
+REQUEST6 = firewall.request_to(AF_INET6, SERVER6, {"eth0"}, "eth1")
+REPLY6 = firewall.reply_from(AF_INET6, SERVER6, {"eth0"}, "eth1")
 
 
 def drops(packet, *lines, policy="ACCEPT"):
@@ -91,7 +95,7 @@ def test_goto_does_not_come_back():
 
 
 def test_the_advised_rules_let_both_directions_pass():
-    advised = firewall.rules_to_add("iptables", SERVER).split("; ")
+    advised = firewall.rules_to_add("iptables", AF_INET, SERVER).split("; ")
     lines = [command.replace("iptables -I", "-A") for command in advised]
 
     assert drops(REQUEST, *lines, policy="DROP") is None
@@ -110,4 +114,25 @@ def test_the_advised_rules_let_both_directions_pass():
 def test_input_rules_for_the_services_port_are_found(rule, named):
     line = f"-A INPUT {rule}"
 
-    assert firewall.input_rules_naming({"filter": [line]}, (6, VIP, 80)) == ([line] if named else [])
+    assert firewall.input_rules_naming({"filter": [line]}, AF_INET, (6, VIP, 80)) == ([line] if named else [])
+
+
+@pytest.mark.parametrize(("rule", "why"), [
+    ("-d 2001:db8:20::1/128 -p tcp -m tcp --dport 8080 -j ACCEPT", None),
+    ("-d 2001:db8:20::/64 -j ACCEPT", None),
+    ("-m set --match-set lbq6-rip dst,dst -j ACCEPT", None),
+    ("-s ::/0 -j ACCEPT", None),
+    ("-d 2001:db8:21::/64 -j ACCEPT", "policy DROP"),
+    ("-m set --match-set lbq-rip dst,dst -j ACCEPT", "policy DROP"),
+    ("-p ipv6-icmp -j ACCEPT", "policy DROP"),
+])
+def test_rules_of_ip6tables_are_read_alike(rule, why):
+    assert drops(REQUEST6, f"-A FORWARD {rule}", policy="DROP") == why
+
+
+def test_the_advised_rules_of_ip6tables_let_both_directions_pass():
+    advised = firewall.rules_to_add("ip6tables", AF_INET6, SERVER6).split("; ")
+    lines = [command.replace("ip6tables -I", "-A") for command in advised]
+
+    assert drops(REQUEST6, *lines, policy="DROP") is None
+    assert drops(REPLY6, *lines, policy="DROP") is None

@@ -5,6 +5,7 @@ import pytest
 
 from lbq.errors import HostError, RulesNotApplied
 from lbq.host import iptables
+from lbq.model import AF_INET, AF_INET6
 
 NO_NF_TABLES = """iptables-restore v1.8.9 (nf_tables):
 line 2: TABLE_ADD failed (Operation not supported): table raw
@@ -43,4 +44,17 @@ def test_a_silent_refusal_says_the_exit_status(tmp_path):
 
 def test_a_program_that_is_not_there_is_said_with_what_to_install():
     with pytest.raises(HostError, match="apt install iptables"):
-        iptables.find("no-such-iptables-restore")
+        iptables.find("no-such-iptables-restore", AF_INET)
+
+
+@pytest.mark.parametrize(("program", "ipv6"), [
+    ("iptables-restore", "ip6tables-restore"), ("iptables-legacy-restore", "ip6tables-legacy-restore"),
+    ("/opt/iptables-1.9/iptables-nft-restore", "/opt/iptables-1.9/ip6tables-nft-restore")])
+def test_the_program_for_ipv6_is_the_one_beside(program, ipv6):
+    assert iptables.of_family(program, AF_INET6) == ipv6
+    assert iptables.of_family(program, AF_INET) == program
+
+
+def test_a_missing_program_for_ipv6_is_named():
+    with pytest.raises(HostError, match=r"cannot find no-such-ip6tables-restore: lbq needs ip6tables.*apt install"):
+        iptables.find("no-such-iptables-restore", AF_INET6)

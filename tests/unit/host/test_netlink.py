@@ -36,5 +36,6 @@ def test_flags_of_an_attribute_are_not_its_type():
 def test_asking_for_the_addresses_of_this_host_includes_loopback():
     """No privilege needed, and the answer comes in several messages."""
     from lbq.host.addresses import local_addresses
+    from lbq.model import AF_INET
 
-    assert int.from_bytes(socket.inet_aton("127.0.0.1"), "big") in local_addresses()
+    assert int.from_bytes(socket.inet_aton("127.0.0.1"), "big") in local_addresses(AF_INET)

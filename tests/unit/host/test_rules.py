@@ -1,7 +1,12 @@
 """The rules are text made of text: what is wanted, and what iptables-save shows."""
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from lbq.host import rules
+from lbq.model import AF_INET, AF_INET6
 
 GOLDEN = """\
 *raw
@@ -26,11 +31,11 @@ COMMIT
 :LBQ-ERRORS - [0:0]
 -A LBQ-REQUEST -m mark --mark 0x2000000 -j RETURN
 -A LBQ-REQUEST -m set --match-set lbq-vip dst,dst -j NFQUEUE --queue-num 3
--A LBQ-REQUEST -p icmp -j LBQ-ERRORS
+-A LBQ-REQUEST -p icmp -g LBQ-ERRORS
 -A LBQ-REQUEST -m set --match-set lbq-vip-any dst -j NFQUEUE --queue-num 3
 -A LBQ-REPLY -m mark --mark 0x2000000 -j RETURN
 -A LBQ-REPLY -m set --match-set lbq-rip src,src -j NFQUEUE --queue-num 3
--A LBQ-REPLY -p icmp -j LBQ-ERRORS
+-A LBQ-REPLY -p icmp -g LBQ-ERRORS
 -A LBQ-REPLY -m set --match-set lbq-rip-any src -j NFQUEUE --queue-num 3
 -A LBQ-ERRORS -p icmp -m icmp --icmp-type 3 -j NFQUEUE --queue-num 3 --queue-bypass
 -A LBQ-ERRORS -p icmp -m icmp --icmp-type 4 -j NFQUEUE --queue-num 3 --queue-bypass
@@ -71,12 +76,23 @@ COMMIT
 
 
 def test_the_rules_are_two_dozen_whatever_the_number_of_services():
-    assert rules.install_text(3, False, {}) == GOLDEN
+    assert rules.install_text(AF_INET, 3, False, {}) == GOLDEN
     assert sum(line.startswith("-") for line in GOLDEN.splitlines()) == 26
 
 
+def test_the_rules_of_ipv6_are_the_same_but_for_sets_icmp_and_redirects():
+    expected = re.sub(r".*icmp-type.*\n", "", GOLDEN).replace("lbq-", "lbq6-").replace("-p icmp", "-p ipv6-icmp")
+    text = rules.install_text(AF_INET6, 3, False, {})
+
+    assert re.sub(r"-A LBQ-ERRORS.*\n", "", text) == expected
+    assert re.findall(r"-A LBQ-ERRORS (.*)", text) == [
+        "-m set --match-set lbq6-rip dst,dst -j DROP",
+        *(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j NFQUEUE --queue-num 3 --queue-bypass"
+          for kind in (1, 2, 3, 4))]
+
+
 def test_each_firewall_mark_has_two_rules():
-    text = rules.install_text(3, False, {}, [7])
+    text = rules.install_text(AF_INET, 3, False, {}, [7])
 
     assert set(text.splitlines()) - set(GOLDEN.splitlines()) == {
         "-A LBQ-NOTRACK -m mark --mark 0x7 -g LBQ-UNTRACKED",
@@ -84,13 +100,13 @@ def test_each_firewall_mark_has_two_rules():
 
 
 def test_accept_forward_adds_one_chain_on_top_of_forward():
-    assert rules.install_text(3, True, {}) == GOLDEN + GOLDEN_FORWARD
+    assert rules.install_text(AF_INET, 3, True, {}) == GOLDEN + GOLDEN_FORWARD
 
 
 def test_a_jump_that_is_there_and_last_is_not_added_again():
     saved = rules.parse("*mangle\n:LBQ-REQUEST - [0:0]\n-A PREROUTING -j ACCEPT\n-A PREROUTING -j LBQ-REQUEST\n"
                         "-A INPUT -j ACCEPT\nCOMMIT\n")
-    text = rules.install_text(0, False, saved)
+    text = rules.install_text(AF_INET, 0, False, saved)
 
     assert " PREROUTING -j LBQ-REQUEST" not in text
     assert "-A POSTROUTING -j LBQ-REPLY" in text
@@ -98,10 +114,10 @@ def test_a_jump_that_is_there_and_last_is_not_added_again():
 
 def test_a_jump_goes_behind_the_users_rules_that_came_since():
     """Those may set the mark of a service."""
-    text = rules.install_text(0, False, rules.parse(SAVED))
+    text = rules.install_text(AF_INET, 0, False, rules.parse(SAVED))
 
     assert "\n-D PREROUTING -j LBQ-REQUEST\n-A PREROUTING -j LBQ-REQUEST\n" in text
-    assert "-D FORWARD" not in rules.install_text(0, True, rules.parse(
+    assert "-D FORWARD" not in rules.install_text(AF_INET, 0, True, rules.parse(
         "*filter\n-A FORWARD -j LBQ-FORWARD\n-A FORWARD -j DROP\nCOMMIT\n"))
 
 
@@ -113,10 +129,11 @@ def test_a_rule_that_sets_a_mark_is_seen():
     assert not rules.sets_mark({"mangle": [line]}, 0x55) and not rules.sets_mark({"nat": [line]}, 5)
 
 
-def test_only_icmp_errors_bypass_a_missing_listener():
-    lines = [line for line in rules.install_text(0, True, {}).splitlines() if "bypass" in line]
+@pytest.mark.parametrize(("family", "count"), [(AF_INET, 3), (AF_INET6, 4)])
+def test_only_icmp_errors_bypass_a_missing_listener(family, count):
+    lines = [line for line in rules.install_text(family, 0, True, {}).splitlines() if "bypass" in line]
 
-    assert len(lines) == 3 and all("--icmp-type" in line for line in lines)
+    assert len(lines) == count and all("icmp" in line and "-type" in line for line in lines)
 
 
 def test_parse_keeps_each_tables_lines_and_no_comments():
@@ -145,7 +162,7 @@ def test_nothing_of_ours_means_nothing_to_remove():
 
 
 def test_removing_what_was_installed_leaves_no_line_of_it():
-    installed = rules.parse(rules.install_text(0, True, {}).replace("-I ", "-A "))
+    installed = rules.parse(rules.install_text(AF_INET6, 0, True, {}).replace("-I ", "-A "))
 
     text = rules.removal_text(installed)
 

@@ -12,7 +12,8 @@ from lbq.host import undo
 @pytest.fixture
 def record():
     """A record of this namespace with everything in it."""
-    record = undo.begin(3, "/usr/sbin/iptables-nft-restore", {"raw": ["PREROUTING"], "mangle": []})
+    record = undo.begin(3, {"inet": {"raw": ["PREROUTING"], "mangle": []}, "inet6": {}})
+    record.programs["inet"] = "/usr/sbin/iptables-nft-restore"
     record.sysctls["net/ipv4/ip_forward"] = "0"
     record.addresses.append(["192.168.10.1", "eth0"])
     return record
@@ -48,7 +49,8 @@ def test_a_damaged_record_is_not_believed(tmp_path, text):
 
 
 @pytest.mark.parametrize("change", [
-    {"queue": "0"}, {"iptables_restore": None}, {"base_chains": {"raw": "PREROUTING"}}, {"base_chains": []},
+    {"queue": "0"}, {"programs": None}, {"programs": {"inet": None}}, {"programs": {"ipx": "iptables-restore"}},
+    {"base_chains": []}, {"base_chains": {"inet": {}}}, {"base_chains": {"inet": {}, "inet6": {"raw": "PREROUTING"}}},
     {"sysctls": {"net/ipv4/ip_forward": 0}}, {"sysctls": None}, {"addresses": [["192.168.10.1"]]},
     {"addresses": [["192.168.10.256", "eth0"]]}, {"addresses": [["192.168.10.1", 2]]}, {"addresses": "none"}])
 def test_a_record_that_cannot_be_undone_is_not_believed(tmp_path, record, change):

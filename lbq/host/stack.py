@@ -1,0 +1,116 @@
+"""One family's half of a dual-stack host: its rules and sets, and what a service or a server puts into them.
+
+The halves are alike and know nothing of each other.  Each is put in when the first service of its family comes, and
+stays until the director stops: a machine that balances IPv4 alone does not begin to forward IPv6.
+"""
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from lbq.host import iptables, rules
+from lbq.host.sets import Member, MemberSet, set_named
+from lbq.model import AF_INET6, NAT, ServiceKey
+
+EVERY_PORT = (0, 21)        # services that cover more ports than their own: all, and FTP with its data
+
+Server = tuple[ServiceKey, int, int, int]       # service, RIP, rport, mode
+
+
+class Stack:
+    """The rules and sets of one family."""
+
+    def __init__(self, family: int, queue: int, accept_forward: bool, logger: logging.Logger):
+        self.family = family
+        self.logger = logger
+        self.queue = queue
+        self.accept_forward = accept_forward
+        self.vips, self.rips, self.any_vips, self.any_rips = (
+            set_named(name, family) for name in rules.SETS[family])
+        self.marks: Counter[int] = Counter()    # firewall marks that have a service
+        self.tables: iptables.Iptables | None = None        # once it is put in
+
+    def fill(self, services: Iterable[ServiceKey], servers: Iterable[Server]) -> None:
+        """Make the sets hold *services* and *servers* and nothing else."""
+        services = list(services)
+        self.marks = Counter(key.fwmark for key in services if key.fwmark)
+        members = [place for key in services for place in self._places_of_service(key)]
+        members += [place for server in servers for place in self._places_of_server(*server)]
+        for kernel_set in (self.vips, self.rips, self.any_vips, self.any_rips):
+            kernel_set.fill(member for where, member in members if where is kernel_set)
+
+    def put_rules_in(self) -> None:
+        """Bring the rules up to date, whatever is there already."""
+        present = rules.parse(self.tables.save())
+        stale = {} if self.accept_forward else {"filter": present.get("filter", [])}
+        wanted = rules.install_text(self.family, self.queue, self.accept_forward, present, sorted(self.marks))
+        self.tables.restore(rules.removal_text(stale) + wanted)
+        for mark in sorted(self.marks):
+            if not rules.sets_mark(present, mark):
+                command = self.tables.command()
+                self.logger.warning("no rule of %s sets the mark %s yet; one that does must come before lbq's: "
+                                    "%s -t raw -I PREROUTING … -j MARK --set-mark %s", command, mark, command, mark)
+
+    def add_service(self, key: ServiceKey, undoing: ExitStack) -> None:
+        """Send the packets of one more service to the queue; *undoing* learns how to take that back."""
+        for where, member in self._places_of_service(key):
+            where.add(member)
+            undoing.callback(where.remove, member)
+        if key.fwmark:
+            self.marks[key.fwmark] += 1
+            undoing.callback(self._forget_mark, key.fwmark)
+            self.put_rules_in()
+
+    def remove_service(self, key: ServiceKey) -> None:
+        """Leave the packets of the service *key* alone from now on."""
+        if key.fwmark:
+            self._forget_mark(key.fwmark)
+            self.put_rules_in()
+        for where, member in self._places_of_service(key):
+            where.remove(member)
+
+    def add_server(self, key: ServiceKey, address: int, port: int, mode: int, undoing: ExitStack) -> None:
+        """Send the replies of a real server to the queue; *undoing* learns how to take that back.
+
+        Several services may add the same one.
+        """
+        for where, member in self._places_of_server(key, address, port, mode):
+            where.add(member)
+            undoing.callback(where.remove, member)
+
+    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int) -> None:
+        """Leave a real server's replies alone, once the last service that added it has removed it."""
+        for where, member in self._places_of_server(key, address, port, mode):
+            where.remove(member)
+
+    def _forget_mark(self, mark: int) -> None:
+        self.marks -= Counter([mark])
+
+    def vip_addresses(self) -> list[int]:
+        """Return the addresses of all services."""
+        return sorted({address for _, address, _ in self.vips.wanted} | set(self.any_vips.wanted))
+
+    def server_addresses(self) -> set[int]:
+        """Return the addresses that replies come from."""
+        return {address for _, address, _ in self.rips.wanted} | set(self.any_rips.wanted)
+
+    def _places_of_service(self, key: ServiceKey) -> list[tuple[MemberSet, Member | int]]:
+        """Return which sets get what for a service."""
+        if key.fwmark or key.address == 0:      # no packet is addressed to 0.0.0.0 or ::
+            return []
+        places = [(self.vips, (key.protocol, key.address, key.port))] if key.port else []
+        return places + ([(self.any_vips, key.address)] if key.port in EVERY_PORT else [])
+
+    def _places_of_server(self, key: ServiceKey, address: int, port: int, mode: int) -> list[tuple]:
+        """Return which sets get what, so that the replies of a server of *key* are seen."""
+        every_port = key.fwmark != 0 or key.port in EVERY_PORT
+        if mode != NAT:                         # they come from the VIP
+            if key.fwmark:
+                return []
+            return [(self.any_rips, key.address) if every_port else (self.rips, (key.protocol, key.address, key.port))]
+        places = [(self.rips, (rules.ICMPV6, address, rules.REDIRECT))] if self.family == AF_INET6 else []
+        if every_port or port == 0:
+            return [*places, (self.any_rips, address)]
+        return [*places, (self.rips, (key.protocol, address, port))]
