@@ -25,6 +25,9 @@ cdef class Connections(Slots):
     cdef dict ftp                           # FtpControl by number of the control connection
     cdef object random
     cdef int drop_counts[9]
+    cdef uint32_t drop_cursor, to_drop      # drop_entry: the next entry, and how many are left to look at
+    cdef bint tidying                       # schedulers are
+    cdef bint in_loop                       # what takes long is done between packets
 
     cdef void bind(self, FlowEntry *entry) noexcept nogil
     cdef void unbind(self, FlowEntry *entry) noexcept nogil
@@ -36,7 +39,10 @@ cdef class Connections(Slots):
     cdef void expire_now(self, uint32_t number, uint64_t now) noexcept nogil
     cdef void forget(self, uint32_t number) noexcept nogil
     cdef void expire_due(self, uint64_t now, int *budget) noexcept nogil
-    cdef void flush_some(self, uint32_t count) noexcept nogil
+    cdef bint go_on(self, uint64_t now) noexcept nogil
+    cdef void _tidy(self) noexcept with gil
+    cdef void flush_some(self, int cost) noexcept nogil
+    cdef void drop_some(self, uint64_t now, int cost) noexcept nogil
     cdef bint _is_droppable(self, FlowEntry *entry, uint64_t now) noexcept nogil
     cdef bint _is_idle(self, FlowEntry *entry, uint64_t now) noexcept nogil
     cdef void _forget_ftp(self, uint32_t number) noexcept with gil

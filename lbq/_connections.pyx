@@ -36,7 +36,8 @@ cdef enum:
     PERSISTENT = 0x01               # a service's flag, as in model.py
     NAT = 0
     BYPASS = 4
-    SCANNED = 1 << 14               # entries that one round of a scan looks at: well under 200 µs
+    PIECE = 2048                    # entries that a scan looks at before packets are looked at again ...
+    FORGET_COST = 16                # ... of which one that is forgotten takes as long as so many
     SECOND = 1000000000
 
 
@@ -67,12 +68,27 @@ cdef class Connections(Slots):
     def tick(self, uint64_t now_ns):
         """Do what is due about once a second; return the deleted servers that were forgotten."""
         self._estimate(now_ns)
-        with nogil:
-            self.flush_some(SCANNED)
-        if self.services.sysctls["drop_entry"] > 1:
-            self._drop_entries(now_ns)
+        if self.services.sysctls["drop_entry"] > 1 and self.table.fresh > 1:
+            self.to_drop = max((self.table.fresh - 1) // 32, 1)
+            self.drop_cursor = 1 + <uint32_t> self.random.randrange(self.table.fresh - 1)
         self.services.tick(now_ns)
+        self.tidying = len(self.services.begun) > 0
+        while not self.in_loop and self.go_on(now_ns):
+            pass
         return self._empty_trash(now_ns)
+
+    cdef bint go_on(self, uint64_t now) noexcept nogil:
+        """Do a piece of all that would keep packets waiting if it were done at once; return False at the end."""
+        if self.flush_cursor:
+            self.flush_some(PIECE)
+        if self.to_drop:
+            self.drop_some(now, PIECE)
+        if self.tidying:
+            self._tidy()
+        return self.flush_cursor or self.to_drop or self.tidying
+
+    cdef void _tidy(self) noexcept with gil:
+        self.tidying = self.services.go_on()
 
     # ---- A server's share ------------------------------------------------------------------------------
 
@@ -237,14 +253,12 @@ cdef class Connections(Slots):
     cdef void _forget_ftp(self, uint32_t number) noexcept with gil:
         self.ftp.pop(number, None)
 
-    cdef void flush_some(self, uint32_t count) noexcept nogil:
-        """Go on ending connections of deleted servers (expire_nodest_conn, END_DELETED), at most *count* entries on."""
+    cdef void flush_some(self, int cost) noexcept nogil:
+        """Go on ending connections of deleted servers (expire_nodest_conn, END_DELETED), for *cost* entries."""
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef uint32_t number = self.flush_cursor, control
-        if number == 0:
-            return
-        while number < self.table.fresh and count:
+        while number < self.table.fresh and cost > 0:
             entry = &self.table.entries[number]
             if entry.flags & ENTRY_VALID and entry.server != NO_SERVER and entry.controlled == 0:
                 server = &self.servers[entry.server]
@@ -252,11 +266,12 @@ cdef class Connections(Slots):
                         self.settings.expire_nodest_conn or server.flags & SERVER_ENDS):
                     control = entry.control
                     self.forget(number)
+                    cost -= FORGET_COST
                     entry = &self.table.entries[control]
                     if control and entry.flags & ENTRY_VALID and entry.controlled == 0:
                         self.forget(control)
             number += 1
-            count -= 1
+            cost -= 1
         self.flush_cursor = number if number < self.table.fresh else 0
 
     def end_connections(self, connections):
@@ -282,24 +297,22 @@ cdef class Connections(Slots):
                 ended += 1
         return ended
 
-    def _drop_entries(self, uint64_t now):
-        """End some half-open and little used connections: a thirty-second of the table, from a random place on.
+    cdef void drop_some(self, uint64_t now, int cost) noexcept nogil:
+        """Go on ending half-open and little used connections, for *cost* entries.
+
+        Every tick a thirty-second of the table is looked at, from a random place on.
 
         Kernel: ip_vs_conn.c, ip_vs_random_dropentry() and todrop_entry().
         """
-        cdef uint32_t used = self.table.fresh - 1, number, count
-        if used == 0:
-            return
-        count = min(max(used // 32, 1), <uint32_t> SCANNED)
-        number = 1 + <uint32_t> self.random.randrange(used)
-        with nogil:
-            while count:
-                if number >= self.table.fresh:
-                    number = 1
-                if self._is_droppable(&self.table.entries[number], now):
-                    self.forget(number)
-                number += 1
-                count -= 1
+        while self.to_drop and cost > 0:
+            if self.drop_cursor >= self.table.fresh:
+                self.drop_cursor = 1
+            if self._is_droppable(&self.table.entries[self.drop_cursor], now):
+                self.forget(self.drop_cursor)
+                cost -= FORGET_COST
+            self.drop_cursor += 1
+            self.to_drop -= 1
+            cost -= 1
 
     cdef bint _is_droppable(self, FlowEntry *entry, uint64_t now) noexcept nogil:
         if not entry.flags & ENTRY_VALID or entry.controlled:

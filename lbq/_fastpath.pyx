@@ -75,7 +75,6 @@ cdef enum:
     FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
     NAT = 0
     REUSE_FIN_WAIT = 2              # in conn_reuse_mode
-    FLUSHED = 1024                  # entries a batch looks at when connections of deleted servers are to end
 
 OUTCOME_NAMES = (
     "rewritten", "forwarded", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
@@ -171,7 +170,8 @@ cdef class FastDirector(Related):
         while self.table.used and self.table.tick < now_ns >> TICK_BITS:
             budget = 1 << 16
             self.expire_due(now_ns, &budget)
-        self.flush_some(self.table.fresh)
+        while self.flush_cursor:
+            self.flush_some(1 << 16)
 
     # ---- Parse ----------------------------------------------------------------------------------------
 
@@ -413,6 +413,7 @@ cdef class FastDirector(Related):
     def run(self, int wake_fd):
         """Handle packets until *wake_fd* is readable."""
         cdef int error
+        self.in_loop = True
         with nogil:
             error = self._run(wake_fd)
         if error:
@@ -421,10 +422,12 @@ cdef class FastDirector(Related):
     cdef int _run(self, int wake_fd) noexcept nogil:
         cdef pollfd waiting[2]
         cdef int count, budget
-        cdef uint64_t now, checked = 0
+        cdef uint64_t now = coarse_now(), checked = 0
+        cdef bint busy
         waiting[0].fd, waiting[0].events = wake_fd, POLLIN
         waiting[1].fd, waiting[1].events = self.queue_fd, POLLIN
         while True:
+            busy = self.go_on(now)
             count = recvmmsg(self.queue_fd, self.messages, BATCH, MSG_DONTWAIT, NULL)
             if count < 0 and c_errno != EAGAIN and c_errno != EINTR and c_errno != ENOBUFS and c_errno != ENOMEM:
                 return c_errno
@@ -434,12 +437,10 @@ cdef class FastDirector(Related):
             budget = 2 * BATCH                      # a batch may make BATCH connections; it must end more than it makes
             if self.table.used:
                 self.expire_due(now, &budget)
-            if self.flush_cursor:
-                self.flush_some(FLUSHED)
             if count <= 0 or now != checked:        # idle, or the clock moved on: is anybody asking?
                 checked = now
                 waiting[0].revents = 0
-                poll(waiting, 2, 100 if count <= 0 and budget > 0 else 0)
+                poll(waiting, 2, 100 if count <= 0 and budget > 0 and not busy else 0)
                 if waiting[0].revents:
                     return 0
 

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from lbq._flowtable cimport FlowTable, Key
+from lbq.model cimport RealServer
 
 cdef enum:
     SERVER_AVAILABLE = 1
@@ -106,6 +107,7 @@ cdef class Slots:
     cdef dict route_of                      # by family and address
     cdef long free_pages
 
+    cdef void _place_deleted(self, RealServer server)
     cdef uint32_t _service_home(self, const Key *key) noexcept nogil
     cdef uint32_t _exact_service(self, const Key *key) noexcept nogil
     cdef uint32_t find_service(self, const Key *key, uint32_t mark) noexcept nogil

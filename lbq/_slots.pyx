@@ -150,8 +150,10 @@ cdef class Slots:
 
     def delete_service(self, key):
         """Delete the virtual service *key*; connections of its servers stay in the trash."""
+        cdef RealServer server
+        cdef list servers = self.services.service(key).servers
         service = self.services.delete_service(key)
-        for server in self.services.trash.values():
+        for server in servers:
             self._place_deleted(server)
         add(&self.gone, &self.service_slots[<int> service.slot].counters)
         memset(&self.service_slots[<int> service.slot].counters, 0, sizeof(Counters))
@@ -243,7 +245,7 @@ cdef class Slots:
         self._after_delete(server.service)
         return server.active_conns + server.inactive_conns
 
-    def _place_deleted(self, RealServer server):
+    cdef void _place_deleted(self, RealServer server):
         cdef ServerSlot *place = &self.servers[server.slot]
         place.flags &= ~<uint32_t> SERVER_AVAILABLE
         if server.ends:
@@ -288,12 +290,11 @@ cdef class Slots:
             settings.drop_counter = rate if values["drop_packet"] == 2 else 0
 
     def _empty_trash(self, now_ns):
-        slots = {place: (<RealServer> server).slot for place, server in self.services.trash.items()}
         gone = self.services.empty_trash(now_ns)
-        for place in gone:
-            self.server_objects[slots[place]] = None
-            self.free_servers.append(slots[place])
-        return gone
+        for server in gone.values():
+            self.server_objects[(<RealServer> server).slot] = None
+            self.free_servers.append((<RealServer> server).slot)
+        return list(gone)
 
     def set_local_addresses(self, addresses):
         """Say which IPv4 addresses are the host's own: what goes there is delivered, not forwarded."""

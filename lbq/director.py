@@ -472,6 +472,8 @@ class Director(Forwarding, Related):
         if self.services.sysctls["drop_entry"] > 1:
             self._drop_entries(now_ns)
         self.services.tick(now_ns)
+        while self.services.go_on():
+            pass
         return self._empty_trash(now_ns)
 
     def _flush_connections(self) -> None:
@@ -599,12 +601,11 @@ class Director(Forwarding, Related):
         return ended
 
     def _empty_trash(self, now_ns: int) -> list[Place]:
-        before = dict(self.services.trash)
         gone = self.services.empty_trash(now_ns)
-        for place in gone:
-            del self.traffic[before[place]]
-            self.slots[before[place].slot] = None
-        return gone
+        for server in gone.values():
+            del self.traffic[server]
+            self.slots[server.slot] = None
+        return list(gone)
 
     def zero(self, key: ServiceKey | None = None) -> None:
         """Start the counters of one service and its servers, or of everything, from zero."""

@@ -48,4 +48,8 @@ cdef class VirtualService:
     cdef public int idle
     cdef public int slot
 
+    @cython.locals(servers=list, server=RealServer)
+    cpdef list remove_all(self)
+
+
 cpdef unsigned int fold(object address)

@@ -224,18 +224,18 @@ class VirtualService:
             server.position = -1
         return True
 
+    def remove_all(self) -> list[RealServer]:
+        """Unlink all servers, without a notice to the scheduler, and return them."""
+        servers = self.servers
+        self.servers = []
+        for server in servers:
+            server.position = -1
+        return servers
+
     def changed(self, server: RealServer) -> None:
         """Tell the scheduler that an attribute of *server* was edited."""
         if self.scheduler is not None:
             self.scheduler.server_changed(self, server)
-
-    def tick(self, now_ns: int) -> bool:
-        """Tell the scheduler that about a second has passed; return False if it fails."""
-        try:
-            self.scheduler.tick(self, now_ns)
-        except (Exception, SystemExit):         # a user's own
-            return False
-        return True
 
     def client(self, address: int) -> int:
         """Return the part of a client's *address* that persistence remembers."""

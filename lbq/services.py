@@ -8,8 +8,9 @@ It stays there, as in the kernel, for two to four minutes after its last connect
 """
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from lbq import sysctls, thresholds
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, ServiceExists, ThresholdsReversed
@@ -40,6 +41,7 @@ from lbq.schedulers import create
 SECOND = 1_000_000_000
 TRASH_ROUND = 60 * SECOND           # IP_VS_DEST_TRASH_PERIOD / 2
 TRASH_IDLE = 120 * SECOND
+TRASH_PIECE = 200                   # deleted servers that one call looks at: packets wait meanwhile
 FTP = 21
 FTP_DATA = 20
 FIRST_UNPRIVILEGED = 1024           # net.ipv4.ip_unprivileged_port_start
@@ -62,6 +64,8 @@ class ServiceTable:
         self.trash: dict[Place, RealServer] = {}
         self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
         self.next_round = 0
+        self.due: Iterator[Place] = iter(())        # what the present round has not looked at yet
+        self.begun: deque[Iterator] = deque()       # what schedulers do step by step
         self.scheduler_errors = 0       # notices that a user's own scheduler did not take
 
     # ---- Services ------------------------------------------------------------------------------------
@@ -104,7 +108,7 @@ class ServiceTable:
         """Delete the service *key*; its servers go to the trash."""
         service = self.service(key)
         service.scheduler = None        # it goes too, and is not told of each server (__ip_vs_del_service())
-        for server in list(service.servers):
+        for server in service.remove_all():
             self._discard(service, server)
         del self.by_key[key], self.asked[key]
         self.serves[key.family] -= 1
@@ -199,32 +203,53 @@ class ServiceTable:
 
     def delete_server(self, key: ServiceKey, address: int, port: int, family: int | None = None) -> RealServer:
         """Delete a server; it rests in the trash while connections refer to it, and two to four minutes more."""
-        server = self.server(key, address, port, family)
-        self._discard(self.service(key), server)
+        service, server = self.service(key), self.server(key, address, port, family)
+        self._discard(service, server)
+        self.scheduler_errors += not service.remove(server)
         return server
 
     def tick(self, now_ns: int) -> None:
-        """Tell every scheduler that about a second has passed."""
+        """Tell every scheduler that about a second has passed; ``go_on`` does what takes them several steps."""
         for service in self.by_key.values():
-            self.scheduler_errors += not service.tick(now_ns)
+            try:
+                steps = service.scheduler.tick(service, now_ns)
+                if steps is not None:
+                    self.begun.append(iter(steps))
+            except (Exception, SystemExit):     # a user's own
+                self.scheduler_errors += 1
 
-    def empty_trash(self, now_ns: int) -> list[Place]:
-        """Forget deleted servers that have been without connections long enough; return which they were.
+    def go_on(self) -> bool:
+        """Take the next step of what a scheduler began in a tick; return False when nothing is left to do."""
+        while self.begun:
+            try:
+                next(self.begun[0])
+                return True
+            except StopIteration:
+                pass
+            except (Exception, SystemExit):     # a user's own
+                self.scheduler_errors += 1
+            self.begun.popleft()
+        return False
+
+    def empty_trash(self, now_ns: int) -> dict[Place, RealServer]:
+        """Forget deleted servers that have been without connections long enough; return them.
 
         Kernel: ip_vs_ctl.c, ip_vs_dest_trash_expire(), every minute while anything is in the trash.
         """
         if not self.trash:
-            self.next_round = 0
-            return []
-        if self.next_round == 0:
+            self.next_round, self.due = 0, iter(())
+        elif self.next_round == 0:
             self.next_round = now_ns + TRASH_ROUND
-        if now_ns < self.next_round:
-            return []
-        self.next_round = now_ns + TRASH_ROUND
-        idle = [place for place, server in self.trash.items() if not server.is_referenced()]
-        gone = [place for place in idle if now_ns >= self.idle_since.setdefault(place, now_ns) + TRASH_IDLE]
-        for place in gone:
-            del self.trash[place], self.idle_since[place]
+        elif now_ns >= self.next_round:
+            self.next_round, self.due = now_ns + TRASH_ROUND, iter(list(self.trash))
+        gone = {}
+        for place in islice(self.due, TRASH_PIECE):
+            server = self.trash.get(place)
+            if server is None or server.is_referenced():
+                continue
+            if now_ns >= self.idle_since.setdefault(place, now_ns) + TRASH_IDLE:
+                gone[place] = self.trash.pop(place)
+                del self.idle_since[place]
         return gone
 
     def _configure(self, server: RealServer, weight: int, mode: int, upper: int, lower: int, tunnel: tuple) -> None:
@@ -241,7 +266,6 @@ class ServiceTable:
     def _discard(self, service: VirtualService, server: RealServer) -> None:
         server.available, server.ends = False, service.flags & END_DELETED != 0
         self.trash[service.key, server.address, server.port, server.family] = server
-        self.scheduler_errors += not service.remove(server)
 
     # ---- Listings ------------------------------------------------------------------------------------
 
@@ -252,15 +276,18 @@ class ServiceTable:
         there are many services or many servers in one; ``join_pages`` puts a divided service together.
         *traffic* returns what is counted for a service or a server: ``stats``, ``shown`` and ``rates``.
         """
-        rows, start = [], 0
+        rows, end = [], 0
         for key, service in self.by_key.items():
-            first, last = max(cursor - start, 0), min(cursor + limit - start, 1 + len(service.servers))
+            end += 1 + len(service.servers)
+            if end <= cursor:                   # there may be thousands of these
+                continue
+            start = end - 1 - len(service.servers)
+            first, last = max(cursor - start, 0), min(cursor + limit, end) - start
             if first < last:
                 rows.append({**_service_row(key, service), **traffic(service), "servers": [
                     {**_server_row(server), **traffic(server)}
                     for server in service.servers[max(first - 1, 0):last - 1]]})
-            start += 1 + len(service.servers)
-            if start > cursor + limit:
+            if end > cursor + limit:
                 return rows, cursor + limit
         return rows, None
 

@@ -67,7 +67,7 @@ from lbq.services import FTP, join_pages
 from lbq.sysctls import PREFIX
 
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
-LINES_PAGE = 16         # services and servers; likewise
+LINES_PAGE = 8          # services and servers; likewise
 ENDED_PAGE = 64         # connections to end; likewise
 
 logger = logging.getLogger("lbq.control")

@@ -11,6 +11,8 @@ Kernel: struct ip_vs_scheduler (init_service, add_dest, del_dest, upd_dest, sche
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lbq.model import Flow, RealServer, VirtualService
 
 
@@ -31,8 +33,12 @@ class Scheduler:
     def server_changed(self, service: VirtualService, server: RealServer) -> None:
         """Notice that an attribute of *server*, such as its weight, was edited."""
 
-    def tick(self, service: VirtualService, now_ns: int) -> None:
-        """Notice that about a second has passed, for schedulers that remember and forget."""
+    def tick(self, service: VirtualService, now_ns: int) -> Iterator | None:
+        """Notice that about a second has passed, for schedulers that remember and forget.
+
+        Packets wait meanwhile.  What takes longer than 0.1 ms is returned as an iterator, whose steps are taken one
+        by one, with packets in between.
+        """
 
     def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
         """Return the server for the new *flow*, or None when no server can take it.

@@ -6,7 +6,7 @@ from lbq.schedulers.wlc cimport WeightedLeastConnection
 
 
 cdef long long SECOND, CHECK_INTERVAL, UNUSED
-cdef int BITS, BUCKETS, ENOUGH, MOST, FULL_CHECK, DAY
+cdef int BITS, BUCKETS, ENOUGH, MOST, FULL_CHECK, DAY, PIECE
 
 
 cdef class Entry:
@@ -32,8 +32,8 @@ cdef class Memory:
 
     cdef _start(self, long long now_ns)
 
-    @cython.locals(bucket=dict, old=list, _=int)
-    cdef _sweep(self, long long used_ns, long long goal)
+    @cython.locals(old=list)
+    cdef Py_ssize_t _forget(self, dict bucket, long long used_ns)
 
 
 @cython.locals(old=list, entry=Entry)

@@ -14,6 +14,8 @@ Kernel: ip_vs_lblc.c and ip_vs_lblcr.c, *_check_expire(), *_full_check(), is_ove
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lbq.model import RealServer, VirtualService, fold
 from lbq.schedulers.hashing import hash32
 from lbq.schedulers.wlc import WeightedLeastConnection
@@ -27,6 +29,7 @@ CHECK_INTERVAL = 60 * SECOND
 FULL_CHECK = 30                     # in intervals
 UNUSED = 360 * SECOND
 DAY = 86400
+PIECE = 250                         # entries that one step looks at: packets wait meanwhile
 
 
 class Entry:
@@ -63,38 +66,46 @@ class Memory:
             bucket[entry.address] = entry
             self.count += 1
 
-    def tidy(self, now_ns: int, expiration_seconds: int) -> None:
-        """Forget what is due at *now_ns*; to be called every second or so."""
+    def tidy(self, now_ns: int, expiration_seconds: int) -> Iterator | None:
+        """Return steps that forget what is due at *now_ns*; to be called every second or so."""
         self._start(now_ns)
         if now_ns < self.next_check:
-            return
+            return None
         while self.next_check <= now_ns:
             self.next_check += CHECK_INTERVAL
         if self.interval == FULL_CHECK:
             self.interval = 1
-            self._sweep(now_ns - expiration_seconds * SECOND, self.count + 1)
-        elif self.count <= ENOUGH:
-            self.interval += 1
-        else:
-            self._sweep(now_ns - UNUSED, min((self.count - ENOUGH) * 4 // 3, ENOUGH // 2))
+            return self.sweep(now_ns - expiration_seconds * SECOND, self.count + 1)
+        if self.count > ENOUGH:
+            return self.sweep(now_ns - UNUSED, min((self.count - ENOUGH) * 4 // 3, ENOUGH // 2))
+        self.interval += 1
+        return None
 
     def _start(self, now_ns: int) -> None:
         if self.next_check == 0:
             self.next_check = now_ns + CHECK_INTERVAL
 
-    def _sweep(self, used_ns: int, goal: int) -> None:
+    def sweep(self, used_ns: int, goal: int) -> Iterator:
         """Forget entries last used at *used_ns* or earlier, bucket after bucket, until they are *goal* or more."""
+        looked = 0
         for _ in range(BUCKETS):
             self.rover = (self.rover + 1) % BUCKETS
             bucket = self.buckets[self.rover]
-            old = unused(bucket, used_ns) if bucket else None
-            if old:
-                for address in old:
-                    del bucket[address]
-                self.count -= len(old)
-                goal -= len(old)
-                if goal <= 0:
-                    return
+            looked += 1 + len(bucket)
+            goal -= self._forget(bucket, used_ns)
+            if goal <= 0:
+                return
+            if looked > PIECE:
+                looked = 0
+                yield
+
+    def _forget(self, bucket: dict[int, Entry], used_ns: int) -> int:
+        """Forget the entries of *bucket* last used at *used_ns* or earlier; return how many they were."""
+        old = unused(bucket, used_ns)
+        for address in old:
+            del bucket[address]
+        self.count -= len(old)
+        return len(old)
 
 
 def unused(bucket: dict[int, Entry], used_ns: int) -> list[int]:
@@ -144,6 +155,6 @@ class LocalityBased(WeightedLeastConnection):
         """Start with nothing remembered."""
         self.memory = Memory()
 
-    def tick(self, service: VirtualService, now_ns: int) -> None:
+    def tick(self, service: VirtualService, now_ns: int) -> Iterator | None:
         """Forget destinations that have been unused for long."""
-        self.memory.tidy(now_ns, self.expiration_seconds)
+        return self.memory.tidy(now_ns, self.expiration_seconds)

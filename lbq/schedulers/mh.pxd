@@ -7,7 +7,7 @@ from lbq.schedulers.hashing cimport client_port, falls_back
 
 cdef unsigned int SIZE
 cdef int WEIGHT_BITS
-cdef unsigned long long OFFSET_KEY, SKIP_KEY, WORD, LENGTH
+cdef unsigned long long OFFSET_KEY, SKIP_KEY, WORD, LENGTH, ALL_ONES
 cdef unsigned long long SIPHASH0, SIPHASH1, SIPHASH2, SIPHASH3
 
 
@@ -23,8 +23,8 @@ cpdef unsigned int hashed(object address, unsigned int port, unsigned long long 
 cpdef list turns_of(list servers)
 
 
-@cython.locals(server=RealServer, places=list, skips=list, table=list, free=int, index=Py_ssize_t, place="unsigned int",
-               skip="unsigned int", _=int)
+@cython.locals(server=RealServer, places="unsigned int[::1]", skips="unsigned int[::1]", taken="unsigned char[::1]",
+               table=list, count=int, free=int, index=Py_ssize_t, place="unsigned int", skip="unsigned int", _=int)
 cdef list fill(list servers, list turns)
 
 

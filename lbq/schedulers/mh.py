@@ -19,6 +19,7 @@ Paper: Eisenbud et al., Maglev: A Fast and Reliable Software Network Load Balanc
 """
 from __future__ import annotations
 
+from array import array
 from math import gcd
 
 from lbq.errors import ServiceError
@@ -31,6 +32,7 @@ WEIGHT_BITS = 6                     # weights are scaled down until the largest 
 OFFSET_KEY = 2654435761
 SKIP_KEY = 2654446892
 WORD = 0xFFFFFFFFFFFFFFFF
+ALL_ONES = 0xFFFFFFFF               # a name: as a number it is a Python object to compiled code
 SIPHASH0, SIPHASH1 = 0x736F6D6570736575, 0x646F72616E646F6D     # "somepseudorandomlygeneratedbytes"
 SIPHASH2, SIPHASH3 = 0x6C7967656E657261, 0x7465646279746573
 LENGTH = 4 << 56                    # of the hashed bytes, in the highest byte of the last word
@@ -60,7 +62,7 @@ def siphash(value: int, key: int) -> int:
 
 def hashed(address: int, port: int, key: int, offset: int) -> int:
     """Return 32 bits that *address*, *port* and *offset* decide."""
-    return siphash(fold(address) + port + offset & 0xFFFFFFFF, key) & 0xFFFFFFFF
+    return siphash(fold(address) + port + offset & ALL_ONES, key) & ALL_ONES
 
 
 def turns_of(servers: list[RealServer]) -> list[int]:
@@ -78,21 +80,24 @@ def turns_of(servers: list[RealServer]) -> list[int]:
 
 def fill(servers: list[RealServer], turns: list[int]) -> list[RealServer]:
     """Return the table after the servers took slots by *turns*, until none was left."""
-    places, skips = [], []
-    for server in servers:
-        places.append(hashed(server.address, server.port, OFFSET_KEY, 0) % SIZE)
-        skips.append(hashed(server.address, server.port, SKIP_KEY, 0) % (SIZE - 1) + 1)
+    count = len(servers)
+    places, skips = array("I", bytes(4 * count)), array("I", bytes(4 * count))
+    for index in range(count):
+        server = servers[index]
+        places[index] = hashed(server.address, server.port, OFFSET_KEY, 0) % SIZE
+        skips[index] = hashed(server.address, server.port, SKIP_KEY, 0) % (SIZE - 1) + 1
     table = [None] * SIZE
+    taken = bytearray(SIZE)
     free = SIZE
     while True:
-        for index in range(len(servers)):
+        for index in range(count):
             place, skip = places[index], skips[index]
             for _ in range(turns[index]):
-                while table[place] is not None:
+                while taken[place]:
                     place += skip
                     if place >= SIZE:
                         place -= SIZE
-                table[place] = servers[index]
+                table[place], taken[place] = servers[index], 1
                 free -= 1
                 if free == 0:
                     return table

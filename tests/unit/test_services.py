@@ -5,6 +5,7 @@ import pytest
 
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
 from lbq.model import AF_INET, TCP, UDP, ServiceKey
+from lbq.schedulers.base import Scheduler
 from lbq.services import SECOND, ServiceTable
 from tests.helpers.packets import address
 
@@ -134,12 +135,63 @@ def test_a_trashed_server_of_another_service_is_another_server(table):
 def test_the_trash_keeps_servers_that_still_have_connections(table):
     server = table.delete_server(WEB, RIP, 80)
     server.inactive_conns = 1
-    assert table.empty_trash(0) == table.empty_trash(1000 * SECOND) == []
+    assert table.empty_trash(0) == table.empty_trash(1000 * SECOND) == {}
 
     server.inactive_conns = 0
 
-    assert table.empty_trash(1060 * SECOND) == [], "seen idle"
-    assert table.empty_trash(1120 * SECOND) == []
-    assert table.empty_trash(1180 * SECOND) == [(WEB, RIP, 80, AF_INET)]
+    assert table.empty_trash(1060 * SECOND) == {}, "seen idle"
+    assert table.empty_trash(1120 * SECOND) == {}
+    assert list(table.empty_trash(1180 * SECOND)) == [(WEB, RIP, 80, AF_INET)]
     assert table.trash == {}
     assert table.add_server(WEB, RIP, 80) is not server
+
+
+class Stepping(Scheduler):
+    """A scheduler whose tick returns what it was made with."""
+
+    name = "stepping"
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def tick(self, service, now_ns):
+        """Return the steps."""
+        return self.steps
+
+
+def test_what_takes_a_scheduler_long_is_done_step_by_step(table):
+    done = []
+    table.service(WEB).scheduler = Stepping(done.append(number) for number in range(3))
+    table.tick(1)
+
+    assert done == []
+    assert (table.go_on(), done) == (True, [0])
+    while table.go_on():
+        pass
+    assert (done, table.scheduler_errors) == ([0, 1, 2], 0)
+
+
+def test_a_scheduler_that_fails_in_a_step_is_counted_and_the_others_go_on(table):
+    done = []
+    other = WEB._replace(port=443)
+    table.add_service(other, "rr")
+    table.service(WEB).scheduler = Stepping(1 // 0 for _ in range(3))
+    table.service(other).scheduler = Stepping(done.append(number) for number in range(2))
+    table.tick(1)
+
+    while table.go_on():
+        pass
+
+    assert (done, table.scheduler_errors) == ([0, 1], 1)
+
+
+def test_a_large_trash_is_looked_through_in_pieces(table):
+    for number in range(500):
+        table.add_server(WEB, RIP + 1 + number, 80)
+    table.delete_service(WEB)
+    table.empty_trash(0)
+    for minute in (1, 2):
+        assert [len(table.empty_trash(minute * 60 * SECOND + second)) for second in range(3)] == [0, 0, 0]
+
+    assert [len(table.empty_trash(180 * SECOND + second)) for second in range(4)] == [200, 200, 101, 0]
+    assert (table.trash, table.idle_since) == ({}, {})

@@ -54,6 +54,12 @@ class Farm:
         """Delete a server."""
         self.table.delete_server(KEY, address_of(name), 80)
 
+    def tick(self, now_ns: int) -> None:
+        """Let a second pass, and all that it leads to."""
+        self.table.tick(now_ns)
+        while self.table.go_on():
+            pass
+
     def server(self, name: str):
         """Return the server itself."""
         return self.table.server(KEY, address_of(name), 80)

@@ -25,7 +25,7 @@ def entries(service) -> int:
 def minutes_pass(service, first: int, last: int) -> None:
     """Tick at the minutes *first* to *last*, both included."""
     for minute in range(first, last + 1):
-        service.scheduler.tick(service.service, minute * MINUTE + 1)
+        service.tick(minute * MINUTE + 1)
 
 
 def test_lblc_one_destination_moves_on_when_its_server_is_too_busy(farm, profile, active):
@@ -227,8 +227,26 @@ def test_lblc_classic_kernels_count_a_destination_that_moves_twice(farm, profile
 def test_lblc_a_clock_that_jumps_hours_ahead_is_one_check(farm):
     service = farm("lblc", "A B")
     wanted(service)
-    service.scheduler.tick(service.service, 1)
-    service.scheduler.tick(service.service, 7 * 60 * MINUTE)
+    service.tick(1)
+    service.tick(7 * 60 * MINUTE)
 
     assert service.scheduler.memory.interval == 2
     assert service.scheduler.memory.next_check == 7 * 60 * MINUTE + 1
+
+
+def test_lblc_a_large_memory_is_tidied_in_short_steps(farm):
+    service = farm("lblc", "A9999")
+    memory = service.scheduler.memory
+    service.tick(1)
+    for number in range(4000):
+        wanted(service, number)
+    memory.interval, memory.next_check = 30, 2 * DAY
+
+    steps, before = 0, memory.count
+    service.table.tick(2 * DAY)
+    while service.table.go_on():
+        assert before - memory.count < 300
+        steps, before = steps + 1, memory.count
+
+    assert steps >= 4000 // 300
+    assert (entries(service), memory.count) == (0, 0)

@@ -149,7 +149,7 @@ def test_lblcr_the_sysctl_says_how_long_and_what_is_unused_is_forgotten(farm):
 
     for minute in range(31):
         assert members(service) == "B"
-        service.scheduler.tick(service.service, minute * MINUTE + 2)
+        service.tick(minute * MINUTE + 2)
     assert members(service) == ""
 
 
