@@ -25,7 +25,7 @@ cpdef list turns_of(list servers)
 
 @cython.locals(server=RealServer, places="unsigned int[::1]", skips="unsigned int[::1]", taken="unsigned char[::1]",
                table=list, count=int, free=int, index=Py_ssize_t, place="unsigned int", skip="unsigned int", _=int)
-cdef list fill(list servers, list turns)
+cdef list fill(list servers, list turns, int family)
 
 
 cdef class Maglev(Scheduler):

@@ -78,14 +78,17 @@ def turns_of(servers: list[RealServer]) -> list[int]:
     return turns
 
 
-def fill(servers: list[RealServer], turns: list[int]) -> list[RealServer]:
-    """Return the table after the servers took slots by *turns*, until none was left."""
+def fill(servers: list[RealServer], turns: list[int], family: int) -> list[RealServer]:
+    """Return the table of a service of *family* after its servers took slots by *turns*, until none was left."""
     count = len(servers)
     places, skips = array("I", bytes(4 * count)), array("I", bytes(4 * count))
     for index in range(count):
         server = servers[index]
-        places[index] = hashed(server.address, server.port, OFFSET_KEY, 0) % SIZE
-        skips[index] = hashed(server.address, server.port, SKIP_KEY, 0) % (SIZE - 1) + 1
+        address = server.address
+        if server.family > family:      # IPv6 behind an IPv4 service: the kernel hashes as many bits as IPv4 has
+            address = address >> 96
+        places[index] = hashed(address, server.port, OFFSET_KEY, 0) % SIZE
+        skips[index] = hashed(address, server.port, SKIP_KEY, 0) % (SIZE - 1) + 1
     table = [None] * SIZE
     taken = bytearray(SIZE)
     free = SIZE
@@ -134,7 +137,7 @@ class Maglev(Scheduler):
     def _fill(self, service: VirtualService) -> None:
         if len(service.servers) <= SIZE:
             turns = turns_of(service.servers)
-            self.table = fill(service.servers, turns) if any(turns) else []
+            self.table = fill(service.servers, turns, service.key.family) if any(turns) else []
 
     def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
         """Return the server for *flow*, or None when no server can take it."""
