@@ -112,7 +112,7 @@ def connections() -> str:
     timer removes meanwhile makes it leave one out.
     """
     text, seen = read("ip_vs_conn"), None
-    while (entries := sorted(line[:60] for line in text.splitlines())) != seen:
+    while (entries := sorted(line.split()[:8] for line in text.splitlines())) != seen:
         text, seen = read("ip_vs_conn"), entries
     return text
 

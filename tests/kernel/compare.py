@@ -11,12 +11,22 @@ Packets (``outputs``):
   - What the director's host answers to a packet it was given (RST, port unreachable, echo reply): not IPVS.
   - The MTU that the director names when it answers an ICMP error about a tunnel's packet: the kernel names the
     old one until the next client's packet has renewed its route; lbq the new one at once.
-  - ICMP from an address that is not the director's own (a VIP that is only diverted to it): the kernel finds no
-    source for it and sends nothing; lbq answers.
+  - ICMP about an address that is not the director's own (a VIP that is only diverted to it): the kernel finds no
+    source for it and sends nothing, or in IPv6 takes another of the director's addresses; lbq answers from the VIP.
   - A connection by DR after its server was given another method, or the other way round: the kernel's cached route
     lacks a flag then, asks ARP for the VIP, and the packet is lost.  No scenario does that.
   - An error about a tunnel to a machine with servers of more than one tunnel type: the kernel knows the newest
     only.  Each machine has one type here.
+  - IPv6: what neighbours and groups say to multicast addresses; flow label and extension headers of what the director's
+    host is given, which a raw socket does not tell; the flow label of ICMPv6 of the director's own, by default a hash:
+    guests have auto_flowlabels 0.
+  - IPv6: a datagram in fragments that is larger than the way to its server but not than the client's device: the kernel
+    knows from the largest fragment that it fits; a queue does not tell, so lbq takes it for a packet that does not.
+  - IPv6: destination options or a routing header before a fragment header: put together, the host misreads them.
+  - IPv6, classic: TCP and SCTP behind extension headers: that kernel takes their states from the bytes where TCP would
+    be without them, lbq from where it is.  New kernels do as lbq does, and are compared.
+  - IPv6, classic: an ICMPv6 error about what NAT brought a server: that kernel takes its checksum for wrong, and drops
+    it, unless conntrack has seen it, which a service on FTP's port switches on.  No scenario has both.
 Connections (``connections``):
   - ``expires`` may differ by two seconds: the clock is read a little later, and shown in whole seconds.
   - The order, which is that of a hash with a random seed.
@@ -29,15 +39,18 @@ player applies what the host does (``player.py``), so both are compared as they 
 """
 from __future__ import annotations
 
-import socket
 import struct
 
-from tests.kernel import topology
-from tests.kernel.wire import GRE, GUE_PORT, ICMP, IPIP, UDP, checksum
+from tests.kernel import ip, topology
+from tests.kernel.fragments import reassembled
+from tests.kernel.ip import GRE, HEADER, IPIP, IPV6, UDP, Parsed, checksum, destination, hops, parse, source
+from tests.kernel.wire import GUE_PORT
 
 EXPIRES_TOLERANCE = 2
 POSTPONED = 60              # seconds that a template lives on while it governs a connection
-ICMP_ERRORS = (3, 4, 5, 11, 12)
+ICMP_ERRORS = {4: (3, 4, 5, 11, 12), 6: range(128)}
+TOO_BIG = {4: b"\3\4", 6: b"\2\0"}
+ETHERTYPES = (b"\x08\x00", b"\x86\xdd")
 HZ = {"classic": 100, "new": 250}        # /proc/net/ip_vs has the persistence timeout in ticks
 METHODS = {"Masq": "nat", "Route": "dr", "Tunnel": "tun", "Local": "local"}
 
@@ -50,25 +63,38 @@ def outputs(step: dict, frames: list[tuple[str, str, bytes]]) -> list[str]:
     if any(where == "host" for where, _, _ in frames):
         frames = [frame for frame in frames if frame[0] == "host"]
     lines = []
-    for where, mac, packet in reassembled([frame for frame in frames if frame[2][0] >> 4 == 4]):
+    for where, mac, packet in reassembled(frames):
         if is_unsaid(where, packet):
             continue
-        text = masked(packet)
-        if "icmp" in step and is_answer(packet) and text[20:22] == b"\3\4":
-            text = text[:26] + b"\0\0" + text[28:]
+        text, at = masked(packet), parse(packet).header
+        if "icmp" in step and is_answer(packet) and text[at:at + 2] == TOO_BIG[packet[0] >> 4]:
+            text = text[:at + 6] + b"\0\0" + text[at + 8:]
         lines.append(f"{where} {mac} {text.hex()}")
     return sorted(lines)
 
 
 def is_unsaid(where: str, packet: bytes) -> bool:
-    """Return whether *packet* is an answer to a client that the kernel has no source address for."""
-    return where == "c" and is_answer(packet) and socket.inet_ntoa(packet[12:16]) not in topology.LOCAL
+    """Return whether *packet* is an answer to a client about what is not the director's own address."""
+    return where == "c" and is_answer(packet) and destination(packet[parse(packet).header + 8:]) not in topology.LOCAL
 
 
 def is_answer(packet: bytes) -> bool:
-    """Return whether *packet* is an ICMP error of the director's own: time to live 64, about what its source got."""
-    return (packet[9] == ICMP and len(packet) >= 48 and packet[20] in ICMP_ERRORS and packet[8] == 64
-            and packet[12:16] == packet[44:48])
+    """Return whether *packet* is an ICMP error of the director's own: time to live 64, about what its source got.
+
+    IPv6's may come from another address of the director when it is about one that it does not have.
+    """
+    parsed = parse(packet)
+    quoted = packet[parsed.header + 8:]
+    if not is_error(packet, parsed) or hops(packet) != 64 or not has_header(quoted):
+        return False
+    about = parse(quoted).destination
+    return parsed.source == about or (parsed.version == 6 and source(packet) in topology.LOCAL)
+
+
+def is_error(packet: bytes, parsed: Parsed) -> bool:
+    """Return whether *packet* is an ICMP error, or the beginning of one."""
+    at = parsed.header
+    return parsed.is_icmp() and len(packet) >= at + 4 and packet[at] in ICMP_ERRORS[parsed.version]
 
 
 def frames_of(result: list[list[str]]) -> list[tuple[str, str, bytes]]:
@@ -78,7 +104,7 @@ def frames_of(result: list[list[str]]) -> list[tuple[str, str, bytes]]:
         data = bytes.fromhex(text)
         if where == "host":
             frames.append((where, "", data))
-        elif data[12:14] == b"\x08\x00":
+        elif data[12:14] in ETHERTYPES and not data[0] & 1:
             frames.append((where, text[:12], data[14:]))
     return frames
 
@@ -90,63 +116,52 @@ def came_out(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, bytes]]:
     return [(where, packet) for where, _, packet in reassembled(frames) if not is_unsaid(where, packet)]
 
 
-def reassembled(frames: list[tuple[str, str, bytes]]) -> list[tuple[str, str, bytes]]:
-    """Return *frames* with fragments put together; pieces of an incomplete datagram stay as they are."""
-    whole, pieces = [], {}
-    for where, mac, packet in frames:
-        field = struct.unpack_from("!H", packet, 6)[0]
-        if field & 0x3FFF:
-            pieces.setdefault((where, mac, packet[4:6], packet[9], packet[12:20]), []).append((field, packet))
-        else:
-            whole.append((where, mac, packet))
-    for (where, mac, *_), parts in pieces.items():
-        parts.sort(key=lambda part: part[0] & 0x1FFF)
-        body = b"".join(packet[20:] for _, packet in parts)
-        complete = not parts[-1][0] & 0x2000 and (parts[-1][0] & 0x1FFF) * 8 + len(parts[-1][1]) - 20 == len(body)
-        if complete:
-            first = parts[0][1]
-            header = first[:2] + struct.pack("!H", 20 + len(body)) + first[4:6] + b"\0\0" + first[8:10] + b"\0\0"
-            header += first[12:20]
-            whole.append((where, mac, header[:10] + struct.pack("!H", checksum(header)) + header[12:] + body))
-        else:
-            whole += [(where, mac, packet) for _, packet in parts]
-    return whole
-
-
 def masked(packet: bytes) -> bytes:
     """Return *packet*, or as much of it as an ICMP error quotes, without what cannot be compared."""
-    result = bytearray(packet)
-    header = (packet[0] & 15) * 4
-    if checksum(packet[:header]) == 0:
+    result, parsed = bytearray(packet), parse(packet)
+    header, is_ipv4 = parsed.header, parsed.version == 4
+    own = source(packet) in topology.LOCAL
+    has_own_id = own and is_ipv4 and not packet[6] & 0x40
+    if is_ipv4 and checksum(packet[:header]) == 0:
         result[10:12] = b"\0\0"
-    own = socket.inet_ntoa(packet[12:16]) in topology.LOCAL
     if len(packet) < header + 4:
-        if own and not packet[6] & 0x40:
+        if has_own_id:
             result[4:6] = b"\0\0"
         return bytes(result)
-    if packet[9] == ICMP and packet[header] in ICMP_ERRORS:
-        if own:
+    if is_error(packet, parsed):
+        if own and is_ipv4:
             result[4:6] = b"\0\0"
-        if checksum(packet[header:]) == 0:
+        if has_right_checksum(packet, parsed):
             result[header + 2:header + 4] = b"\0\0"
-        if len(packet) >= header + 8 + 20:
+        if has_header(packet[header + 8:]):
             result[header + 8:] = masked(packet[header + 8:])
-    is_gue = packet[9] == UDP and packet[header + 2:header + 4] == struct.pack("!H", GUE_PORT)
-    if own and (packet[9] in (IPIP, GRE) or is_gue) and not packet[6] & 0x40:
+    is_gue = parsed.protocol == UDP and packet[header + 2:header + 4] == struct.pack("!H", GUE_PORT)
+    if has_own_id and (parsed.protocol in (IPIP, IPV6, GRE) or is_gue):
         result[4:6] = b"\0\0"
     if own and is_gue:
         result[header:header + 2] = b"\0\0"
-        is_whole = len(packet) == struct.unpack_from("!H", packet, 2)[0]
-        if result[header + 6:header + 8] > b"\0\0" and (not is_whole or has_right_checksum(packet, header)):
+        if result[header + 6:header + 8] > b"\0\0" and (
+                len(packet) != length_of(packet) or has_right_checksum(packet, parsed)):
             result[header + 6:header + 8] = b"\xff\xff"
     return bytes(result)
 
 
-def has_right_checksum(packet: bytes, header: int) -> bool:
-    """Return whether the checksum of a UDP packet is right."""
-    segment = packet[header:]
-    pseudo = packet[12:20] + struct.pack("!HH", UDP, len(segment))
-    return checksum(pseudo + segment) == 0
+def has_header(quote: bytes) -> bool:
+    """Return whether an ICMP error's *quote* has a whole IP header."""
+    return len(quote) >= HEADER[4] and len(quote) >= HEADER[6 if quote[0] >> 4 == 6 else 4]
+
+
+def length_of(packet: bytes) -> int:
+    """Return how long *packet* says it is; an ICMP error may quote less of it."""
+    if packet[0] >> 4 == 6:
+        return 40 + struct.unpack_from("!H", packet, 4)[0]
+    return struct.unpack_from("!H", packet, 2)[0]
+
+
+def has_right_checksum(packet: bytes, parsed: Parsed) -> bool:
+    """Return whether the checksum of a UDP or ICMP packet is right."""
+    segment = packet[parsed.header:]
+    return checksum(parsed.pseudo(len(segment)) + segment) == 0
 
 
 # ---- Listings --------------------------------------------------------------------------------------------
@@ -154,7 +169,7 @@ def has_right_checksum(packet: bytes, header: int) -> bool:
 
 def services_of(text: str, kind: str) -> dict:
     """Return /proc/net/ip_vs as {service: [scheduler and flags, [server, method, weight, active, inactive] …]}."""
-    result, rows = {}, None
+    result, rows = {}, []
     for line in text.splitlines()[3:]:
         words = line.split()
         if words[0] == "->":
@@ -172,9 +187,10 @@ def connections_of(text: str) -> dict:
     result: dict = {}
     for line in text.splitlines()[1:]:
         words = line.split()
-        vip = words[3] if words[0] == "IP" else address_of(words[3])        # a mark, not an address
-        name = (f"{words[0]} {address_of(words[1])}:{int(words[2], 16)} {vip}:{int(words[4], 16)}"
-                f" {address_of(words[5])}:{int(words[6], 16)}")
+        # A template of a firewall mark has that, not an address.
+        vip = words[3].replace(":", "")[:8] if words[0] == "IP" else address_of(words[3])
+        name = (f"{words[0]} {place(address_of(words[1]), int(words[2], 16))} {place(vip, int(words[4], 16))}"
+                f" {place(address_of(words[5]), int(words[6], 16))}")
         result.setdefault(name, []).append([words[7], int(words[8])])
     return result
 
@@ -183,7 +199,7 @@ def listing_of(kind: str, text: str) -> dict:
     """Return a table of ``ipvsadm -L -n --KIND`` as {service or "service server": numbers}."""
     result, service = {}, ""
     for line in text.splitlines()[3:]:
-        words = line.split()
+        words = line.replace(" IPv6", "").split()           # said of a mark's service
         if words[0] == "->":
             result[f"{service} {words[1]}"] = numbers_of(kind, words[2:])
         else:
@@ -200,12 +216,17 @@ def numbers_of(kind: str, words: list[str]) -> list[int]:
 
 
 def address_of(text: str) -> str:
-    return socket.inet_ntoa(bytes.fromhex(text))
+    """Return an address as /proc has it: eight hex digits, or IPv6 in full, perhaps in brackets."""
+    return ip.text(topology.packed(text.strip("[]")) if ":" in text else bytes.fromhex(text))
 
 
 def endpoint_of(text: str) -> str:
-    address, _, port = text.partition(":")
-    return f"{address_of(address)}:{int(port, 16)}"
+    address, _, port = text.rpartition(":")
+    return place(address_of(address), int(port, 16))
+
+
+def place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 # ---- Differences -----------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ def pytest_configure():
 def say_how_much(record_testsuite_property):
     """Write into the report how much of the full set this run was."""
     yield
-    parts = [f"{report.decisions.total():,} of {FULL[kind]:,} decisions ({kind})"
-             for kind, report in REPORTS.items()]
+    parts = [f"{report.decisions.total():,} of {FULL[which]:,} decisions ({report.name()})"
+             for which, report in REPORTS.items()]
     if COMMANDS.lines:
         parts.append(f"{COMMANDS.lines:,} of {COMMANDS.full:,} command lines")
     record_testsuite_property("sampled", ", ".join(parts))
@@ -26,8 +26,8 @@ def say_how_much(record_testsuite_property):
 
 def pytest_terminal_summary(terminalreporter):
     """Show what was compared."""
-    for kind, report in REPORTS.items():
-        terminalreporter.section(f"kernel IPVS ({kind}) and lbq ({', '.join(report.engines)})")
+    for report in REPORTS.values():
+        terminalreporter.section(f"kernel IPVS ({report.name()}) and lbq ({', '.join(report.engines)})")
         terminalreporter.write_line(report.table())
     if COMMANDS.lines:
         terminalreporter.section("the real ipvsadm and lbq-ipvsadm")

@@ -28,7 +28,7 @@ PACKAGES = {"linux.uml": "user-mode-linux", "qemu-system-x86_64": "qemu-system-x
 NEEDED = {"classic": ("modprobe", "ipvsadm", "iptables-legacy-restore", "linux.uml"),
           "new": ("modprobe", "ipvsadm", "iptables-legacy-restore", "qemu-system-x86_64", "busybox", "cpio")}
 MODULES = ("ip_vs ip_vs_rr ip_vs_wrr ip_vs_lc ip_vs_wlc ip_vs_lblc ip_vs_lblcr ip_vs_dh ip_vs_sh ip_vs_mh ip_vs_sed"
-           " ip_vs_nq ip_vs_fo ip_vs_ovf tun ip_tables iptable_mangle xt_mark")
+           " ip_vs_nq ip_vs_fo ip_vs_ovf tun ip_tables iptable_mangle ip6_tables ip6table_mangle xt_mark")
 # What the stock kernel needs before it can see this machine's files; in this order.
 BOOT_MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci",
                 "9pnet", "9pnet_virtio", "netfs", "fscache", "9p")

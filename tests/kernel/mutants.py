@@ -77,10 +77,11 @@ def is_noticed() -> int:
     """Play every recording on the readable engine of this process; return CAUGHT at the first difference."""
     from lbq.director import Director
     from tests.kernel.guest import KINDS
-    from tests.kernel.record import recorded
+    from tests.kernel.record import DECISIONS, recorded
     from tests.kernel.report import TICKS, first_difference
 
-    for each, kind in interleaved({kind: recorded(kind) for kind in KINDS}):
+    recordings = {(kind, family): recorded(kind, family) for kind in KINDS for family in DECISIONS}
+    for each, (kind, _) in interleaved(recordings):
         found = first_difference(each["scenario"], each["answers"], each["at"], Director(profile=kind))
         if found and found[1] != TICKS:
             return CAUGHT
@@ -88,14 +89,14 @@ def is_noticed() -> int:
 
 
 def interleaved(recordings: dict):
-    """Yield (scenario, kind) from all *recordings* in turn: a mistake shows sooner."""
+    """Yield (scenario, name) from all *recordings* by name in turn: a mistake shows sooner."""
     while recordings:
-        for kind in list(recordings):
-            each = next(recordings[kind], None)
+        for name in list(recordings):
+            each = next(recordings[name], None)
             if each is None:
-                del recordings[kind]
+                del recordings[name]
             else:
-                yield each, kind
+                yield each, name
 
 
 def try_out(mutant: Mutant | None) -> tuple[bool, float]:

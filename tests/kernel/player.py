@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 import socket
-import struct
 
 from lbq.errors import (
     LbqError,
@@ -20,6 +19,8 @@ from lbq.errors import (
     UnknownScheduler,
 )
 from lbq.model import (
+    AF_INET,
+    AF_INET6,
     CSUM,
     DR,
     GRE,
@@ -37,6 +38,9 @@ from lbq.model import (
     Verdict,
 )
 from tests.kernel import compare, topology, wire
+from tests.kernel.compare import place
+from tests.kernel.fragments import reassembled, with_length6
+from tests.kernel.ip import AUTHENTICATION, EXTENSIONS, destination, extension_size, hops, with_hops
 
 NS = 1_000_000_000
 START_NS = 1_000_000 * NS
@@ -53,6 +57,7 @@ PROTOCOLS = {"-t": TCP, "-u": UDP, "--sctp-service": SCTP}
 METHODS = {"-m": NAT, "-g": DR, "-i": TUN}
 TUNNEL_TYPES = {"ipip": IPIP, "gue": GUE, "gre": GRE}
 TUNNEL_FLAGS = {"--tun-nocsum": NOCSUM, "--tun-csum": CSUM, "--tun-remcsum": REMCSUM}
+SERVICE_NAME = ("family", "protocol", "address", "port", "fwmark")
 FLAG_BITS = {"sh-fallback": "sched1", "mh-fallback": "sched1", "sh-port": "sched2", "mh-port": "sched2"}
 
 
@@ -65,8 +70,12 @@ class Player:
         self.now_ns = START_NS
         self.outputs: dict[int, list] = {}
         engine.limit_icmp(False)            # as in the guests
-        engine.set_local_addresses([number(address) for address in topology.LOCAL])
-        engine.set_routes(routes(world))
+        engine.set_local_addresses([number(address) for address in topology.LOCAL if ":" not in address])
+        engine.set_routes(routes(world, str))
+        if world.get("family") == 6:
+            engine.set_local_addresses6([number(address) for address in topology.LOCAL if ":" in address])
+            engine.set_routes6(routes(world, topology.as_ipv6))
+            engine.set_largest_mtu(max(topology.mtu(world, side) for side in topology.MTU))
 
     def play(self, step: dict, at: float):
         """Let *step* happen *at* seconds after the beginning; return what is seen of it, in the common form."""
@@ -111,7 +120,7 @@ class Player:
         if packets is None:
             return None
         came_out = []
-        for _, _, packet in compare.reassembled([("", "", packet) for packet in packets]):
+        for _, _, packet in reassembled([("", "", packet) for packet in packets], keep=False):
             came_out += self._arrive(step.get("side", "c"), packet)
         if "id" in step:
             self.outputs[step["id"]] = compare.came_out(came_out)
@@ -123,9 +132,9 @@ class Player:
         local = destination(packet) in topology.LOCAL or (mark and mark == self.world.get("divert"))
         if local or side == "c":
             return self._handle(packet, PREROUTING, mark, local)
-        if packet[8] <= 1:
+        if hops(packet) <= 1:
             return []
-        return self._handle(with_ttl(packet, packet[8] - 1), POSTROUTING, 0, False)
+        return self._handle(with_hops(packet, hops(packet) - 1), POSTROUTING, 0, False)
 
     def _mark(self, packet: bytes) -> int:
         """Return the mark that the user's own rules give *packet*."""
@@ -142,7 +151,7 @@ class Player:
         verdict = PASSED            # without a service nothing is queued; the kernel's hooks are gone then, too
         if self.engine.list_services(0, 1)[0]:
             verdict = self.engine.handle(buffer, hook, 0, device, self.now_ns, False, mark)
-        result = [frame(bytes(sent.packet), text(sent.next_hop)) for sent in verdict.sent]
+        result = [frame(bytes(sent.packet), text(sent.next_hop, sent.packet[0] >> 4)) for sent in verdict.sent]
         if verdict.answer is not None:
             result.append(frame(bytes(verdict.answer), destination(verdict.answer)))
         if verdict.action != DROP:
@@ -150,9 +159,9 @@ class Player:
             if hook == POSTROUTING:
                 result.append(frame(content, destination(content)))
             elif destination(content) in topology.LOCAL or (local and not verdict.changed and not verdict.unmarked):
-                result.append(("host", "", content))
-            elif content[8] > 1:
-                result.append(frame(with_ttl(content, content[8] - 1), destination(content)))
+                result.append(("host", "", as_delivered(content)))
+            elif hops(content) > 1:
+                result.append(frame(with_hops(content, hops(content) - 1), destination(content)))
         return [each for each in result if each[0] != NOWHERE]
 
     # ---- Listings ----------------------------------------------------------------------------------------
@@ -163,7 +172,7 @@ class Player:
         while cursor is not None:
             page, cursor = self.engine.list_services(cursor, 64)
             for row in page:
-                if rows and all(rows[-1][key] == row[key] for key in ("protocol", "address", "port", "fwmark")):
+                if rows and all(rows[-1].get(key) == row.get(key) for key in SERVICE_NAME):
                     rows[-1]["servers"] += row["servers"]
                 else:
                     rows.append(row)
@@ -173,7 +182,7 @@ class Player:
         services = {}
         for row in self.rows():
             services[service_name(row)] = [flags_text(row), *(
-                [f"{each['address']}:{each['port']}", each["mode"], each["weight"], each["active"], each["inactive"]]
+                [place(each["address"], each["port"]), each["mode"], each["weight"], each["active"], each["inactive"]]
                 for each in row["servers"])]
         return {"services": services, "connections": self._connections()}
 
@@ -184,11 +193,12 @@ class Player:
         cursor = 0
         while cursor is not None:
             data, cursor = self.engine.list_connections(cursor, 256)
-            for start in range(0, len(data), conntrack.RECORD.size):
-                row = conntrack.decode(data[start:start + conntrack.RECORD.size], self.now_ns)
-                vip = f"{number(row['vaddr']):08X}" if row["protocol"] == "ip" else row["vaddr"]
-                name = (f"{row['protocol'].upper()} {row['caddr']}:{row['cport']} {vip}:{row['vport']}"
-                        f" {row['daddr']}:{row['dport']}")
+            for record in conntrack.split(data):
+                row = conntrack.decode(record, self.now_ns)
+                is_mark = row["protocol"] == "ip"
+                vip = topology.packed(row["vaddr"])[:4].hex().upper() if is_mark else row["vaddr"]
+                name = (f"{row['protocol'].upper()} {place(row['caddr'], row['cport'])} {place(vip, row['vport'])}"
+                        f" {place(row['daddr'], row['dport'])}")
                 result.setdefault(name, []).append([row["state"], int(row["expires_seconds"])])
         return result
 
@@ -199,7 +209,7 @@ class Player:
             if "stats --exact" in result:
                 result["stats --exact"][name] = shown(row)
             for each in row["servers"]:
-                server = f"{name} {each['address']}:{each['port']}"
+                server = f"{name} {place(each['address'], each['port'])}"
                 values = {"stats --exact": shown(each), "thresholds": [each["upper"], each["lower"]],
                           "persistent-conn": [each["persistent"]]}
                 for kind in step["listings"]:
@@ -224,9 +234,12 @@ class Command:
 
     def _take(self, word: str) -> None:
         if word in PROTOCOLS:
-            self.key = ServiceKey(PROTOCOLS[word], *endpoint(self.words.pop(0)))
+            *where, family = endpoint(self.words.pop(0))
+            self.key = ServiceKey(PROTOCOLS[word], *where, family)
         elif word == "-f":
             self.key = ServiceKey(TCP, 0, 0, fwmark=int(self.words.pop(0)))
+        elif word == "-6":
+            self.key = self.key._replace(family=AF_INET6)
         elif word in METHODS:
             self.method = METHODS[word]
         elif word in TUNNEL_FLAGS:
@@ -242,8 +255,7 @@ class Command:
             engine.set_timeouts(*map(int, self.words))
         elif self.action in ("-A", "-E"):
             change = engine.add_service if self.action == "-A" else engine.set_service
-            change(self.key, self.options["-s"], self._flags(), int(self.options.get("-p", 0)),
-                   number(self.options.get("-M", "255.255.255.255")))
+            change(self.key, self.options["-s"], self._flags(), int(self.options.get("-p", 0)), self._netmask())
         elif self.action == "-D":
             engine.delete_service(self.key)
         elif self.action == "-Z":
@@ -259,24 +271,33 @@ class Command:
         names += ["persistent"] * ("-p" in self.options) + ["ops"] * ("-o" in self.options)
         return sum(SERVICE_FLAGS[name] for name in set(names))
 
+    def _netmask(self) -> int:
+        """Return the netmask, of IPv6 the length of the prefix."""
+        if self.key.family == AF_INET6:
+            return int(self.options.get("-M", 128))
+        return number(self.options.get("-M", "255.255.255.255"))
+
     def _server(self) -> tuple:
-        address, port = endpoint(self.options["-r"])
+        address, port, family = endpoint(self.options["-r"])
         if self.method != NAT and not self.key.fwmark:
             port = self.key.port        # ipvsadm gives the service's: these methods change no port
         tunnel = (TUNNEL_TYPES[self.options.get("--tun-type", "ipip")], int(self.options.get("--tun-port", 0)),
                   self.tunnel_flags)
         return (address, port, int(self.options.get("-w", 1)), self.method, int(self.options.get("-x", 0)),
-                int(self.options.get("-y", 0)), tunnel)
+                int(self.options.get("-y", 0)), tunnel, family)
 
 
-def routes(world: dict) -> list[tuple]:
-    """Return what the host knows of the ways to real servers, as ``engine.set_routes`` takes it."""
+def routes(world: dict, machine) -> list[tuple]:
+    """Return what the host knows of the ways to real servers, as ``engine.set_routes`` takes it.
+
+    *machine* gives the address in a family of the machine with an IPv4 address.
+    """
     result = []
     for address in (*topology.SEGMENT_SERVERS, "10.2.0.1", "10.2.0.2"):
         side, mac = topology.next_hop(address)
-        result.append((number(address), topology.mtu(world, side), number(topology.DIRECTOR[side]), INTERFACES[side],
-                       mac))
-    result.append((number("10.9.0.1"), -1, 0, 0, ""))
+        result.append((number(machine(address)), topology.mtu(world, side), number(machine(topology.DIRECTOR[side])),
+                       INTERFACES[side], mac))
+    result.append((number(machine("10.9.0.1")), -1, 0, 0, ""))
     return result
 
 
@@ -286,23 +307,37 @@ def frame(packet: bytes, next_hop: str) -> tuple[str, str, bytes]:
     return (*hop, packet) if hop else (NOWHERE, "", packet)
 
 
-def with_ttl(packet: bytes, ttl: int) -> bytes:
-    header = packet[:8] + bytes((ttl,)) + packet[9:10] + b"\0\0" + packet[12:(packet[0] & 15) * 4]
-    return header[:10] + struct.pack("!H", wire.checksum(header)) + header[12:] + packet[len(header):]
+def as_delivered(packet: bytes) -> bytes:
+    """Return *packet* as a raw socket of the host shows it: flow label and extension headers of IPv6 are not seen."""
+    if packet[0] >> 4 == 4:
+        return packet
+    kind, at = packet[6], 40
+    while kind in EXTENSIONS and kind != AUTHENTICATION:        # which the host cannot check
+        kind, at = packet[at], at + extension_size(packet, kind, at)
+    return with_length6(bytes((packet[0], packet[1] & 0xF0, 0, 0, 0, 0, kind)) + packet[7:40] + packet[at:])
 
 
 def service_name(row: dict) -> str:
-    return f"FWM {row['fwmark']}" if row["fwmark"] else f"{row['protocol'].upper()} {row['address']}:{row['port']}"
+    if row["fwmark"]:
+        return f"FWM {row['fwmark']}"
+    return f"{row['protocol'].upper()} {place(row['address'], row['port'])}"
 
 
 def flags_text(row: dict) -> str:
     """Return scheduler and flags as /proc/net/ip_vs has them."""
     words = [row["scheduler"]]
-    if "ops" in row["flags"]:
+    if "ops" in row["flags"] and (row["fwmark"] or ":" not in row["address"]):      # not said of an IPv6 address
         words.append("ops")
     if "persistent" in row["flags"]:
-        words.append(f"persistent {row['timeout']} {number(row['netmask']):08X}")
+        words.append(f"persistent {row['timeout']} {mask_text(row['netmask'])}")
     return " ".join(words)
+
+
+def mask_text(netmask: str) -> str:
+    """Return a netmask as /proc has it; the length of an IPv6 prefix is shown as if it were in network order."""
+    if "." in netmask:
+        return f"{number(netmask):08X}"
+    return int(netmask).to_bytes(4, "little").hex().upper()
 
 
 def shown(row: dict) -> list[int]:
@@ -310,17 +345,14 @@ def shown(row: dict) -> list[int]:
 
 
 def number(address: str) -> int:
-    return struct.unpack("!I", socket.inet_aton(address))[0]
+    return int.from_bytes(topology.packed(address))
 
 
-def text(address: int) -> str:
-    return socket.inet_ntoa(struct.pack("!I", address))
+def text(address: int, version: int) -> str:
+    return socket.inet_ntop(*((AF_INET6, address.to_bytes(16)) if version == 6 else (AF_INET, address.to_bytes(4))))
 
 
-def endpoint(text: str) -> tuple[int, int]:
-    address, _, port = text.partition(":")
-    return number(address), int(port or 0)
-
-
-def destination(packet: bytes) -> str:
-    return socket.inet_ntoa(bytes(packet[16:20]))
+def endpoint(text: str) -> tuple[int, int, int]:
+    """Return ``10.0.0.1:80`` or ``[2001:db8::1]:80`` as (address, port, family)."""
+    address, port = wire.endpoint(text)
+    return int.from_bytes(address), port, AF_INET if len(address) == 4 else AF_INET6

@@ -8,8 +8,9 @@ from tests.kernel import compare
 from tests.kernel.player import Player
 
 TICKS = "a matter of ticks"
-FULL = {"classic": 100_000, "new": 10_000}      # decisions in the full set
-REPORTS: dict[str, Report] = {}                 # of this run
+# Decisions in the full set, by kernel and family.
+FULL = {("classic", 4): 100_000, ("new", 4): 10_000, ("classic", 6): 20_000, ("new", 6): 5_000}
+REPORTS: dict[tuple[str, int], Report] = {}     # of this run
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Report:
 
     profile: str
     engines: dict
+    family: int = 4
     decisions: Counter = field(default_factory=Counter)
     compared: Counter = field(default_factory=Counter)
     differing: Counter = field(default_factory=Counter)
@@ -86,12 +88,15 @@ class Report:
             if "by" in step and result is not None and not (result and result[0].startswith("host")):
                 self.decisions[step["by"]] += 1
 
+    def name(self) -> str:
+        return f"{self.profile}, IPv{self.family}"
+
     def table(self) -> str:
         """Return the report table."""
-        lines = [f"{'scheduler':<12}{'profile':<10}{'decisions':>10}{'differences':>13}"]
-        lines += [f"{name:<12}{self.profile:<10}{self.decisions[name]:>10,}{self.differing[name]:>13,}"
+        lines = [f"{'scheduler':<12}{'profile':<14}{'decisions':>10}{'differences':>13}"]
+        lines += [f"{name:<12}{self.name():<14}{self.decisions[name]:>10,}{self.differing[name]:>13,}"
                   for name in sorted({*self.decisions, *self.differing})]
-        lines.append(f"{'all':<12}{self.profile:<10}{self.decisions.total():>10,}{self.differing.total():>13,}")
+        lines.append(f"{'all':<12}{self.name():<14}{self.decisions.total():>10,}{self.differing.total():>13,}")
         if self.late:
             lines.append(f"{self.late} scenarios not compared: the machine was too busy for their timeouts")
         if self.ticks:

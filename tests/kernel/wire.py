@@ -8,23 +8,48 @@ A step says what matters and leaves out the rest:
 
 ``side`` c (the client side, if nothing is said) or s; ``payload`` bytes of payload; ``ttl``, ``tos``, ``df``,
 ``ip_id``; ``checksum`` "none" (UDP) or a number that stands in the place of the right one; ``cut``: send it as
-fragments with so many bytes each; SCTP has ``chunk``, the type of its first chunk.  An ICMP error may have
-``from`` (else the quoted packet's destination reports it), ``quote`` (bytes quoted; else up to 548) and
-``inner`` (quote the packet inside the tunnel's), or be ``quoting`` a packet nobody sent.
+fragments with so many bytes each, or only the one whose number ``piece`` is; SCTP has ``chunk``, the type of its first
+chunk.  An ICMP error may have ``from`` (else the quoted packet's destination reports it), ``quote`` (bytes quoted; else
+as many as fit) and ``inner`` (quote the packet inside the tunnel's), or be ``quoting`` a packet nobody sent.
+
+Addresses like ``[2001:db8::1]:80`` make it IPv6.  Then there are ``label``, the flow label, and ``ext``, a letter for
+each extension header: hop-by-hop, destination options, routing, authentication, fragment (of a datagram that is in one
+piece); capital ones are longer.  An error about an IPv6 packet is ``icmp6``.
 
 Nothing here uses lbq's own arithmetic.
 """
 from __future__ import annotations
 
-import socket
 import struct
 
-TCP, UDP, ICMP, SCTP, IPIP, GRE = 6, 17, 1, 132, 4, 47
+from tests.kernel import topology
+from tests.kernel.fragments import fragments
+from tests.kernel.ip import (
+    AUTHENTICATION,
+    DESTINATION,
+    FRAGMENT,
+    GRE,
+    HOP_BY_HOP,
+    ICMP,
+    ICMPV6,
+    IPIP,
+    IPV6,
+    ROUTING,
+    SCTP,
+    TCP,
+    UDP,
+    checksum,
+    parse,
+    pseudo_header,
+)
+
 NUMBERS = {"tcp": TCP, "udp": UDP, "sctp": SCTP, "icmp": ICMP}
 FLAGS = {"F": 0x01, "S": 0x02, "R": 0x04, "P": 0x08, "A": 0x10, "U": 0x20}
 GUE_PORT = 6080
-CHECKSUM_AT = {TCP: 16, UDP: 6, ICMP: 2}
+CHECKSUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2}
 PATTERN = bytes(range(256)) * 300
+QUOTE = {4: 548, 6: 1232}           # bytes that an ICMP error quotes, at the most
+EXTENSION = {"h": HOP_BY_HOP, "d": DESTINATION, "r": ROUTING, "a": AUTHENTICATION, "f": FRAGMENT}
 
 
 def build(step: dict, outputs: dict) -> list[bytes] | None:
@@ -41,26 +66,26 @@ def build(step: dict, outputs: dict) -> list[bytes] | None:
         packet = datagram(step, NUMBERS[step["proto"]], *endpoint(step["from"]), *endpoint(step["to"]))
     if packet is None:
         return None
-    return fragments(packet, step["cut"]) if "cut" in step else [packet]
+    if "cut" not in step:
+        return [packet]
+    pieces = fragments(packet, step["cut"], step["ip_id"])
+    return [pieces[min(step["piece"], len(pieces) - 1)]] if "piece" in step else pieces
 
 
 def endpoint(text: str) -> tuple[bytes, int]:
-    """Return ``10.0.0.1:80`` as (4 bytes, port)."""
-    host, _, port = text.partition(":")
-    return socket.inet_aton(host), int(port or 0)
+    """Return ``10.0.0.1:80`` or ``[2001:db8::1]:80`` as (address, port)."""
+    host, _, port = text.rpartition(":")
+    return topology.packed(host.strip("[]")), int(port)
 
 
 def answer(step: dict, packet: bytes) -> bytes | None:
     """Return what the machine that got *packet* answers."""
     packet = decapsulated(packet)
-    header = (packet[0] & 15) * 4
-    if len(packet) < header + 4:
+    parsed = parse(packet)
+    if len(packet) < parsed.header + 4:
         return None
-    sport, dport = struct.unpack_from("!HH", packet, header)
-    source, destination = packet[16:20], packet[12:16]
-    if "from" in step:
-        source, dport = endpoint(step["from"])
-    return datagram(step, packet[9], source, dport, destination, sport)
+    sport, dport = struct.unpack_from("!HH", packet, parsed.header)
+    return datagram(step, parsed.protocol, parsed.destination, dport, parsed.source, sport)
 
 
 def datagram(step: dict, protocol: int, source: bytes, sport: int, destination: bytes, dport: int) -> bytes:
@@ -75,66 +100,73 @@ def datagram(step: dict, protocol: int, source: bytes, sport: int, destination: 
         chunk = struct.pack("!BBHI", step["chunk"], 0, 8 + len(payload), 1) + payload
         segment, payload = sctp(sport, dport, chunk), b""
     else:                                   # ICMP echo: the ports are its type and identifier
-        segment = struct.pack("!BBHHH", 8, 0, 0, sport, 1)
-    return ipv4(step, protocol, source, destination, segment + payload)
+        protocol, kind = (ICMP, 8) if len(source) == 4 else (ICMPV6, 128)
+        segment = struct.pack("!BBHHH", kind, 0, 0, sport, 1)
+    return ip(step, protocol, source, destination, segment + payload)
 
 
-def ipv4(step: dict, protocol: int, source: bytes, destination: bytes, segment: bytes) -> bytes:
-    """Return an IPv4 packet around *segment*, with the checksums that *step* asks for."""
+def ip(step: dict, protocol: int, source: bytes, destination: bytes, segment: bytes) -> bytes:
+    """Return an IP packet around *segment*, with the checksums that *step* asks for."""
     if protocol in CHECKSUM_AT:
-        pseudo = b"" if protocol == ICMP else source + destination + struct.pack("!HH", protocol, len(segment))
         value = step.get("checksum")
         if value is None:
+            pseudo = pseudo_header(source, destination, protocol, len(segment))
             value = checksum(pseudo + segment) or (0xFFFF if protocol == UDP else 0)
         elif value == "none":
             value = 0
         at = CHECKSUM_AT[protocol]
         segment = segment[:at] + struct.pack("!H", value) + segment[at + 2:]
+    if len(source) == 16:
+        protocol, extensions = extended(step.get("ext", ""), protocol)
+        segment = extensions + segment
+        first = 6 << 28 | step.get("tos", 0) << 20 | step.get("label", 0)
+        return struct.pack("!IHBB", first, len(segment), protocol, step.get("ttl", 64)) + source + destination + segment
     header = struct.pack("!BBHHHBBH", 0x45, step.get("tos", 0), 20 + len(segment), step.get("ip_id", 1),
                          0x4000 if step.get("df", 1) else 0, step.get("ttl", 64), protocol, 0) + source + destination
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + segment
+
+
+def extended(letters: str, protocol: int) -> tuple[int, bytes]:
+    """Return the extension headers for *letters*, with *protocol* behind them, as (number of the first, bytes)."""
+    result = b""
+    for letter in reversed(letters):
+        size = 24 if letter.isupper() else 8
+        kind = EXTENSION[letter.lower()]
+        if kind == FRAGMENT:
+            body = struct.pack("!BxHI", protocol, 0, 0x1234)
+        elif kind == AUTHENTICATION:
+            body = struct.pack("!BBHII", protocol, 4, 0, 1, 1) + bytes(12)
+        elif kind == ROUTING:               # of type 0, used up
+            body = struct.pack("!BBBB", protocol, size // 8 - 1, 0, 0) + bytes(size - 4)
+        else:                               # an option: padding, of which hosts accept little, or an unknown one
+            body = struct.pack("!BBBB", protocol, size // 8 - 1, 1 if size == 8 else 0x1E, size - 4) + bytes(size - 4)
+        result, protocol = body + result, kind
+    return protocol, result
 
 
 def icmp_error(step: dict, quoted: bytes) -> bytes:
     """Return an ICMP error about the packet *quoted*, to its sender."""
     if step.get("inner"):
         quoted = decapsulated(quoted)
-    kind, code, rest = step["icmp"]
-    source = socket.inet_aton(step["from"]) if "from" in step else quoted[16:20]
-    message = struct.pack("!BBHI", kind, code, 0, rest) + quoted[:step.get("quote", 548)]
-    return ipv4({"df": 0, **step}, ICMP, source, quoted[12:16], message)
+    parsed = parse(quoted)
+    protocol, (kind, code, rest) = (ICMP, step["icmp"]) if parsed.version == 4 else (ICMPV6, step["icmp6"])
+    length = len(parsed.source)
+    source = topology.in_family(step["from"], length) if "from" in step else parsed.destination
+    message = struct.pack("!BBHI", kind, code, 0, rest) + quoted[:step.get("quote", QUOTE[parsed.version])]
+    return ip({"df": 0, **step}, protocol, source, parsed.source, message)
 
 
 def decapsulated(packet: bytes) -> bytes:
     """Return the packet inside a tunnel's (IPIP, GRE, GUE), or *packet* itself."""
-    header = (packet[0] & 15) * 4
-    if packet[9] == IPIP:
-        return packet[header:]
-    if packet[9] == GRE:
-        return packet[header + (8 if packet[header] & 0x80 else 4):]
-    if packet[9] == UDP and packet[header + 2:header + 4] == struct.pack("!H", GUE_PORT):
-        return packet[header + 8 + 4 + (packet[header + 8] & 31) * 4:]
+    parsed = parse(packet)
+    at = parsed.header
+    if parsed.protocol in (IPIP, IPV6):
+        return packet[at:]
+    if parsed.protocol == GRE:
+        return packet[at + (8 if packet[at] & 0x80 else 4):]
+    if parsed.protocol == UDP and packet[at + 2:at + 4] == struct.pack("!H", GUE_PORT):
+        return packet[at + 8 + 4 + (packet[at + 8] & 31) * 4:]
     return packet
-
-
-def fragments(packet: bytes, size: int) -> list[bytes]:
-    """Return *packet* cut into fragments with *size* bytes (a multiple of 8) each."""
-    body = packet[20:]
-    result = []
-    for offset in range(0, len(body), size):
-        part = body[offset:offset + size]
-        more = 0x2000 if offset + size < len(body) else 0
-        header = (packet[:2] + struct.pack("!H", 20 + len(part)) + packet[4:6] + struct.pack("!H", more | offset // 8)
-                  + packet[8:10] + b"\0\0" + packet[12:20])
-        result.append(header[:10] + struct.pack("!H", checksum(header)) + header[12:] + part)
-    return result
-
-
-def checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071) of *data*."""
-    # The sum of 16-bit words, carries added back, is the number itself modulo 65535.
-    total = int.from_bytes(data + bytes(len(data) % 2), "big")
-    return 0xFFFF - (total % 0xFFFF or (0xFFFF if total else 0))
 
 
 def sctp(sport: int, dport: int, chunks: bytes) -> bytes:

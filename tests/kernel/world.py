@@ -10,6 +10,9 @@ and what the kernel made of it waits to be read.  So every answer belongs to exa
 costs a handful of system calls, no process and no waiting.  Real servers have a MAC address each, so that
 the chosen one is seen even when the packet does not name it.  What the director's own host is given is seen
 by raw sockets.  Each world is a network namespace of its own: IPVS keeps all its state per namespace.
+
+A world of IPv6 has all addresses in both families.  Neighbours are set by hand there, too, and the director has no
+link-local address: nothing but IPVS talks, apart from multicast of the neighbour discovery (compare.py leaves it out).
 """
 from __future__ import annotations
 
@@ -27,16 +30,23 @@ CLONE_NEWNET = 0x40000000
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 TUN = "/run/tun"
 IP_MTU_DISCOVER, IP_PMTUDISC_INTERFACE = 10, 4
-HOST_PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP, 132)
+HOST_PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, 132)
+HOST_PROTOCOLS6 = (socket.IPPROTO_ICMPV6, socket.IPPROTO_AH)        # the host looks no further than authentication
+IPV6_CHECKSUM = 7
 SYSCTLS = {
     "ipv4/ip_forward": 1, "ipv4/icmp_ratelimit": 0, "ipv4/icmp_ratemask": 0,
     **{f"ipv4/conf/{device}/{name}": value for device in ("all", "c", "s")
        for name, value in (("rp_filter", 0), ("send_redirects", 0), ("accept_redirects", 0))},
     "ipv4/conf/s/accept_local": 1,          # a DR server's answer comes from the VIP, which is the director's own
 }
+# Before there are devices, and for good; addr_gen_mode 1: no link-local address.
+IPV6_DEFAULTS = {f"ipv6/conf/default/{name}": value for name, value in (
+    ("disable_ipv6", 0), ("accept_dad", 0), ("accept_ra", 0), ("addr_gen_mode", 1), ("router_solicitations", 0))}
+IPV6_SYSCTLS = {"ipv6/conf/all/forwarding": 1, "ipv6/icmp/ratelimit": 0, "ipv6/auto_flowlabels": 0}
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_NEWRULE = 16, 20, 24, 28, 32
 MAIN, DIVERTED = 254, 100                                       # routing tables
 UNICAST, LOCAL, UNREACHABLE, UNIVERSE, HOST = 1, 2, 7, 0, 254   # kinds and scopes of routes
+NODAD = 2
 NLM_F_REQUEST_ACK_CREATE = 0x1 | 0x4 | 0x400
 # Asked for after each command: when this has been answered, all before it is done.
 SENTINEL, SENTINEL_ANSWER = "-L --timeout", b"Timeout (tcp tcpfin udp): "
@@ -57,19 +67,21 @@ class World:
     def __init__(self, options: dict):
         check(libc.unshare(CLONE_NEWNET))
         self.namespace = os.open("/proc/self/ns/net", os.O_RDONLY)
-        write("/proc/sys/net/ipv6/conf/default/disable_ipv6", 1)
+        has_ipv6 = options.get("family") == 6
+        sysctl(IPV6_DEFAULTS if has_ipv6 else {"ipv6/conf/default/disable_ipv6": 1})
         self.taps = {name: tap(name) for name in ("c", "s")}
-        self.hosts = [socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
-                      for protocol in HOST_PROTOCOLS]
-        for each in self.hosts:         # a raw socket learns path MTUs from errors, which no other host's would
-            each.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_INTERFACE)
+        self.hosts = [host4(protocol) for protocol in (*HOST_PROTOCOLS, socket.IPPROTO_ICMP)]
+        self.hosts6 = [host6(protocol) for protocol in (*HOST_PROTOCOLS, *HOST_PROTOCOLS6) if has_ipv6]
         configure(options)
+        sysctl(SYSCTLS | IPV6_SYSCTLS if has_ipv6 else SYSCTLS)
         self.poll = select.poll()
         self.readers = {}
         for name, fd in self.taps.items():
             self._watch(fd, name, lambda fd=fd: os.read(fd, 70000))
         for each in self.hosts:
             self._watch(each.fileno(), "host", lambda each=each: each.recv(70000))
+        for each in self.hosts6:
+            self._watch(each.fileno(), "host", lambda each=each: received6(each))
         self.ipvsadm = Ipvsadm()
 
     def _watch(self, fd: int, name: str, read) -> None:
@@ -82,7 +94,7 @@ class World:
 
     def send(self, side: str, packet: bytes) -> None:
         """Let *packet* arrive at the director from *side*."""
-        os.write(self.taps[side], topology.ETHERNET[side] + packet)
+        os.write(self.taps[side], topology.ethernet(side, packet))
 
     def received(self) -> list[tuple[str, bytes]]:
         """Return all that the director sent since, as (side, frame), and gave its host, as ("host", packet)."""
@@ -97,7 +109,7 @@ class World:
         self.ipvsadm.close()
         for fd in (*self.taps.values(), self.namespace):
             os.close(fd)
-        for each in self.hosts:
+        for each in (*self.hosts, *self.hosts6):
             each.close()
 
 
@@ -134,6 +146,32 @@ class Ipvsadm:
             self.process = None
 
 
+def host4(protocol: int) -> socket.socket:
+    """Return a raw socket that sees what the host is given of an IPv4 *protocol*."""
+    result = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+    # A raw socket learns path MTUs from errors, which no other host's would.
+    result.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_INTERFACE)
+    return result
+
+
+def host6(protocol: int) -> socket.socket:
+    """Return a raw socket that sees what the host is given of an IPv6 *protocol*; it is told the header in parts."""
+    result = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+    for option in (socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVTCLASS):
+        result.setsockopt(socket.IPPROTO_IPV6, option, 1)
+    result.setsockopt(socket.IPPROTO_RAW, IPV6_CHECKSUM, -1)        # wrong ones are delivered, too
+    return result
+
+
+def received6(host: socket.socket) -> bytes:
+    """Return the next packet of *host* with an IPv6 header; flow label and extension headers are not known."""
+    segment, parts, _, sender = host.recvmsg(70000, 256)
+    said = {kind: data for _, kind, data in parts}
+    (number,), (kind,) = (struct.unpack("=i", said[each]) for each in (socket.IPV6_HOPLIMIT, socket.IPV6_TCLASS))
+    head = struct.pack("!IHBB", 6 << 28 | kind << 20, len(segment), host.proto, number)
+    return head + topology.packed(sender[0]) + said[socket.IPV6_PKTINFO][:16] + segment
+
+
 def tap(name: str) -> int:
     """Make the tap device *name* in the present namespace and return its file."""
     if not os.path.exists(TUN):
@@ -149,6 +187,12 @@ def write(path: str, value) -> None:
         file.write(str(value))
 
 
+def sysctl(values: dict[str, int]) -> None:
+    """Write sysctls of the present namespace."""
+    for name, value in values.items():
+        write(f"/proc/sys/net/{name}", value)
+
+
 def configure(options: dict) -> None:
     """Give the present namespace its addresses, routes, neighbours and marks."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
@@ -157,25 +201,34 @@ def configure(options: dict) -> None:
             attributes = [] if name == "lo" else [
                 (1, topology.mac(topology.DIRECTOR_MACS[name])), (4, struct.pack("=I", topology.mtu(options, name)))]
             request(netlink, RTM_NEWLINK, struct.pack("=BxHiII", 0, 0, index[name], 1, 1), attributes)
-        for address, prefix, device in topology.ADDRESSES:
-            packed = socket.inet_aton(address)
-            request(netlink, RTM_NEWADDR, struct.pack("=BBBBi", 2, prefix, 0, 0, index[device]),
-                    [(2, packed), (1, packed)])
-        for address, mac, device in topology.NEIGHBOURS:
-            request(netlink, RTM_NEWNEIGH, struct.pack("=BxHiHBB", 2, 0, index[device], 0x80, 0, 0),
-                    [(1, socket.inet_aton(address)), (2, topology.mac(mac))])
-        for network, prefix, gateway, device in topology.ROUTES:
-            route(netlink, MAIN, UNICAST, UNIVERSE, network, prefix,
-                  [(5, socket.inet_aton(gateway)), (4, struct.pack("=I", index[device]))])
-        route(netlink, MAIN, UNREACHABLE, UNIVERSE, *topology.UNREACHABLE, [])
-        if "divert" in options:             # packets with this mark are the host's, wherever they go
-            route(netlink, DIVERTED, LOCAL, HOST, "0.0.0.0", 0, [(4, struct.pack("=I", index["lo"]))])
-            request(netlink, RTM_NEWRULE, struct.pack("=BBBBBBBBI", 2, 0, 0, 0, DIVERTED, 0, 0, 1, 0),
-                    [(10, struct.pack("=I", options["divert"]))])
-    for name, value in SYSCTLS.items():
-        write(f"/proc/sys/net/{name}", value)
+        for machine, longer in topology.families(options):
+            configure_family(netlink, options, index, machine, longer)
     if options.get("marks"):
         mark(options["marks"])
+
+
+def configure_family(netlink: socket.socket, options: dict, index: dict[str, int], machine, longer: int) -> None:
+    """Make the addresses, neighbours and routes of one family: *machine* gives an IPv4 address's in it."""
+    def packed(address: str) -> bytes:
+        return topology.packed(machine(address))
+
+    family = socket.AF_INET6 if longer else socket.AF_INET
+    for address, prefix, device in topology.ADDRESSES:
+        flags = NODAD if longer else 0
+        request(netlink, RTM_NEWADDR, struct.pack("=BBBBi", family, prefix + longer, flags, 0, index[device]),
+                [(2, packed(address)), (1, packed(address))])
+    for address, mac, device in topology.NEIGHBOURS:
+        request(netlink, RTM_NEWNEIGH, struct.pack("=BxHiHBB", family, 0, index[device], 0x80, 0, 0),
+                [(1, packed(address)), (2, topology.mac(mac))])
+    for network, prefix, gateway, device in topology.ROUTES:
+        route(netlink, MAIN, UNICAST, UNIVERSE, packed(network), prefix and prefix + longer,
+              [(5, packed(gateway)), (4, struct.pack("=I", index[device]))])
+    network, prefix = topology.UNREACHABLE
+    route(netlink, MAIN, UNREACHABLE, UNIVERSE, packed(network), prefix + longer, [])
+    if "divert" in options:             # packets with this mark are the host's, wherever they go
+        route(netlink, DIVERTED, LOCAL, HOST, packed("0.0.0.0"), 0, [(4, struct.pack("=I", index["lo"]))])
+        request(netlink, RTM_NEWRULE, struct.pack("=BBBBBBBBI", family, 0, 0, 0, DIVERTED, 0, 0, 1, 0),
+                [(10, struct.pack("=I", options["divert"]))])
 
 
 def request(netlink: socket.socket, kind: int, header: bytes, attributes: list[tuple[int, bytes]]) -> None:
@@ -189,21 +242,29 @@ def request(netlink: socket.socket, kind: int, header: bytes, attributes: list[t
         raise OSError(-error, f"rtnetlink request {kind}: {os.strerror(-error)}")
 
 
-def route(netlink: socket.socket, table: int, kind: int, scope: int, network: str, prefix: int,
+def route(netlink: socket.socket, table: int, kind: int, scope: int, network: bytes, prefix: int,
           attributes: list) -> None:
     """Add one route."""
-    request(netlink, RTM_NEWROUTE, struct.pack("=BBBBBBBBI", 2, prefix, 0, 0, table, 4, scope, kind, 0),
-            [(1, socket.inet_aton(network)), *attributes] if prefix else attributes)
+    family = socket.AF_INET if len(network) == 4 else socket.AF_INET6
+    request(netlink, RTM_NEWROUTE, struct.pack("=BBBBBBBBI", family, prefix, 0, 0, table, 4, scope, kind, 0),
+            [(1, network), *attributes] if prefix else attributes)
 
 
 def mark(marks: list[list]) -> None:
     """Mark packets by their destination, as users of fwmark services do: [[protocol or "", address, port, mark]]."""
-    rules = ["*mangle"]
-    for protocol, address, port, value in marks:
-        match = f"-p {protocol} " if protocol else ""
-        match += f"--dport {port} " if port else ""
-        rules.append(f"-A PREROUTING -i c -d {address} {match}-j MARK --set-mark {value}")
-    done = subprocess.run(["iptables-legacy-restore"], input="\n".join([*rules, "COMMIT\n"]), text=True,
-                          capture_output=True, check=False)
+    for program, is_ipv6 in (("iptables-legacy-restore", False), ("ip6tables-legacy-restore", True)):
+        rules = ["*mangle"]
+        for protocol, address, port, value in marks:
+            match = f"-p {protocol} " if protocol else ""
+            match += f"--dport {port} " if port else ""
+            if (":" in address) == is_ipv6:
+                rules.append(f"-A PREROUTING -i c -d {address} {match}-j MARK --set-mark {value}")
+        if len(rules) > 1:
+            restore(program, rules)
+
+
+def restore(program: str, rules: list[str]) -> None:
+    """Load *rules* of a table with an iptables-restore."""
+    done = subprocess.run([program], input="\n".join([*rules, "COMMIT\n"]), text=True, capture_output=True, check=False)
     if done.returncode:
-        raise OSError(f"iptables-legacy-restore: {done.stderr.strip()}")
+        raise OSError(f"{program}: {done.stderr.strip()}")
