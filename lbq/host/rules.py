@@ -1,11 +1,12 @@
-"""The iptables rules of the director, as text: two dozen, whatever the number of services, and two a firewall mark.
+"""The iptables rules of the director, as text: twenty, whatever the number of services, and two a firewall mark.
 
 The rules of ip6tables are the same with sets of their own, and are put in when the first service of IPv6 comes.
 
 Sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq-rip`` what replies come from (RIP,
 protocol:rport with NAT; VIP, protocol:vport with DR and TUN, whose replies are already right and are only counted).
 Where every port matters (services of port 0, FTP, replies to services of a firewall mark) whole addresses are in
-``lbq-vip-any`` and ``lbq-rip-any``.  Rules change only when a service of a firewall mark comes or goes.
+``lbq-vip-any`` and ``lbq-rip-any``, whose rules are there only since one of them has a member: a look-up in vain is
+paid by every packet.  So rules change when the first such address comes, and when a firewall mark's service does.
 
     client ─► raw PREROUTING ─► mangle PREROUTING ─► route ─► … ─► mangle POSTROUTING ─► client
               LBQ-NOTRACK       LBQ-REQUEST: queue                 LBQ-REPLY: queue
@@ -95,44 +96,45 @@ def tables_for(accept_forward: bool) -> tuple[str, ...]:
     return TABLES if accept_forward else ("raw", "mangle")
 
 
-def install_text(family: int, queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = ()) -> str:
+def install_text(family: int, queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = (), *,
+                 every_port: bool = False) -> str:
     """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
 
-    *marks* are the firewall marks that have a service.
+    *marks* are the firewall marks that have a service; *every_port* says that a set of whole addresses has members.
     Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
     """
     sets, icmp = SETS[family], ICMP[family]
     no_redirects = [f"-m set --match-set {sets.rip} dst,dst -j DROP"] if family == AF_INET6 else []
     marked = [f"-m mark --mark {mark:#x}" for mark in marks]
-    own = f"-m mark --mark {OWN_MARK:#x}"
     enqueue = f"-j NFQUEUE --queue-num {queue}"
+    not_own = f"-m mark ! --mark {OWN_MARK:#x} {enqueue}"
     bodies = {
         # CT lets a packet go on to the next rule; "goto" spares it the look-ups that are left.
-        NOTRACK: [f"{own} -g {UNTRACKED}",
-                  f"-m set --match-set {sets.vip} dst,dst -g {UNTRACKED}",
+        NOTRACK: [f"-m set --match-set {sets.vip} dst,dst -g {UNTRACKED}",
                   f"-m set --match-set {sets.rip} src,src -g {UNTRACKED}",
                   f"-m set --match-set {sets.rip} dst,dst -g {UNTRACKED}",
-                  f"-m set --match-set {sets.any_vip} dst -g {UNTRACKED}",
-                  f"-m set --match-set {sets.any_rip} src -g {UNTRACKED}",
-                  f"-m set --match-set {sets.any_rip} dst -g {UNTRACKED}",
+                  f"-m mark --mark {OWN_MARK:#x} -g {UNTRACKED}",
                   *(f"{mark} -g {UNTRACKED}" for mark in marked)],
         UNTRACKED: ["-j CT --notrack"],
         DEFRAG: ["-m socket --nowildcard"],
-        REQUEST: [f"{own} -j RETURN",
-                  f"-m set --match-set {sets.vip} dst,dst {enqueue}",
+        REQUEST: [f"-m set --match-set {sets.vip} dst,dst {not_own}",
                   f"-p {icmp} -g {ERRORS}",
-                  f"-m set --match-set {sets.any_vip} dst {enqueue}",
                   *(f"{mark} {enqueue}" for mark in marked)],
-        REPLY: [f"{own} -j RETURN",
-                f"-m set --match-set {sets.rip} src,src {enqueue}",
-                f"-p {icmp} -g {ERRORS}",
-                f"-m set --match-set {sets.any_rip} src {enqueue}"],
-        ERRORS: no_redirects + [f"{match} {enqueue} --queue-bypass" for match in ERROR_MATCHES[family]],
+        REPLY: [f"-m set --match-set {sets.rip} src,src {not_own}",
+                f"-p {icmp} -g {ERRORS}"],
+        ERRORS: [*no_redirects, f"-m mark --mark {OWN_MARK:#x} -j RETURN",
+                 *(f"{match} {enqueue} --queue-bypass" for match in ERROR_MATCHES[family])],
         FORWARD: [f"-m set --match-set {sets.rip} dst,dst -j ACCEPT",
-                  f"-m set --match-set {sets.rip} src,src -j ACCEPT",
-                  f"-m set --match-set {sets.any_rip} dst -j ACCEPT",
-                  f"-m set --match-set {sets.any_rip} src -j ACCEPT"],
+                  f"-m set --match-set {sets.rip} src,src -j ACCEPT"],
     }
+    if every_port:
+        bodies[NOTRACK] += [f"-m set --match-set {sets.any_vip} dst -g {UNTRACKED}",
+                            f"-m set --match-set {sets.any_rip} src -g {UNTRACKED}",
+                            f"-m set --match-set {sets.any_rip} dst -g {UNTRACKED}"]
+        bodies[REQUEST].append(f"-m set --match-set {sets.any_vip} dst {not_own}")
+        bodies[REPLY].append(f"-m set --match-set {sets.any_rip} src {not_own}")
+        bodies[FORWARD] += [f"-m set --match-set {sets.any_rip} dst -j ACCEPT",
+                            f"-m set --match-set {sets.any_rip} src -j ACCEPT"]
     lines = []
     for table in tables_for(accept_forward):
         lines.append(f"*{table}")

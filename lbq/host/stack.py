@@ -45,7 +45,8 @@ class Stack:
         """Bring the rules up to date, whatever is there already."""
         present = rules.parse(self.tables.save())
         stale = {} if self.accept_forward else {"filter": present.get("filter", [])}
-        wanted = rules.install_text(self.family, self.queue, self.accept_forward, present, sorted(self.marks))
+        wanted = rules.install_text(self.family, self.queue, self.accept_forward, present, sorted(self.marks),
+                                    every_port=self._has_every_port())
         self.tables.restore(rules.removal_text(stale) + wanted)
         for mark in sorted(self.marks):
             if not rules.sets_mark(present, mark):
@@ -55,12 +56,14 @@ class Stack:
 
     def add_service(self, key: ServiceKey, undoing: ExitStack) -> None:
         """Send the packets of one more service to the queue; *undoing* learns how to take that back."""
+        had_every_port = self._has_every_port()
         for where, member in self._places_of_service(key):
             where.add(member)
             undoing.callback(where.remove, member)
         if key.fwmark:
             self.marks[key.fwmark] += 1
             undoing.callback(self._forget_mark, key.fwmark)
+        if key.fwmark or self._has_every_port() != had_every_port:
             self.put_rules_in()
 
     def remove_service(self, key: ServiceKey) -> None:
@@ -76,14 +79,21 @@ class Stack:
 
         Several services may add the same one.
         """
+        had_every_port = self._has_every_port()
         for where, member in self._places_of_server(key, address, port, mode):
             where.add(member)
             undoing.callback(where.remove, member)
+        if self._has_every_port() != had_every_port:
+            self.put_rules_in()
 
     def remove_server(self, key: ServiceKey, address: int, port: int, mode: int) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
         for where, member in self._places_of_server(key, address, port, mode):
             where.remove(member)
+
+    def _has_every_port(self) -> bool:
+        """Return True when there is a rule for whole addresses to be; one that is there stays without need."""
+        return bool(self.any_vips.wanted or self.any_rips.wanted)
 
     def _forget_mark(self, mark: int) -> None:
         self.marks -= Counter([mark])
