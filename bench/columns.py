@@ -82,6 +82,33 @@ class Dnat(Column):
         self._iptables("-t", "nat", "-F", "PREROUTING")
 
 
+class NftDnat(Column):
+    """The same by nft: one rule, the servers in a map, taking turns."""
+
+    title = "nft DNAT map"
+    table = "lbqbench"
+
+    def target(self) -> str:
+        return self.director.vip
+
+    def start(self, service: Service) -> None:
+        servers = ", ".join(f"{number} : {address}" for number, address in enumerate(self.director.real_servers))
+        rule = (f"ip daddr {self.director.vip} {service.protocol} dport {service.port} "
+                f"dnat to numgen inc mod {len(self.director.real_servers)} map {{ {servers} }}")
+        done = self.director.namespace.run(["nft", "-f", "-"], check=False, input=f"""table ip {self.table} {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat
+    {rule}
+  }}
+}}
+""")
+        if done.returncode:
+            raise Missing(f"nft said: {done.stderr.strip().splitlines()[0]}")
+
+    def stop(self) -> None:
+        self.director.namespace.run(["nft", "delete", "table", "ip", self.table], check=False)
+
+
 class Floor(Column):
     """A queue that accepts every packet and returns it whole."""
 
@@ -171,6 +198,46 @@ listen bench
 """
 
 
+class NginxStream(Column):
+    """nginx as a TCP and UDP proxy, one worker a processor."""
+
+    title = "nginx stream"
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+
+    def target(self) -> str:
+        return self.director.vip
+
+    def start(self, service: Service) -> None:
+        if not self.module.exists():
+            raise Missing("nginx's stream module is not installed (apt install libnginx-mod-stream)")
+        config = self.director.namespace.folder / "nginx-stream.conf"
+        config.write_text(self._config(service))
+        self.process = self.director.namespace.popen(["nginx", "-e", "stderr", "-c", config])
+        listening = f"until ss -Hlntu | grep -q ':{service.port} '; do sleep 0.01; done"
+        self.director.namespace.run(["timeout", str(READY_SECONDS), "sh", "-c", listening])
+
+    def _config(self, service: Service) -> str:
+        servers = "\n".join(f"    server {address}:{service.port};" for address in self.director.real_servers)
+        udp, answers = (" udp", "proxy_responses 0;") if service.protocol == "udp" else ("", "")
+        return f"""load_module {self.module};
+daemon off;
+pid {self.director.namespace.folder}/nginx-stream.pid;
+worker_processes auto;
+worker_rlimit_nofile 32768;
+events {{ worker_connections 8192; }}
+stream {{
+  upstream bench {{
+{servers}
+  }}
+  server {{
+    listen {self.director.vip}:{service.port}{udp} reuseport;
+    proxy_pass bench;
+    {answers}
+  }}
+}}
+"""
+
+
 class Lbq(Column):
     """lbq as a user starts it."""
 
@@ -208,7 +275,9 @@ class LbqReference(Lbq):
 COLUMNS: dict[str, type[Column]] = {
     "plain": Column,
     "dnat": Dnat,
+    "nft": NftDnat,
     "haproxy": Haproxy,
+    "nginx": NginxStream,
     "lbq": Lbq,
     "reference": LbqReference,
     "floor": Floor,
