@@ -28,9 +28,9 @@ from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO
                              MODE_MASK, TICK_BITS, FlowEntry, Key, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport count_in, count_out
-from lbq._nfqueue cimport (MSG_DONTWAIT, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec, is_packet,
-                           mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone, verdict_unmarked,
-                           verdict_with_packet)
+from lbq._nfqueue cimport (MSG_DONTWAIT, MSG_WAITFORONE, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec,
+                           is_knock, is_packet, mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone,
+                           verdict_unmarked, verdict_with_packet)
 from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED,
                           LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP, PASSED_NO_CONNECTION,
                           PASSED_NO_SERVICE, PASSED_REPLY, POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key,
@@ -72,6 +72,7 @@ cdef enum:
     # A packet and its attributes; an odd number of cache lines and of pages, so that the headers of 64 messages do
     # not compete for the same sets of the caches.
     MESSAGE_ROOM = 65536 + 4096 + 192
+    TIMERS_MS = 100                 # what waiting for packets may last: connections end meanwhile
     FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
     NAT = 0
     REUSE_FIN_WAIT = 2              # in conn_reuse_mode
@@ -393,6 +394,8 @@ cdef class FastDirector(Related):
 
     def attach(self, queue_socket, int number):
         """Take the packets of queue *number* from *queue_socket*; a test's may be a socket pair."""
+        queue_socket.setblocking(True)
+        netlink.wait_at_most(queue_socket, TIMERS_MS)
         self.queue_socket = queue_socket
         self.queue_fd = queue_socket.fileno()
         self.queue = number
@@ -410,6 +413,10 @@ cdef class FastDirector(Related):
             self.messages[i].msg_hdr.msg_iov = &self.incoming[i]
             self.messages[i].msg_hdr.msg_iovlen = 1
 
+    def port(self):
+        """Return the number that ``netlink.Door`` finds the queue's socket by."""
+        return self.queue_socket.getsockname()[0]
+
     def run(self, int wake_fd):
         """Handle packets until *wake_fd* is readable."""
         cdef int error
@@ -420,38 +427,48 @@ cdef class FastDirector(Related):
             raise HostError(f"cannot receive from NFQUEUE {self.queue}: {os.strerror(error)}; is CAP_NET_ADMIN gone?")
 
     cdef int _run(self, int wake_fd) noexcept nogil:
-        cdef pollfd waiting[2]
-        cdef int count, budget
+        """Take packets as they come: while there are some, two system calls a batch and no other.
+
+        Who wants something writes to *wake_fd* and knocks (``netlink.Door``), which ends the waiting for a packet.
+        """
+        cdef pollfd asked
+        cdef int count, budget = 1
         cdef uint64_t now = coarse_now(), checked = 0
-        cdef bint busy
-        waiting[0].fd, waiting[0].events = wake_fd, POLLIN
-        waiting[1].fd, waiting[1].events = self.queue_fd, POLLIN
+        cdef bint knocked
+        asked.fd, asked.events = wake_fd, POLLIN
         while True:
-            busy = self.go_on(now)
-            count = recvmmsg(self.queue_fd, self.messages, BATCH, MSG_DONTWAIT, NULL)
+            # Once there is one, for no others: MSG_WAITFORONE.  SO_RCVTIMEO ends the waiting when timers are due.
+            count = recvmmsg(self.queue_fd, self.messages, BATCH,
+                             MSG_DONTWAIT if self.go_on(now) or budget <= 0 else MSG_WAITFORONE, NULL)
             if count < 0 and c_errno != EAGAIN and c_errno != EINTR and c_errno != ENOBUFS and c_errno != ENOMEM:
                 return c_errno
             now = coarse_now()
-            if count > 0:
-                self._handle_batch(count, now)
+            knocked = count > 0 and self._handle_batch(count, now)
             budget = 2 * BATCH                      # a batch may make BATCH connections; it must end more than it makes
             if self.table.used:
                 self.expire_due(now, &budget)
-            if count <= 0 or now != checked:        # idle, or the clock moved on: is anybody asking?
+            if knocked or count <= 0 or now != checked:
                 checked = now
-                waiting[0].revents = 0
-                poll(waiting, 2, 100 if count <= 0 and budget > 0 and not busy else 0)
-                if waiting[0].revents:
+                asked.revents = 0
+                poll(&asked, 1, 0)
+                if asked.revents:
                     return 0
 
-    cdef void _handle_batch(self, int count, uint64_t now) noexcept nogil:
-        """Handle *count* messages in three sweeps, so that the cache lines of all are on their way at once."""
+    cdef bint _handle_batch(self, int count, uint64_t now) noexcept nogil:
+        """Handle *count* messages in three sweeps, so that the cache lines of all are on their way at once.
+
+        Return True when one of them was a knock.
+        """
         cdef int i, n = 0
         cdef unsigned char *message
+        cdef bint knocked = False
         for i in range(count):
             message = self.buffers + i * MESSAGE_ROOM
             if not is_packet(message, self.messages[i].msg_len):
-                self.counted.verdict_errors += 1
+                if is_knock(message, self.messages[i].msg_len):
+                    knocked = True
+                else:
+                    self.counted.verdict_errors += 1
                 continue
             read_message(message, self.messages[i].msg_len, &self.batch[n].queued)
             close_around(message, &self.batch[n].queued)
@@ -472,6 +489,7 @@ cdef class FastDirector(Related):
                               &self.outgoing[i])
         self.send_errors += send_all(&self.box)
         self._send(0, n)
+        return knocked
 
     cdef void _sweep(self, int count, uint64_t now) noexcept nogil:
         """Decide about the *count* prepared packets of the batch, in their order."""

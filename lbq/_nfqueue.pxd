@@ -22,7 +22,7 @@ cdef extern from "<sys/socket.h>" nogil:
         unsigned int msg_len
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
-    int MSG_DONTWAIT
+    int MSG_DONTWAIT, MSG_WAITFORONE
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint32_t ntohl(uint32_t value)
@@ -39,7 +39,7 @@ cdef extern from "<linux/netlink.h>" nogil:
     cdef struct nlattr:
         uint16_t nla_len
         uint16_t nla_type
-    int NLM_F_REQUEST, NLMSG_ERROR, NLA_TYPE_MASK
+    int NLM_F_REQUEST, NLMSG_NOOP, NLMSG_ERROR, NLA_TYPE_MASK
 
 cdef extern from "<linux/netfilter/nfnetlink.h>" nogil:
     cdef struct nfgenmsg:
@@ -86,6 +86,11 @@ cdef inline uint32_t aligned(uint32_t length) noexcept nogil:
 cdef inline bint is_packet(unsigned char *message, uint32_t length) noexcept nogil:
     return (length >= MESSAGE_HEADER and
             (<nlmsghdr *> message).nlmsg_type == ((NFNL_SUBSYS_QUEUE << 8) | NFQNL_MSG_PACKET))
+
+
+cdef inline bint is_knock(unsigned char *message, uint32_t length) noexcept nogil:
+    """Return True for the message that ends the waiting for packets (netlink.Door)."""
+    return length >= sizeof(nlmsghdr) and (<nlmsghdr *> message).nlmsg_type == NLMSG_NOOP
 
 
 cdef inline void read_message(unsigned char *message, uint32_t length, Queued *queued) noexcept nogil:

@@ -681,6 +681,10 @@ class Director(Forwarding, Related):
 
         self.queue = Queue(number, self)
 
+    def port(self) -> int:
+        """Return 0: ``run`` looks at *wake_fd* by itself, nobody needs to knock."""
+        return 0
+
     def run(self, wake_fd: int) -> None:
         """Handle packets until *wake_fd* is readable."""
         self.queue.run(wake_fd)

@@ -6,6 +6,7 @@ Kernel: include/uapi/linux/netfilter/nfnetlink_queue.h, net/netfilter/nfnetlink_
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -22,7 +23,7 @@ SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 NLM_F_REQUEST = 1
 NLM_F_REQUEST_ACK = 5
-NLMSG_ERROR = 2
+NLMSG_NOOP, NLMSG_ERROR = 1, 2
 NFNL_SUBSYS_QUEUE = 3
 NFQNL_MSG_VERDICT = 1
 NFQNL_MSG_CONFIG = 2
@@ -50,8 +51,7 @@ def open_queue(number: int, queue_length: int, send_buffer: int) -> socket.socke
     """
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
     try:
-        netlink.bind((0, 0))
-        netlink.connect((0, 0))
+        netlink.bind((0, 0))        # and not connected to the kernel: a knock must come in
         netlink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         netlink.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, send_buffer)
         netlink.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # else one overrun refuses all until we are empty
@@ -64,6 +64,35 @@ def open_queue(number: int, queue_length: int, send_buffer: int) -> socket.socke
         netlink.close()
         raise
     return netlink
+
+
+def wait_at_most(sock: socket.socket, milliseconds: int) -> None:
+    """Let no reading from *sock* wait longer."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", *divmod(1000 * milliseconds, 1_000_000)))
+
+
+class Door:
+    """Where to knock for the one who waits for packets at a netlink socket of this network namespace.
+
+    Without it a second descriptor would have to be looked at before every batch of packets.  The kernel takes a
+    message to another process only from one with CAP_NET_ADMIN.  Port 0: nobody waits.
+    """
+
+    def __init__(self, port: int = 0):
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+                                    NETLINK_NETFILTER)
+        self.port = port
+
+    def knock(self) -> None:
+        """End the waiting; when so much has come that there is no room for it, nobody waits."""
+        if self.port == 0:
+            return
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):      # refused: it has ended
+            self.socket.sendto(struct.pack("=IHHII", 16, NLMSG_NOOP, 0, 0, 0), (self.port, 0))
+
+    def close(self) -> None:
+        """Knock no more."""
+        self.socket.close()
 
 
 def open_raw() -> dict[int, socket.socket]:

@@ -39,7 +39,7 @@ def main() -> None:
     except (LbqError, MemoryError, OSError) as error:
         channel.send(failure(error))
         return
-    channel.send(b'{"ok": "ready"}')
+    channel.send(json.dumps({"ok": engine.port()}).encode())
     serve(engine, channel)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Awaitable
 
 from lbq import errors
 from lbq.errors import HostError, LbqError, PeerError
+from lbq.netlink import Door
 
 MESSAGE_BYTES = 8 << 20         # the largest answer: one service with tens of thousands of servers
 START_SECONDS = 30              # what allocating the table and binding the queue may take
@@ -40,7 +41,8 @@ class PacketProcess:
         self.gone = asyncio.Event()         # set when the channel's other end has closed
         self._turn = asyncio.Lock()         # one question at a time
         self._loop = asyncio.get_running_loop()
-        self._answer = self._loop.create_future()       # the first one comes unasked: "ready", or why not
+        self._answer = self._loop.create_future()       # the first one comes unasked: it is ready, or why not
+        self._door = Door()
         self._loop.add_reader(channel, self._read)
 
     @classmethod
@@ -57,7 +59,7 @@ class PacketProcess:
             process = _spawn([str(theirs.fileno()), json.dumps(options)], theirs.fileno())
         self = cls(process, ours)
         try:
-            await asyncio.wait_for(self._reply(), START_SECONDS)
+            self._door.port = await asyncio.wait_for(self._reply(), START_SECONDS)
         except TimeoutError:
             await self.stop()
             raise HostError(f"the packet process was not ready after {START_SECONDS} s; "
@@ -81,12 +83,15 @@ class PacketProcess:
                 self.channel.send(json.dumps({"do": do, "args": args}).encode())
             except OSError as error:
                 raise PeerError(f"cannot ask the packet process to {do}: {error.strerror}") from error
+            self._door.knock()
             return await self._reply(do)
 
     async def stop(self) -> int:
         """Close the channel, wait for the process's end, by force if need be; return its status."""
         self._loop.remove_reader(self.channel)
         self.channel.close()
+        self._door.knock()
+        self._door.close()
         try:
             return await asyncio.to_thread(self.process.wait, STOP_SECONDS)
         except subprocess.TimeoutExpired:
