@@ -211,17 +211,10 @@ cdef class FastDirector(Related):
         self.counted.outcomes[packet.outcome] += 1
         return packet.outcome
 
-    cdef uint32_t _known(self, Packet *packet, int direction, const Key *key) noexcept nogil:
-        """Return the packet's connection, or 0: the entry that was fetched ahead, when the index is still the same."""
-        if (packet.likely and self.looked_up == self.table.changes and key.cport and
-                has_key(&self.table, packet.likely, direction, key)):
-            return packet.likely
-        return find(&self.table, packet.hashed, direction, key, FLAG_NO_CPORT)
-
     cdef int _reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A real server's packet to a client: make it come from the VIP."""
         cdef Key key = reply_key(packet)
-        cdef uint32_t number = self._known(packet, DIRECTION_OUT, &key)
+        cdef uint32_t number = known(self, packet, DIRECTION_OUT, &key)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef int outcome = REWRITTEN
@@ -272,7 +265,7 @@ cdef class FastDirector(Related):
     cdef int _request(self, Packet *packet, uint64_t now) noexcept nogil:
         """A client's packet to a virtual service: find or make its connection, address it to the server."""
         cdef Key key = client_key(packet)
-        cdef uint32_t number = self._known(packet, DIRECTION_IN, &key)
+        cdef uint32_t number = known(self, packet, DIRECTION_IN, &key)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef Route *route
@@ -691,3 +684,11 @@ cdef inline uint64_t fine_now() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <uint64_t> now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef inline uint32_t known(FastDirector self, Packet *packet, int direction, const Key *key) noexcept nogil:
+    """Return the packet's connection, or 0: the entry that was fetched ahead, when the index is still the same."""
+    if (packet.likely and self.looked_up == self.table.changes and key.cport and
+            has_key(&self.table, packet.likely, direction, key)):
+        return packet.likely
+    return find(&self.table, packet.hashed, direction, key, FLAG_NO_CPORT)
