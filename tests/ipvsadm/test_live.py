@@ -1,8 +1,8 @@
 """Recorded sessions with traffic: the same packets through an engine give the same listings, byte for byte.
 
 What the clients did was not recorded packet by packet, but what they sent is known from the counters; it is
-sent here again, at the times that the listed timers tell.  Left out: rows of IPv6, and what a persistence engine
-keeps.  Connections are compared in any order: the kernel's is random.
+sent here again, at the times that the listed timers tell.  Left out: what a persistence engine keeps.  Connections
+are compared in any order: the kernel's is random.
 """
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "ipvsadm"
 VIP, RS1, RS2, CLIENT = "192.168.0.100", "10.0.0.11", "10.0.0.12", "192.168.0.2"
 ACCEPT, DROP = 1, 0
 OPTIONS = bytes(12), bytes(20)      # of a TCP segment, and of one that opens: as Linux sends them
-# Others' work; and lbq has no sync daemon, counts not by CPU, and its one helper is not a module; the totals have IPv6
-# in them.
-NOT_HERE = ("ip addr", "curl", "cat /proc/net/ip_vs_conn_sync", "cat /proc/net/ip_vs_stats",
-            "cat /proc/net/ip_vs_stats_percpu", "cat /proc/net/ip_vs_app")
+VIP6, RS1_6, RS2_6, CLIENT6 = "[2001:db8::100]", "[2001:db8:1::11]", "[2001:db8:1::12]", "[2001:db8::2]"
+# Others' work; and lbq has no sync daemon, counts not by CPU, and its one helper is not a module.
+NOT_HERE = ("ip addr", "curl", "cat /proc/net/ip_vs_conn_sync", "cat /proc/net/ip_vs_stats_percpu",
+            "cat /proc/net/ip_vs_app")
 SYSCTL = re.compile(r"(?:echo (\d+) > |cat )/proc/sys/net/ipv4/vs/(\w+)")
 
 
@@ -54,21 +54,25 @@ class World:
         for line in lines:
             assert self.shell.run(f"ipvsadm {line}") == ["[exit 0]"], line
 
-    def sends(self, source: str, destination: str, *sent, mark: int = 0, hook: int = PREROUTING):
-        """Send from a client: flags with the number of bytes, or a number of bytes as a datagram; return the last."""
-        return self._send(source, destination, sent, hook, mark, 0)
+    def sends(self, source: str, destination: str, *sent, mark: int = 0, hook: int = PREROUTING, short: bool = False):
+        """Send from a client: flags with the number of bytes, or a number of bytes as a datagram; return the last.
 
-    def answers(self, source: str, destination: str, *sent, hook: int = POSTROUTING, out_device: int = 0):
+        *short* segments have no options.
+        """
+        return self._send(source, destination, sent, hook, mark, 0, short)
+
+    def answers(self, source: str, destination: str, *sent, hook: int = POSTROUTING, out_device: int = 0,
+                short: bool = False):
         """Send from a server."""
-        return self._send(source, destination, sent, hook, 0, out_device)
+        return self._send(source, destination, sent, hook, 0, out_device, short)
 
-    def _send(self, source, destination, sent, hook, mark, out_device):
+    def _send(self, source, destination, sent, hook, mark, out_device, short):
         for what in sent:
             if isinstance(what, int):
                 packet = packets.udp(source, destination, bytes(what))
             else:
                 flags, length = what if isinstance(what, tuple) else (what, 0)
-                options = b"" if "R" in flags else OPTIONS["S" in flags]
+                options = b"" if short or "R" in flags else OPTIONS["S" in flags]
                 packet = packets.tcp(source, destination, flags, bytes(length), options=options)
             verdict = self.engine.handle(packet, hook, 0, out_device, self.now_ns, False, mark)
         return verdict, packet
@@ -122,15 +126,16 @@ def answer(world, command: str) -> list[str]:
     client = world.director.connect()
     if command == "cat /proc/net/ip_vs_conn":
         return [*proc.connections(client.connections()), "[exit 0]"]
+    if command == "cat /proc/net/ip_vs_stats":
+        return [*proc.statistics(client.call("stats")["total"]), "[exit 0]"]
     return world.shell.run(command)
 
 
 def comparable(lines: list[str]) -> list[str]:
-    """Return *lines* without IPv6 and persistence engines, connections in one order."""
-    kept = [re.sub(r" +sip +abc123@client$", "", line).replace(" pe sip", "") for line in lines
-            if "[2001:" not in line and " 2001:" not in line]
-    rows = [number for number, line in enumerate(kept) if re.match("(TCP|UDP|IP ) ", line) and
-            re.search(r"\d\d:\d\d  |[0-9A-F]{8} [0-9A-F]{4} ", line)]
+    """Return *lines* without persistence engines, connections in one order."""
+    kept = [re.sub(r" +sip +abc123@client$", "", line).replace(" pe sip", "") for line in lines]
+    rows = [number for number, line in enumerate(kept) if re.match("(TCP|UDP|SCTP|IP ) ", line) and
+            re.search(r"\d\d:\d\d  |([0-9A-F]{8}|[0-9a-f:]{39}) [0-9A-F]{4} ", line)]
     for number, row in zip(rows, sorted(kept[number] for number in rows), strict=True):
         kept[number] = row
     return kept
@@ -149,6 +154,7 @@ def begin(world):
         f"-A -u {VIP}:53 -s rr", f"-a -u {VIP}:53 -r {RS1}:53 -m", f"-a -u {VIP}:53 -r {RS2}:53 -m",
         f"-A -u {VIP}:514 -s rr -o", f"-a -u {VIP}:514 -r {RS1}:514 -m",
         f"-A -u {VIP}:5060 -s rr -p 30 --pe sip", f"-a -u {VIP}:5060 -r {RS1}:5060 -m",
+        f"-A -t {VIP6}:80 -s rr", f"-a -t {VIP6}:80 -r {RS1_6}:80 -m", f"-a -t {VIP6}:80 -r {RS2_6}:8080 -m",
         "-A -f 7 -s rr -p 90", f"-a -f 7 -r {RS1}:0 -m", f"-a -f 7 -r {RS2}:0 -m")
     for port, server in zip(range(40000, 40005), (f"{RS2}:8080", f"{RS1}:80") * 3, strict=False):
         world.gets(f"{CLIENT}:{port}", f"{VIP}:80", server)
@@ -173,6 +179,8 @@ def begin(world):
     world.answers(f"{RS1}:5060", f"{CLIENT}:41010", 49)
     for port in range(41020, 41024):
         world.sends(f"{CLIENT}:{port}", f"{VIP}:514", 3)
+    world.gets(f"{CLIENT6}:42000", f"{VIP6}:80", f"{RS2_6}:8080")
+    world.opens(f"{CLIENT6}:42001", f"{VIP6}:80", f"{RS1_6}:80", 1)
     world.wait(0.2)
     world.round()
 
@@ -385,3 +393,34 @@ def test_idle_connections_late_counters_and_local_clients_are_the_kernels(world)
         "idle-expiry": {0: idle, 1: idle_too_long},
         "stats-lag": {0: many_before, 2: World.round},
         "local": {6: local_clients}})
+
+
+# ---- Both families -------------------------------------------------------------------------------------------
+
+
+def both_families(world):
+    """Tunnels lead from each family to the other; marks are in the first word of what their templates call VIP."""
+    vip, vip6, server6 = "10.0.0.1", "[2001:db8::a00:1]", "[2001:db8:1::a01:1]"
+    client, client6 = "172.16.0.1", "[2001:db8:ac10:d770::ac10:1]"
+    world.ipvsadm(
+        f"-A -t {vip6}:80 -s rr", f"-a -t {vip6}:80 -r 10.1.0.2 -i", f"-a -t {vip6}:80 -r {server6}:8080 -m",
+        f"-A -t {vip}:80 -s rr", f"-a -t {vip}:80 -r 10.1.0.3:80 -m",
+        f"-a -t {vip}:80 -r {server6}:80 -i --tun-type gue --tun-port 6080",
+        f"-A -u {vip6}:53 -s rr -p 60 -M 64", f"-a -u {vip6}:53 -r {server6}:53 -g",
+        f"-A -u {vip6}:514 -s rr -o", f"-a -u {vip6}:514 -r {server6}:514 -m",
+        "-A -f 7 -6 -s rr -p 90", f"-a -f 7 -6 -r {server6}:0 -m",
+        "-A -f 2147483657 -6 -s rr -p 90 -M 96", "-a -f 2147483657 -6 -r 10.1.0.4:0 -i")
+    for port in (40001, 40002):
+        world.sends(f"{client6}:{port}", f"{vip6}:80", "S", short=True)
+        world.sends(f"{client}:{port}", f"{vip}:80", "S", short=True)
+    world.sends(f"{client6}:40003", f"{vip6}:53", 5)
+    world.sends(f"{client6}:40003", f"{vip6}:514", 7)
+    world.sends(f"{client6}:40004", "[2001:db8::a00:2]:443", "S", short=True, mark=7)
+    world.sends(f"{client6}:40004", "[2001:db8::a00:2]:444", "S", short=True, mark=2147483657)
+    world.answers(f"{server6}:8080", f"{client6}:40001", "SA", short=True)
+    world.wait(4.5)
+    world.round()
+
+
+def test_services_and_connections_of_both_families_are_listed_as_the_kernel_lists_them(world):
+    play(world, "12-families-with-traffic.txt", {"traffic": {0: both_families, 14: wait(4)}})
