@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from tests.kernel import compare, wire
+from tests.kernel.scenarios import WAIT_SECONDS
 from tests.kernel.world import World, write
 
 # Seconds that all between two waits may take, by the shortest timeout that the scenario may meet.
 PATIENCE = {"--set": 1.5, " -p ": 1.5, "schedule_icmp": 2.5, "sctp": 3.0}
 PATIENCE_OTHERWISE = 3.0        # CLOSE ends after 10 s: not in one wait, and surely in two
+PATIENCE_WITHOUT_WAITS = 8.0    # ... and not before anybody has looked
 TRIES = 5
 SETTLE_SECONDS = 0.03       # some timer ticks: what the kernel does "now" with timers is done then
 WORLDS = 60                 # at a time
@@ -62,7 +64,8 @@ def play(scenario: dict, transcript: dict) -> Iterator[float]:
 
 def patience_with(scenario: str) -> float:
     """Return how many seconds all between two waits of *scenario* (JSON) may take."""
-    return min((seconds for word, seconds in PATIENCE.items() if word in scenario), default=PATIENCE_OTHERWISE)
+    otherwise = PATIENCE_OTHERWISE if f'"seconds": {WAIT_SECONDS}' in scenario else PATIENCE_WITHOUT_WAITS
+    return min((seconds for word, seconds in PATIENCE.items() if word in scenario), default=otherwise)
 
 
 def playing(scenario: dict, transcript: dict) -> Iterator[float]:

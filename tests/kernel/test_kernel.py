@@ -50,6 +50,8 @@ def test_lbq_does_what_the_kernel_does(kind, family):
 def shortened(difference, kind: str) -> str:
     """Return what differs in the shortest scenario that shows it, and where that was left."""
     scenario, what = shrink(difference.scenario, kind, {difference.engine: ENGINES[difference.engine]})
+    if scenario is difference.scenario:
+        what += f": {difference}"
     path = KEEP / f"lbq-kernel-{kind}-{scenario['seed']}.json"
     path.write_text(json.dumps(scenario, indent=1) + "\n")
     return f"{what}\n  python -m tests.kernel.replay {path} --kernel {kind} --engine {difference.engine}"
