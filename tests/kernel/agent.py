@@ -30,7 +30,6 @@ TRIES = 5
 SETTLE_SECONDS = 0.03       # some timer ticks: what the kernel does "now" with timers is done then
 WORLDS = 60                 # at a time
 BUSY_WORLDS = 3             # those that are not in a long wait: more, and each would be late
-GLOBAL_SYSCTLS = {"ipv4/icmp_msgs_per_sec": 100_000_000, "ipv4/icmp_msgs_burst": 100_000_000}
 
 
 def play(scenario: dict, transcript: dict) -> Iterator[float]:
@@ -127,9 +126,6 @@ def read(name: str) -> str:
 
 def main(kind: str, scenarios: str, results: str) -> None:
     """Play every scenario in the file *scenarios*."""
-    for name, value in GLOBAL_SYSCTLS.items():
-        if os.path.exists(f"/proc/sys/net/{name}"):
-            write(f"/proc/sys/net/{name}", value)
     waiting: list[tuple] = []
     with open(scenarios) as todo, open(results, "w") as done:
         for number, line in enumerate(todo):

@@ -34,7 +34,7 @@ HOST_PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, 132)
 HOST_PROTOCOLS6 = (socket.IPPROTO_ICMPV6, socket.IPPROTO_AH)        # the host looks no further than authentication
 IPV6_CHECKSUM = 7
 SYSCTLS = {
-    "ipv4/ip_forward": 1, "ipv4/icmp_ratelimit": 0, "ipv4/icmp_ratemask": 0,
+    "ipv4/ip_forward": 1, "ipv4/icmp_ratemask": 0,          # no ICMP is limited
     **{f"ipv4/conf/{device}/{name}": value for device in ("all", "c", "s")
        for name, value in (("rp_filter", 0), ("send_redirects", 0), ("accept_redirects", 0))},
     "ipv4/conf/s/accept_local": 1,          # a DR server's answer comes from the VIP, which is the director's own
@@ -42,7 +42,8 @@ SYSCTLS = {
 # Before there are devices, and for good; addr_gen_mode 1: no link-local address.
 IPV6_DEFAULTS = {f"ipv6/conf/default/{name}": value for name, value in (
     ("disable_ipv6", 0), ("accept_dad", 0), ("accept_ra", 0), ("addr_gen_mode", 1), ("router_solicitations", 0))}
-IPV6_SYSCTLS = {"ipv6/conf/all/forwarding": 1, "ipv6/icmp/ratelimit": 0, "ipv6/auto_flowlabels": 0}
+# Of ICMPv6 only "packet too big" (2) is to be limited, which it never is.
+IPV6_SYSCTLS = {"ipv6/conf/all/forwarding": 1, "ipv6/icmp/ratemask": 2, "ipv6/auto_flowlabels": 0}
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_NEWRULE = 16, 20, 24, 28, 32
 MAIN, DIVERTED = 254, 100                                       # routing tables
 UNICAST, LOCAL, UNREACHABLE, UNIVERSE, HOST = 1, 2, 7, 0, 254   # kinds and scopes of routes
