@@ -6,7 +6,7 @@ Reads one scenario a line and appends one transcript a line, as each is done.  S
 aside meanwhile, so that their waits overlap; one that is due goes before one that has not begun, which keeps
 real time close to the time the scenario means.  When each step really happened is in the transcript's ``at``.
 A scenario that a busy machine kept from that, so that timeouts meant for a wait may end before it, is played
-again; one that never went as meant is marked ``late``.
+again; one that never went as meant is marked ``late`` and ends before the step that came too late.
 """
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def play(scenario: dict, transcript: dict) -> Iterator[float]:
             else:
                 result = ACTIONS[step["do"]](world, step, outputs)
             now = time.monotonic()
-            transcript["results"].append(result)
-            transcript["at"].append(round(now - started, 3))
             if now - since > patience:
                 transcript["late"] = True
                 return
+            transcript["results"].append(result)
+            transcript["at"].append(round(now - started, 3))
             if step["do"] == "wait":
                 since = now
     finally:

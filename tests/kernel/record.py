@@ -39,8 +39,6 @@ def record(kind: str, family: int, seed: int, decisions: int) -> int:
     played = transcripts(kind, told(stories, family, kind))
     lines = []
     for scenario, transcript in sorted(played, key=lambda pair: pair[1]["number"]):
-        if transcript["late"]:
-            continue            # the machine was too busy for its timeouts
         answers = [compare.common(step, result, kind)
                    for step, result in zip(scenario["steps"], transcript["results"], strict=True)]
         lines.append({"scenario": scenario, "answers": answers, "at": transcript["at"]})
