@@ -22,9 +22,9 @@ import struct
 from collections import Counter
 
 from lbq.errors import ConfigError, HostError
-from lbq.grammar import format_address, parse_address, parse_number
+from lbq.grammar import format_address, parse_balanced_address, parse_number
 from lbq.host import addresses, sysctl
-from lbq.host.probes import check_permission
+from lbq.host.probes import check_ipv6, check_permission
 from lbq.model import AF_INET, AF_INET6
 from lbq.options import Parser
 from lbq.realserver import TUNNEL, tunnel_is_up
@@ -32,22 +32,28 @@ from lbq.realserver import TUNNEL, tunnel_is_up
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
-SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE, UDP_NO_CHECK6_RX = 33, 102
 BUFFER = 8 << 20
 LARGEST = 65535
 TYPES = ("ipip", "gue", "gre")
 INSIDE = {AF_INET: socket.IPPROTO_IPIP, AF_INET6: socket.IPPROTO_IPV6}      # what an outer header says is inside
-KERNELS_OWN = {AF_INET: {"ipip": TUNNEL, "gre": "gre0"},        # where the kernel knows the type, every namespace has
-               AF_INET6: {"ipip": "ip6tnl0", "gre": "ip6gre0"}}     # this device
+KERNELS_OWN = {         # (type, family around, inside): where the kernel knows it, every namespace has this device
+    ("ipip", AF_INET, AF_INET): TUNNEL, ("ipip", AF_INET, AF_INET6): "sit0",
+    ("ipip", AF_INET6, AF_INET): "ip6tnl0", ("ipip", AF_INET6, AF_INET6): "ip6tnl0",
+    ("gre", AF_INET, AF_INET): "gre0", ("gre", AF_INET, AF_INET6): "gre0",
+    ("gre", AF_INET6, AF_INET): "ip6gre0", ("gre", AF_INET6, AF_INET6): "ip6gre0"}
+OVER = {"ipv4": AF_INET, "ipv6": AF_INET6}
 GUE_PORT = 6080
 EPILOG = """\
-It listens where tunnel packets arrive (raw sockets; for gue a UDP port), over IPv4 and IPv6, lets in what is for a VIP,
-and hands it to this host through a tun device; the host answers clients directly.  rp_filter is 0 while it runs.
+It listens where tunnel packets arrive (raw sockets; for gue a UDP port), over IPv4 and IPv6 whatever the VIP is, lets
+in what is for a VIP, and hands it to this host through a tun device; the host answers clients directly.  For an IPv4
+VIP rp_filter is 0 while it runs.
 The director says which type it sends: lbq add server … RIP,mode=tun,tunnel=ipip|gue|gre,tunnel-port=N.
 
 examples:
   lbq realserver tun --vip 172.16.10.1 && lbq decap --vip 172.16.10.1
-  lbq decap --vip 172.16.10.1 --type gue --port 6080"""
+  lbq decap --vip 172.16.10.1 --type gue --port 6080
+  lbq realserver tun --vip 2001:db8::1 && lbq decap --vip 2001:db8::1"""
 GUE_HEADER = 4
 GRE_HEADER = 4
 GRE_OPTIONS = (0x8000, 0x2000, 0x1000)      # checksum, key, sequence number: four bytes each
@@ -61,46 +67,71 @@ def main(words: list[str]) -> int:
     parser = Parser("lbq decap", "On a real server of TUN without a tunnel device: take the director's packets out of "
                     "their tunnel and hand them to this host.  Runs until Ctrl-C; the VIP must be on lo "
                     "(lbq realserver).",
-                    usage="lbq decap --vip VIP [--vip VIP]... [--type ipip|gue|gre] [--port N]", epilog=EPILOG)
+                    usage="lbq decap --vip VIP [--vip VIP]... [--type ipip|gue|gre] [--port N] [--over ipv4|ipv6]",
+                    epilog=EPILOG)
     parser.add_argument("--vip", metavar="VIP", action="append", default=[], help="let packets for this address in")
     parser.add_argument("--type", metavar="TYPE", default="ipip", help="ipip (default), gue or gre")
     parser.add_argument("--port", metavar="N", help=f"UDP port of gue (default {GUE_PORT})")
+    parser.add_argument("--over", metavar="FAMILY", help="ipv4 or ipv6: the address that the director has of this host "
+                        "(default: both)")
     said = parser.parse_args(words)
     if said.type not in TYPES:
         raise ConfigError(f"unknown --type '{said.type}'; there are ipip, gue and gre")
+    if said.over not in (None, *OVER):
+        raise ConfigError(f"unknown --over '{said.over}'; tunnels come over ipv4 or ipv6")
     if not said.vip:
         raise ConfigError("no --vip: say which virtual address packets are let in for")
-    vips = {parse_address(vip) for vip in said.vip}
+    vips = {parse_balanced_address(vip) for vip in said.vip}
     if said.port is not None and said.type != "gue":
         raise ConfigError(f"--port is the UDP port of gue; {said.type} has none")
     port = GUE_PORT if said.port is None else parse_number(said.port, "--port", 1, 65535)
     check_permission()
-    for family in {family for _, family in vips}:
-        check_kernel(said.type, family)
+    outer = _outer_families(said.over)
+    for inner in sorted({family for _, family in vips}):
+        for around in outer:
+            check_kernel(said.type, around, inner)
     for vip, family in vips:
         if not addresses.is_local(vip, family):
             name = format_address(vip, family)
             raise HostError(f"{name} is not an address of this host, so nobody here would take its "
                             f"packets; run lbq realserver tun --vip {name} first")
-    return _run(said.type, port, vips)
+    return _run(said.type, port, vips, outer)
 
 
-def check_kernel(kind: str, family: int) -> None:
-    """Raise HostError when the kernel has tunnels of this *kind* itself: it handles each packet beside our socket."""
-    device = KERNELS_OWN[family].get(kind)
+def _outer_families(over: str | None) -> list[int]:
+    """Return the families that tunnels come over: the one that is said, or all that this machine has."""
+    if over is not None:
+        if over == "ipv6":
+            check_ipv6()
+        return [OVER[over]]
+    return [AF_INET, *([AF_INET6] if os.path.exists("/proc/net/if_inet6") else [])]
+
+
+def check_kernel(kind: str, outer: int, inner: int) -> None:
+    """Raise HostError when the kernel ends such tunnels itself: it handles each packet beside our socket."""
+    device = KERNELS_OWN.get((kind, outer, inner))
     is_up = None if device is None else tunnel_is_up(device)
-    if is_up:
-        raise HostError(f"{device} is up and ends {kind.upper()} tunnels here: with lbq decap beside it every packet "
-                        "would come twice; leave lbq decap away")
-    if is_up is not None:
-        raise HostError(f"this kernel has {kind.upper()} tunnels itself, and refuses their packets while {device} is "
-                        f"down, whoever else takes them; bring it up instead of lbq decap (ip link set {device} up)")
+    if is_up is None:
+        return
+    around, other = ("IPv4", "ipv6") if outer == AF_INET else ("IPv6", "ipv4")
+    elsewhere = f"; or, if the director's packets come over {other.replace('ip', 'IP')}, say --over {other}"
+    if (device, inner) == ("ip6tnl0", AF_INET):     # which takes only IPv6 out of tunnels
+        if not is_up:
+            raise HostError(f"this kernel refuses IPv4 in IPv6 while {device} is down, whoever else takes it; bring it "
+                            f"up beside lbq decap (ip link set {device} up){elsewhere}")
+    elif is_up:
+        raise HostError(f"{device} is up and ends {kind.upper()} tunnels over {around} here: with lbq decap beside it "
+                        f"every packet would come twice; leave lbq decap away{elsewhere}")
+    else:
+        raise HostError(f"this kernel has {kind.upper()} tunnels over {around} itself, and refuses their packets while "
+                        f"{device} is down, whoever else takes them; bring it up instead of lbq decap "
+                        f"(ip link set {device} up){elsewhere}")
 
 
-def _run(kind: str, port: int, vips: Vips) -> int:
+def _run(kind: str, port: int, vips: Vips, outer: list[int]) -> int:
     families = {family for _, family in vips}
     with contextlib.ExitStack() as stack:
-        receivers = [stack.enter_context(receiver) for receiver in _receivers(kind, port, families)]
+        receivers = [stack.enter_context(receiver) for receiver in _receivers(kind, port, outer, families)]
         device = stack.enter_context(open_tun())
         keys = ("net/ipv4/conf/all/rp_filter", f"net/ipv4/conf/{device.name}/rp_filter")
         filters = {key: sysctl.read(key) for key in keys if AF_INET in families}
@@ -150,9 +181,8 @@ def open_tun() -> Device:
     return Device(descriptor, name)
 
 
-def _receivers(kind: str, port: int, families: set[int]) -> list[socket.socket]:
-    """Return sockets that get the tunnel's packets, over IPv4 and, where this machine has it, over IPv6."""
-    outer = [AF_INET, *([AF_INET6] if os.path.exists("/proc/net/if_inet6") else [])]
+def _receivers(kind: str, port: int, outer: list[int], families: set[int]) -> list[socket.socket]:
+    """Return sockets that get the tunnel's packets over each of the families *outer*, with *families* inside."""
     if kind == "gue":
         found = [_udp_socket(family, port) for family in outer]
     else:
@@ -170,6 +200,7 @@ def _udp_socket(family: int, port: int) -> socket.socket:
     try:
         if family == AF_INET6:
             receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            receiver.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_RX, 1)    # tunnel-csum=no, the director's default
         receiver.bind(("", port))
     except OSError as error:
         receiver.close()

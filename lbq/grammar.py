@@ -93,7 +93,7 @@ def parse_service(text: str, protocol: str | None = None) -> ServiceKey:
     address, port = split_endpoint(text)
     if port is None:
         raise ConfigError(f"'{text}' has no port; write VIP:PORT, such as 192.168.10.1:80 or [2001:db8::1]:80")
-    vip, family = _parse_balanced_address(address)
+    vip, family = parse_balanced_address(address)
     return ServiceKey(PROTOCOLS[protocol or "tcp"], vip, 0 if port == "0" else parse_port(port), family)
 
 
@@ -101,7 +101,7 @@ def parse_server(text: str, service: ServiceKey) -> ServerWords:
     """Return the real server that *text* names under *service*, which it must not be itself."""
     endpoint, *settings = text.split(",")
     address, port = split_endpoint(endpoint)
-    rip, family = _parse_balanced_address(address)
+    rip, family = parse_balanced_address(address)
     server = ServerWords(rip, service.port if port is None else parse_port(port), family, **_parse_settings(settings))
     if server.place() == (service.address, service.port, service.family):
         raise ConfigError(f"'{text}' is the virtual service {format_service(service)} itself; "
@@ -164,7 +164,7 @@ def parse_address(text: str) -> tuple[int, int]:
     return address, family
 
 
-def _parse_balanced_address(text: str) -> tuple[int, int]:
+def parse_balanced_address(text: str) -> tuple[int, int]:
     """Return a VIP or RIP, which must mean the same machine on every link."""
     address, family = parse_address(text)
     if family == AF_INET6 and address >> 118 == LINK_LOCAL:

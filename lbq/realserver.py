@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 from pathlib import Path
 
 from lbq.errors import ConfigError, HostError
-from lbq.grammar import format_address, parse_address
+from lbq.grammar import format_address, parse_address, parse_balanced_address
 from lbq.host import addresses, sysctl
 from lbq.host.netlink import BITS
 from lbq.host.probes import check_ipv6, check_permission
@@ -69,7 +70,7 @@ def main(words: list[str]) -> int:
         raise ConfigError("--undo puts everything back, so it takes no --vip")
     if not said.undo and not said.vip:
         raise ConfigError("no --vip: say which virtual address this real server is to accept")
-    vips = [parse_address(vip) for vip in said.vip]
+    vips = [parse_balanced_address(vip) for vip in said.vip]
     check_permission()
     for line in undo() if said.undo else prepare(said.mode, vips):
         print(line)
@@ -143,7 +144,12 @@ def _bring_up_tunnel(record: dict) -> list[str]:
 
 
 def tunnel_is_up(device: str = TUNNEL) -> bool | None:
-    """Return whether the kernel's own end of tunnels is up, None when there is none."""
+    """Return whether the kernel's own end of tunnels is up, None when there is none.
+
+    By netlink alone: to ask by name loads the module, and a device that is there and down refuses tunnels.
+    """
+    if device not in (name for _, name in socket.if_nameindex()):
+        return None
     shown = _ip("link", "show", device)
     return None if shown.returncode else "UP" in shown.stdout.split(">")[0].split("<")[-1].split(",")
 

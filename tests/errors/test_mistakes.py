@@ -113,6 +113,9 @@ MISTAKES = [
     (("realserver", "dr", "--undo", "--vip", "192.168.10.1"), "--undo puts everything back, so it takes no --vip"),
     ((*VIP, *NAT, "--scheduler", "no/such.py"), "it does not say which class; write no/such.py:ClassName"),
     (("realserver", "dr", "--vip", "[2001:db8::1]:80"), "'[2001:db8::1]:80' is not an IPv6 address"),
+    (("decap", "--vip", "192.168.10.1", "--over", "6"), "unknown --over '6'; tunnels come over ipv4 or ipv6"),
+    (("decap", "--vip", "fe80::99", "--type", "ipip6"), "unknown --type 'ipip6'"),
+    (("realserver", "dr", "--vip", "fe80::99"), "link-local"),
     (("decap", "--vip", "192.168.10.99"), "192.168.10.99 is not an address of this host"),
     (("decap", "--vip", "2001:db8::99"), "2001:db8::99 is not an address of this host"),
 ]

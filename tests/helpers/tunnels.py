@@ -10,6 +10,7 @@ from lbq.decap import KERNELS_OWN
 from lbq.lab.namespace import Namespace, Process
 from lbq.lab.routed import DIRECTOR, RoutedLab
 from lbq.lab.topology import lbq_command, this_lbq
+from lbq.model import AF_INET
 from lbq.realserver import tunnel_is_up
 from tests.helpers import packets
 
@@ -76,15 +77,17 @@ def _kernel(server: Namespace, vip: str, tunnel: Tunnel) -> Iterator[None]:
         server.run(["ip", *gone])
 
 
-def kinds_for_decap(server: Namespace) -> list[str]:
-    """Return the kinds of tunnels that the kernel of *server* leaves to ``lbq decap``."""
-    return [kind for kind in ("ipip", "gue", "gre")
-            if kind not in KERNELS_OWN or server.call(tunnel_is_up, KERNELS_OWN[kind]) is None]
+def kinds_for_decap(server: Namespace, family: int = AF_INET) -> list[str]:
+    """Return the kinds of tunnels that the kernel of *server* leaves to ``lbq decap`` for a VIP of *family*."""
+    own = {kind for (kind, _, inner), device in KERNELS_OWN.items()
+           if inner == family and server.call(tunnel_is_up, device) is not None}
+    return [kind for kind in ("ipip", "gue", "gre") if kind not in own]
 
 
-def start_decap(server: Namespace, vip: str, kind: str) -> Process:
-    """Run ``lbq decap`` on *server*."""
-    process = server.popen(lbq_command("decap", "--vip", vip, "--type", kind), env=this_lbq())
+def start_decap(server: Namespace, vip: str, kind: str, over: str | None = None) -> Process:
+    """Run ``lbq decap`` on *server*, for tunnels *over* one family alone if that is said."""
+    words = [] if over is None else ["--over", over]
+    process = server.popen(lbq_command("decap", "--vip", vip, "--type", kind, *words), env=this_lbq())
     process.wait_for("ready")
     return process
 

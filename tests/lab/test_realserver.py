@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from lbq.decap import KERNELS_OWN
+from lbq.decap import KERNELS_OWN, OVER
 from lbq.lab.namespace import Namespace
 from lbq.lab.topology import lbq_command, this_lbq
+from lbq.model import AF_INET, AF_INET6
 from lbq.realserver import tunnel_is_up
 from tests.helpers.namespaces import machines, picture
+from tests.helpers.topology import family_of
 from tests.helpers.tunnels import kinds_for_decap, last_words, start_decap
 
 VIP, OTHER_VIP, RIP, NEIGHBOUR = "172.16.10.1", "172.16.10.2", "172.16.10.11", "172.16.10.254"
+VIP6, OTHER_VIP6 = "2001:db8:10::1", "2001:db8:10::2"
+VIPS = {AF_INET: VIP, AF_INET6: VIP6}
 ETH_P_ARP, REQUEST, REPLY = 0x0806, 1, 2
 ARP = struct.Struct("!6s6sHHHBBH6s4s6s4s")      # Ethernet header and ARP packet
 BROADCAST = b"\xff" * 6
@@ -72,6 +76,21 @@ def test_all_is_there_and_all_is_taken_back(server, mode):
     assert picture(server) == before
 
 
+@pytest.mark.parametrize("mode", ["dr", "tun"])
+def test_an_ipv6_vip_needs_no_settings(server, mode):
+    """Nobody answers neighbour solicitations for an address on lo; the tunnel ends in lbq decap."""
+    before = picture(server)
+
+    said = realserver(server, mode, "--vip", VIP6, "--vip", f"[{OTHER_VIP6}]")
+
+    now = picture(server)
+    assert {part for part in before if before[part] != now[part]} == {"addresses"}
+    assert said == [*(["run `lbq decap --vip VIP` beside the service, it ends the tunnel whatever is in it and around "
+                       "it"] if mode == "tun" else []), f"{VIP6}/128 added to lo", f"{OTHER_VIP6}/128 added to lo"]
+    assert realserver(server, mode, "--undo") == [f"{VIP6}/128 removed from lo", f"{OTHER_VIP6}/128 removed from lo"]
+    assert picture(server) == before
+
+
 def test_once_more_changes_nothing_and_one_undo_takes_all_back(server):
     before = picture(server)
     realserver(server, "dr", "--vip", VIP)
@@ -116,38 +135,51 @@ def test_the_record_of_a_namespace_that_is_gone_is_not_taken_for_its_own(server)
     assert picture(server) == before
 
 
-def test_decap_takes_back_what_it_changed(server):
-    server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
+@pytest.mark.parametrize("vip", [VIP, VIP6])
+def test_decap_takes_back_what_it_changed(server, vip):
+    server.run(["ip", "address", "add", vip, "dev", "lo"])
     server.sysctl("net.ipv4.conf.all.rp_filter", 1)
-    kinds = kinds_for_decap(server)     # asking for a kernel's device may load its module
+    kinds = kinds_for_decap(server, family_of(vip))     # asking for a kernel's device may load its module
     before = picture(server)
 
     for kind in kinds:
-        decap = start_decap(server, VIP, kind)
-        assert server.sysctl("net.ipv4.conf.all.rp_filter") == "0"
+        decap = start_decap(server, vip, kind)
+        assert server.sysctl("net.ipv4.conf.all.rp_filter") == ("0" if vip == VIP else "1")
 
         assert last_words(decap) == "no packet came"
         assert decap.wait(10) == 0
         assert picture(server) == before
 
 
+def give_device(host: Namespace, device: str, state: str) -> None:
+    """Give *host* the *device* that its kernel would end tunnels with; where that has none, another plays it."""
+    if host.call(tunnel_is_up, device) is None:
+        host.run(["ip", "link", "add", device, "type", "bridge"])
+    host.run(["ip", "link", "set", device, state])
+
+
 @pytest.mark.parametrize(("state", "saying"), [("up", "would come twice"), ("down", "while {} is down")])
-@pytest.mark.parametrize(("kind", "device"), KERNELS_OWN.items())
-def test_decap_leaves_tunnels_to_a_kernel_that_has_them(server, kind, device, state, saying):
+@pytest.mark.parametrize(("tunnel", "device"), KERNELS_OWN.items())
+def test_decap_leaves_tunnels_to_a_kernel_that_has_them(server, tunnel, device, state, saying):
     """The kernel takes each packet, too: it delivers it or, while its device is down, answers "port unreachable".
 
-    (Where the kernel has no such tunnels another device plays theirs.)
+    What comes over the other family is not its concern.
     """
-    server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
-    if server.call(tunnel_is_up, device) is None:
-        server.run(["ip", "link", "add", device, "type", "bridge"])
-    server.run(["ip", "link", "set", device, state])
+    kind, outer, inner = tunnel
+    if (kind, outer, inner, state) == ("ipip", AF_INET6, AF_INET, "up"):
+        saying = None                       # ip6tnl0 takes nothing but IPv6 out
+    over, other = sorted(OVER, key=lambda name: OVER[name] != outer)
+    server.run(["ip", "address", "add", VIPS[inner], "dev", "lo"])
+    give_device(server, device, state)
 
-    refused = server.run(lbq_command("decap", "--vip", VIP, "--type", kind), env=this_lbq(), check=False)
-
-    assert refused.returncode == 2
-    [line] = refused.stderr.splitlines()
-    assert saying.format(device) in line
+    for words in ((), ("--over", over)) if saying else ():
+        refused = server.run(lbq_command("decap", "--vip", VIPS[inner], "--type", kind, *words), env=this_lbq(),
+                             check=False)
+        assert refused.returncode == 2
+        [line] = refused.stderr.splitlines()
+        assert saying.format(device) in line and f"--over {other}" in line
+    for way in (other,) if saying else (over, other):
+        assert last_words(start_decap(server, VIPS[inner], kind, over=way)) == "no packet came"
 
 
 # ---- ARP -----------------------------------------------------------------------------------------------
