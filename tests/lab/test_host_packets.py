@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from lbq.model import AF_INET, AF_INET6, UDP
-from tests.helpers.namespaces import counters, install, line_of_three
+from lbq.model import AF_INET, AF_INET6, NAT, TCP, UDP
+from tests.helpers.namespaces import counters, install, line_of_three, number, picture, rules
 from tests.helpers.processes import wait_until
 
 pytestmark = pytest.mark.lab
@@ -79,6 +79,13 @@ def udp_to(host, place, port, size):
     return sock
 
 
+def udp_from(host, place, port):
+    """Send one datagram from *port* of *host* to the client."""
+    with host.call(socket.socket, place.family, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", port))
+        sock.sendto(b"y", (place.client, 9))
+
+
 def ping(place, address):
     """Return True when *address* answers an echo request."""
     protocol, request = ((socket.IPPROTO_ICMPV6, b"\x80\0") if place.family == AF_INET6
@@ -144,6 +151,53 @@ def test_a_service_of_every_port_leaves_the_neighbours_and_pings_alone(hosts, va
 
     assert wait_until(lambda: "REACHABLE" in client.run(["ip", "neighbour", "show", place.vip]).stdout)
     assert counters(director, variant, "LBQ-REQUEST", place)[3][0] >= 1
+
+
+EVERY_PORT = {
+    "port 0": lambda service: service._replace(port=0),
+    "ftp": lambda service: service._replace(port=21),
+    "a mark": lambda service: service._replace(protocol=TCP, address=0, port=0, fwmark=7),
+}
+
+
+def rules_for_whole_addresses(host, variant, place):
+    """Return the rules that look into the sets of whole addresses."""
+    return [line for line in rules(host, variant, place) if f"{place.sets}-vip-any" in line
+            or f"{place.sets}-rip-any" in line]
+
+
+@pytest.mark.parametrize("what", EVERY_PORT)
+def test_whole_addresses_have_rules_once_a_service_needs_them(hosts, variant, place, what):
+    """A look-up in vain is paid by every packet: a director without such a service has no rule for it.
+
+    It comes while the director runs, and goes on over the other services' heads: their rules stay.
+    """
+    client, director, server = hosts
+    before = picture(director)
+    setup = install(director, variant, place)
+    service = EVERY_PORT[what](place.service)
+    assert rules_for_whole_addresses(director, variant, place) == []
+    mark = ["-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "7", "-j", "MARK", "--set-mark", "7"]
+    if service.fwmark:
+        director.run([f"{place.iptables}-{variant}", *mark])
+
+    director.call(setup.add_service, service)
+    director.call(setup.add_server, service, number(place.rip), service.port, NAT)
+
+    assert len(rules_for_whole_addresses(director, variant, place)) == 5
+    with pytest.raises(TimeoutError):               # queued, and nobody listens
+        client.call(socket.create_connection, (place.vip, 7), SILENCE)
+    with pytest.raises(TimeoutError):
+        client.call(socket.create_connection, (place.vip, 80), SILENCE)
+    udp_from(server, place, 12345)                  # FTP's data, a reply of any port
+    found = dict(zip([line.split("--match-set ")[-1].split()[0] if "--match-set" in line else ""
+                      for line in rules(director, variant, place) if line.startswith("-A LBQ-REPLY")],
+                     counters(director, variant, "LBQ-REPLY", place), strict=True))
+    assert found[f"{place.sets}-rip-any"][0] == 1
+    if service.fwmark:
+        director.run([f"{place.iptables}-{variant}", *(word.replace("-A", "-D") for word in mark)])
+    director.call(setup.undo)
+    assert picture(director) == before
 
 
 def test_requests_of_the_director_itself_are_queued(hosts, variant, place):
