@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from lbq.lab.namespace import Namespace, Process
 from lbq.lab.topology import Lab, lbq_command, this_lbq
@@ -74,3 +75,12 @@ def start(lab: Lab, engine: str, port: int = 80, *options: str) -> Process:
     """Run a director with all servers of *lab* behind the IPv6 VIP."""
     return lab.start_director("--vip", service(lab, port), "--mode", getattr(lab, "mode", "nat"), "--scheduler", "rr",
                               "--engine", engine, *reals(lab), *options)
+
+
+@contextmanager
+def path_forgotten(host: Namespace) -> Iterator[None]:
+    """Let *host* forget the path MTUs that it learns in a ``with`` block."""
+    try:
+        yield
+    finally:
+        host.run(["ip", "-6", "route", "flush", "cache"])

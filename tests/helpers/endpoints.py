@@ -102,16 +102,23 @@ class BulkServer(ThreadingHTTPServer):
     daemon_threads = True
 
 
-class BulkServer6(BulkServer):
-    """The same over IPv6."""
+class Alone6:
+    """IPv6 and nothing else: the port is another's in IPv4."""
 
     address_family = socket.AF_INET6
 
+    def server_bind(self):
+        """Bind the socket."""
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        super().server_bind()
 
-class HoldServer6(HoldServer):
+
+class BulkServer6(Alone6, BulkServer):
     """The same over IPv6."""
 
-    address_family = socket.AF_INET6
+
+class HoldServer6(Alone6, HoldServer):
+    """The same over IPv6."""
 
 
 def serve_bulk(port: int, title: str, kind=BulkServer) -> None:
@@ -147,6 +154,7 @@ def serve_echo6(port: int, title: str) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         server.bind(("", port))
         print("ready", flush=True)
         while True:

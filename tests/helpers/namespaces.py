@@ -69,12 +69,13 @@ VIP, RIP, SERVICE, SERVER = IPV4.vip, IPV4.rip, IPV4.service, IPV4.server
 
 
 def enable_ipv6(host: Namespace) -> None:
-    """Let a new namespace speak IPv6, at once: without asking first whether another has its addresses."""
-    for interface in ("all", "default"):
-        host.sysctl(f"net.ipv6.conf.{interface}.accept_dad", 0)
-        host.sysctl(f"net.ipv6.conf.{interface}.router_solicitations", 0)
+    """Let a namespace speak IPv6, at once: without asking first whether another has its addresses."""
+    interfaces = host.call(os.listdir, "/proc/sys/net/ipv6/conf")       # "all" does not speak for those there are
+    for interface in interfaces:
+        for name in ("accept_dad", "dad_transmits", "router_solicitations"):
+            host.sysctl(f"net.ipv6.conf.{interface}.{name}", 0)
+    for interface in interfaces:
         host.sysctl(f"net.ipv6.conf.{interface}.disable_ipv6", 0)
-    host.sysctl("net.ipv6.conf.default.dad_transmits", 0)
 
 
 @contextmanager

@@ -243,11 +243,12 @@ def visit(lab: Lab, forgiven: set[str] = frozenset()) -> Iterator[Lab]:
     before = broken_packets(lab)
     try:
         yield lab
-        grown = {name: count - before.get(name, 0) for name, count in broken_packets(lab).items()
-                 if name.split()[1] not in forgiven}
-        assert {name: count for name, count in grown.items() if count} == {}
+        grown = {name: count - before.get(name, 0) for name, count in broken_packets(lab).items()}
+        broken = {name: count for name, count in grown.items() if count and name.split()[1] not in forgiven}
+        assert not broken, broken
         if any({"--vip", "serve"} & set(process.args) and process.poll() is None for process in lab.director.processes):
-            assert {name: count for name, count in lost_packets(lab).items() if name not in forgiven} == {}
+            lost = {name: count for name, count in lost_packets(lab).items() if name not in forgiven}
+            assert not lost, lost
     finally:
         for process in lab.director.processes[started[lab.director]:]:      # pytest shows this beside a failure
             print(f"--- {process.title()}\n{process.log.read_text(errors='replace')}")
