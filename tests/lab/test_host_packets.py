@@ -71,6 +71,14 @@ def converse(host, address, port, body=b"x" * 200_000):
     return name
 
 
+def queued(host, variant, chain, place, kernel_set):
+    """Return (packets, bytes) that the rule of *chain* that looks into *kernel_set* has queued."""
+    bodies = [line for line in rules(host, variant, place) if line.startswith(f"-A {chain} ")]
+    [found] = [counted for body, counted in zip(bodies, counters(host, variant, chain, place), strict=True)
+               if f"--match-set {place.sets}-{kernel_set} " in body]
+    return found
+
+
 def udp_to(host, place, port, size):
     """Send one datagram from *host* to the VIP; return its socket."""
     sock = host.call(socket.socket, place.family, socket.SOCK_DGRAM)
@@ -116,7 +124,7 @@ def test_fragments_are_reassembled_before_they_are_queued(hosts, variant, place,
 
     udp_to(client, place, 80, DATAGRAM).close()
 
-    size, count = counters(director, variant, "LBQ-REQUEST", place)[1][::-1]
+    count, size = queued(director, variant, "LBQ-REQUEST", place, "vip")
     assert count == 1
     assert size == (HEADERS[place.family] + DATAGRAM if defragmented else FIRST_FRAGMENT[place.family])
 
@@ -130,8 +138,7 @@ def test_packets_of_the_service_wait_for_lbq_and_others_do_not(hosts, variant, p
         client.call(socket.create_connection, (place.vip, 80), SILENCE)
     assert converse(client, place.vip, 81) == place.client
 
-    queued = counters(director, variant, "LBQ-REQUEST", place)
-    assert queued[1][0] >= 1
+    assert queued(director, variant, "LBQ-REQUEST", place, "vip")[0] >= 1
 
 
 def test_a_service_of_every_port_leaves_the_neighbours_and_pings_alone(hosts, variant, place):
@@ -150,7 +157,7 @@ def test_a_service_of_every_port_leaves_the_neighbours_and_pings_alone(hosts, va
         client.call(socket.create_connection, (place.vip, 7), SILENCE)
 
     assert wait_until(lambda: "REACHABLE" in client.run(["ip", "neighbour", "show", place.vip]).stdout)
-    assert counters(director, variant, "LBQ-REQUEST", place)[3][0] >= 1
+    assert queued(director, variant, "LBQ-REQUEST", place, "vip-any")[0] >= 1
 
 
 EVERY_PORT = {
@@ -190,10 +197,7 @@ def test_whole_addresses_have_rules_once_a_service_needs_them(hosts, variant, pl
     with pytest.raises(TimeoutError):
         client.call(socket.create_connection, (place.vip, 80), SILENCE)
     udp_from(server, place, 12345)                  # FTP's data, a reply of any port
-    found = dict(zip([line.split("--match-set ")[-1].split()[0] if "--match-set" in line else ""
-                      for line in rules(director, variant, place) if line.startswith("-A LBQ-REPLY")],
-                     counters(director, variant, "LBQ-REPLY", place), strict=True))
-    assert found[f"{place.sets}-rip-any"][0] == 1
+    assert queued(director, variant, "LBQ-REPLY", place, "rip-any")[0] == 1
     if service.fwmark:
         director.run([f"{place.iptables}-{variant}", *(word.replace("-A", "-D") for word in mark)])
     director.call(setup.undo)
@@ -207,7 +211,7 @@ def test_requests_of_the_director_itself_are_queued(hosts, variant, place):
     with pytest.raises(TimeoutError):
         director.call(socket.create_connection, (place.vip, 80), SILENCE)
 
-    assert counters(director, variant, "LBQ-REQUEST", place)[1][0] >= 1
+    assert queued(director, variant, "LBQ-REQUEST", place, "vip")[0] >= 1
 
 
 @pytest.mark.parametrize("firewall", ["", FIREWALL], ids=["no firewall", "MASQUERADE and INVALID DROP"])
@@ -221,7 +225,7 @@ def test_a_direct_connection_to_a_real_server_is_plain_routing(hosts, variant, p
 
     assert converse(client, place.rip, 80) == place.client
 
-    assert counters(director, variant, "LBQ-REPLY", place)[1][0] >= 2
+    assert queued(director, variant, "LBQ-REPLY", place, "rip")[0] >= 2
 
 
 def test_other_ports_of_a_real_server_keep_their_masquerade(hosts, variant, place):
