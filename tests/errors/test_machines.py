@@ -204,7 +204,8 @@ def test_a_tunnel_that_the_kernel_ends_is_not_ended_twice(machine):
     machine.host.run(["ip", "link", "set", "tunl0", "up"])
     machine.before = machine.picture()
 
-    machine.assert_refuses("decap", "--vip", "192.168.10.254", saying="tunl0 is up and ends IPIP tunnels here")
+    machine.assert_refuses("decap", "--vip", "192.168.10.254",
+                           saying="tunl0 is up and ends IPIP tunnels over IPv4 here")
 
 
 def test_the_fast_engine_without_compiled_code_is_one_line(machine):

@@ -7,12 +7,12 @@ import shutil
 import pytest
 
 from lbq.lab.topology import Lab, host_name
+from tests.helpers.dual import v6, with_ipv6
 from tests.helpers.topology import FULL, curl, listing, new_lab, resets_suffered, route, tell, wait_for_listener
 
 SIZE = (16 if FULL else 2) << 20
 # vsftpd chroots where nobody may write; so its users' own files lie one deeper.
 VSFTPD = """\
-listen=YES
 background=NO
 anonymous_enable=YES
 no_anon_password=YES
@@ -23,6 +23,7 @@ write_enable=YES
 nopriv_user=nobody
 secure_chroot_dir={folder}/empty
 connect_from_port_20=YES
+{more}
 pasv_enable=YES
 ftpd_banner=this is {name}
 xferlog_enable=NO
@@ -40,22 +41,25 @@ WAYS = {
 def network():
     """Return the article's network with an FTP server on each of its two machines."""
     with new_lab(Lab) as lab:
+        with_ipv6(lab)
         for server in lab.servers:
             start_vsftpd(server)
         yield lab
 
 
 def start_vsftpd(server):
-    """Serve the folder ``ftp-NAME``: ``content`` to download, and ``pub`` for uploads."""
+    """Serve the folder ``ftp-NAME`` over IPv4 and IPv6: ``content`` to download, and ``pub`` for uploads."""
     folder = server.folder / f"ftp-{host_name(server)}"
     for name in ("", "empty", "pub"):
         (folder / name).mkdir()
     shutil.chown(folder / "pub", "ftp")        # the package's user
     (folder / "content").write_bytes(os.urandom(SIZE))
-    config = folder.with_suffix(".conf")
-    config.write_text(VSFTPD.format(folder=folder, name=host_name(server)))
-    server.popen(["vsftpd", config])
-    wait_for_listener(server, 21)
+    for table, more in (("tcp", "listen=YES"),
+                        ("tcp6", f"listen=NO\nlisten_ipv6=YES\nlisten_address6={v6(server.address)}")):
+        config = folder.with_suffix(f".{table}")
+        config.write_text(VSFTPD.format(folder=folder, name=host_name(server), more=more))
+        server.popen(["vsftpd", config])
+        wait_for_listener(server, 21, table=table)
 
 
 @pytest.fixture
@@ -95,6 +99,31 @@ def test_files_arrive_intact(lab, engine, way, tmp_path):
     else:
         assert all(vport == dport >= 1024 for _, vport, dport in carried)
     assert sorted(row["stats"]["conns"] for row in listing(lab)["servers"]) == [1, 1]
+    assert resets_suffered(lab.client) == 0
+
+
+@pytest.mark.parametrize("way", ["extended passive", "extended active"])
+def test_files_arrive_intact_over_ipv6(lab, engine, way, tmp_path):
+    """The service comes while the director runs: so do IPv6, and the rules for FTP's other ports."""
+    web01, web02 = lab.servers
+    service, name = f"[{v6(lab.vip)}]:21", f"{engine}-{way}-6".replace(" ", "-")
+    came, source = tmp_path / "came", tmp_path / "source"
+    source.write_bytes(os.urandom(SIZE))
+    tell(lab, "add_service", service=service, scheduler="rr")
+    for server in lab.servers:
+        tell(lab, "add_server", service=service, server=f"[{v6(server.address)}]")
+
+    curl(lab.client, f"ftp://[{v6(lab.vip)}]/content", *WAYS[way], "--output", str(came))
+    curl(lab.client, f"ftp://[{v6(lab.vip)}]/pub/{name}", *WAYS[way], "--upload-file", str(source))
+
+    assert came.read_bytes() == (folder_of(web02) / "content").read_bytes()
+    assert (folder_of(web01) / "pub" / name).read_bytes() == source.read_bytes()
+    carried = data_connections(lab)
+    assert len(carried) == 2
+    if way == "extended active":
+        assert {(vport, dport) for _, vport, dport in carried} == {(20, 20)}
+    else:
+        assert all(vport == dport >= 1024 for _, vport, dport in carried)
     assert resets_suffered(lab.client) == 0
 
 

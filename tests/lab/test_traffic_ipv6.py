@@ -5,15 +5,17 @@ import os
 import re
 import signal
 import socket
+import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from lbq.lab.topology import Lab
+from lbq.lab.topology import Lab, this_lbq
 from tests.helpers.dual import path_forgotten, reals, service, start, url6, v6, with_ipv6
 from tests.helpers.endpoints import digest_of
 from tests.helpers.icmp import error_about
-from tests.helpers.namespaces import picture
+from tests.helpers.namespaces import machines, picture
 from tests.helpers.routed import BULK, DISCARD, ECHO, HOLD, LONG, SIZES, with_servers
 from tests.helpers.topology import (
     connect,
@@ -29,6 +31,7 @@ from tests.helpers.topology import (
     start_endpoint,
     still_answers,
     tell,
+    udp_server,
     udp_socket,
     upload,
 )
@@ -40,6 +43,7 @@ PMTUDISC_DO, PMTUDISC_DONT = 2, 0
 PADDING = bytes.fromhex("0000010400000000")             # destination options: nothing but padding
 WHOLE = 1500 - 40 - 8                                   # the longest datagram in one packet
 PORTS = 500
+IPVSADM = Path(sys.executable).with_name("lbq-ipvsadm")
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,69 @@ def test_a_client_hears_which_packets_the_way_to_the_server_takes(lab, engine, u
         assert "mtu 1300" in lab.client.run(["ip", "-6", "route", "get", v6(lab.vip)]).stdout
 
 
+def test_a_server_hears_that_its_client_is_gone(lab, engine):
+    web01, _ = lab.servers
+    lab.start_director("--vip", service(lab, 4000), "--udp", "--mode", "nat", "--engine", engine, *reals(lab, [web01]))
+    with udp_server(web01, v6(web01.address), 4000) as answering:
+        with udp_socket(lab.client, v6(lab.vip), 4000) as sock:
+            sock.send(b"hello")
+            _, client, *_ = answering.recvfrom(100)
+        answering.connect(client)
+
+        answering.send(b"too late")
+
+        with pytest.raises(ConnectionRefusedError):
+            answering.recv(100)
+
+
+@pytest.fixture
+def far(lab, tmp_path):
+    """Return a machine behind the client, where packets of 1,500 bytes do not fit; the client says so."""
+    address, gateway = "2001:db8:30::2", "2001:db8:30::1"
+    with machines(tmp_path, "far") as (far,), path_forgotten(lab.servers[1]):
+        lab.client.run(["ip", "link", "add", "behind", "mtu", "1300", "type", "veth", "peer", "name", "eth0",
+                        "netns", far.name])
+        for host, device, its_own in ((lab.client, "behind", gateway), (far, "eth0", address)):
+            host.run(["ip", "link", "set", device, "up"])
+            host.run(["ip", "address", "add", f"{its_own}/64", "dev", device, "nodad"])
+        far.run(["ip", "link", "set", "eth0", "mtu", "1500"])
+        far.run(["ip", "route", "add", "default", "via", gateway])
+        lab.client.sysctl("net.ipv6.conf.all.forwarding", 1)
+        with route(lab.director, "2001:db8:30::/64", "via", v6(lab.client.address)):
+            yield far
+        lab.client.sysctl("net.ipv6.conf.all.forwarding", 0)
+
+
+def test_a_server_hears_which_packets_the_way_to_its_client_takes(lab, engine, far, forgiven):
+    """A router there writes to the VIP, which is all that it has seen; the director knows whom it means."""
+    forgiven.add("Ip6FragFails")        # the router's, for what was too large
+    size = SIZES[engine] // 16
+    start(lab, engine, BULK)
+
+    assert download(far, f"{url6(lab, BULK)}{size}") == digest_of(size)
+
+    assert "mtu 1300" in lab.servers[1].run(["ip", "-6", "route", "get", "2001:db8:30::2"]).stdout
+
+
+def test_clients_and_servers_on_one_link(lab, engine, forgiven):
+    """One-armed NAT: what a server says goes back through the director as long as nobody shows it the direct way."""
+    forgiven.add("Icmp6InErrors")       # it is the client who is shown the direct way to a server it has never heard of
+    server, client = lab.servers
+    network, size = "2001:db8:c0a8:1400::/64", SIZES[engine] // 16
+    before = server.counters()["Icmp6InRedirects"]
+    server.run(["ip", "-6", "route", "del", network, "dev", "eth0"])
+    try:
+        with route(server, "2001:db8:c0a8:1400::fe/128", "dev", "eth0"):
+            server.run(["ip", "-6", "route", "replace", "default", "via", "2001:db8:c0a8:1400::fe"])
+            lab.start_director("--vip", service(lab, BULK), "--mode", "nat", "--engine", engine, *reals(lab, [server]))
+            for _ in range(3):
+                assert download(client, f"{url6(lab, BULK)}{size}") == digest_of(size)
+            assert upload(client, url6(lab, BULK), size) == digest_of(size)
+    finally:
+        server.run(["ip", "-6", "route", "replace", network, "dev", "eth0", "proto", "kernel", "metric", "256"])
+    assert server.counters()["Icmp6InRedirects"] == before
+
+
 def test_clients_of_one_network_go_to_one_server(lab, engine):
     """Persistence with a netmask of 64 bits: a network is a client."""
     neighbour, stranger = "2001:db8:c0a8:a00:1::5", "2001:db8:5555::5"
@@ -348,6 +415,58 @@ def test_a_killed_director_leaves_the_vip_closed_until_cleanup(lab, engine, no_r
     assert picture(lab.director) == before
     with pytest.raises(ConnectionRefusedError):
         connect(lab.client, v6(lab.vip))
+
+
+def test_a_director_started_after_a_killed_one_takes_over(lab, engine, no_router):
+    before = picture(lab.director)
+    killed = start(lab, engine)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait(10)
+
+    director = start(lab, engine)
+
+    assert who_answers(lab.client, url6(lab), 2) == ["web02", "web01"]
+    director.send_signal(signal.SIGTERM)
+    assert director.wait(10) == 0
+    assert picture(lab.director) == before
+
+
+def test_what_ipvsadm_was_told_in_ipv6_is_balanced_listed_and_restored(lab, engine):
+    """An address alone stands without brackets, as the real tool wants it."""
+    vip, (web01, web02) = v6(lab.vip), (v6(server.address) for server in lab.servers)
+    lab.director.run(["ip6tables", "-t", "raw", "-A", "PREROUTING", "-i", "clients", "-p", "tcp", "--dport", HOLD,
+                      "-j", "MARK", "--set-mark", "7"])
+    try:
+        lab.start_director("serve", "--engine", engine)
+        for words in ("-A -t [{vip}]:80 -s wrr -p 60 -M 64", "-a -t [{vip}]:80 -r {web01} -m",
+                      "-a -t [{vip}]:80 -r [{web02}]:80 -m -w 0", "-A -f 7 -6 -s rr", "-a -f 7 -6 -r {web02} -m"):
+            ipvsadm(lab, *words.format(vip=vip, web01=web01, web02=web02).split())
+        assert who_answers(lab.client, url6(lab), 3) == ["web01"] * 3
+        name, held = hold(lab.client, vip, HOLD)
+        assert (name, still_answers(held)) == ("web02", True)
+
+        listed = [line.rstrip() for line in ipvsadm(lab, "-L", "-n").splitlines()[3:]]
+        assert [line for line in listed if not line.startswith("  -> [2001:db8:c0a8:1400::1]")] == [
+            "TCP  [2001:db8:c0a8:a00::1]:80 wrr persistent 60 mask 64",
+            "  -> [2001:db8:c0a8:1400::2]:80   Masq    0      0          0",
+            "FWM  7 IPv6 rr",
+            "  -> [2001:db8:c0a8:1400::2]:0    Masq    1      1          0"]
+        ends = f"[{v6(lab.client.address)}]:{held.getsockname()[1]} [{vip}]:7 [{web02}]:7"
+        assert ends in ipvsadm(lab, "-L", "-n", "-c")
+        saved = ipvsadm(lab, "-S", "-n")
+        ipvsadm(lab, "-C")
+        assert ipvsadm(lab, "-S", "-n") == ""
+        ipvsadm(lab, "-R", input=saved)
+        assert ipvsadm(lab, "-S", "-n") == saved
+        assert still_answers(held)
+        assert who_answers(lab.client, url6(lab), 1) == ["web01"]
+    finally:
+        lab.director.run(["ip6tables", "-t", "raw", "-F", "PREROUTING"])
+
+
+def ipvsadm(lab, *words, **options):
+    """Return what lbq-ipvsadm prints on the director."""
+    return lab.director.run([IPVSADM, *words], env=this_lbq(), **options).stdout
 
 
 @pytest.mark.parametrize("rules", [

@@ -97,6 +97,17 @@ def test_datagrams_of_every_size_pass(lab, engine):
         assert sorted(answers) == [b"web01 " + datagram, b"web02 " + datagram], size
 
 
+def test_a_server_hears_which_packets_the_way_to_its_client_takes(lab, engine, forgiven):
+    """The router there writes to the VIP, so to the director, which knows whom it means."""
+    web02, size = lab.servers[1], SIZES[engine] // 16
+    forgiven.add("Ip6FragFails")        # the router's, for what was too large
+    client = v6(lab.client.address)
+    with route(lab.router, f"{client}/128", "dev", "clients", "mtu", "lock", "1300"), path_forgotten(web02):
+        start(lab, engine, BULK)
+        assert download(lab.client, f"{url6(lab, BULK)}{size}") == digest_of(size)
+        assert "mtu 1300" in web02.run(["ip", "-6", "route", "get", client]).stdout
+
+
 def test_flows_go_on_when_a_neighbour_is_forgotten(lab, engine):
     start(lab, engine, HOLD)
     held = dict(hold(lab.client, v6(lab.vip), HOLD) for _ in range(2))
