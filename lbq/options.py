@@ -39,7 +39,7 @@ USAGE = """\
 lbq --vip VIP:PORT --mode nat|dr|tun [--real RIP[:PORT][,SETTING=VALUE]...]... [OPTION]...
        lbq COMMAND …"""
 DESCRIPTION = """\
-Balance TCP, UDP and SCTP over real servers, in user space: the Linux Virtual Server over NFQUEUE.
+Balance TCP, UDP and SCTP, IPv4 and IPv6, over real servers, in user space: the Linux Virtual Server over NFQUEUE.
 The options run one virtual service in the foreground, until Ctrl-C or lbq stop."""
 EPILOG = """\
 commands that speak to the running director (each has its own --help):
@@ -60,8 +60,8 @@ other commands:
   lbq serve [OPTION]...                         a director without a service: lbq add service brings them
   lbq cleanup                                   put the host back after a director was killed
   lbq lab nat|dr|tun [--keep | --down]          try all of it in network namespaces, in a minute
-  lbq realserver dr|tun --vip VIP [--undo]      on a real server: the VIP on lo, and no ARP for it
-  lbq decap --vip VIP                           on a real server without ipip: the tunnel's end
+  lbq realserver dr|tun --vip VIP [--undo]      on a real server: the VIP on lo, and no ARP or NDP for it
+  lbq decap --vip VIP                           on a real server whose kernel does not end the tunnel: its end
 
 examples:
   lbq --vip 192.168.10.1:80 --mode nat --real 192.168.20.1 --real 192.168.20.2:8080,weight=2
