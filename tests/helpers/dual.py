@@ -28,10 +28,15 @@ def url6(lab: Lab, port: int = 80) -> str:
 
 
 def with_ipv6(lab: Lab) -> Lab:
-    """Give the machines of *lab* their IPv6 addresses and routes, and real servers the VIP; return the lab."""
+    """Give the machines of *lab* their IPv6 addresses and routes, and real servers the VIP; return the lab.
+
+    The director is a router before lbq makes it one: what a server still says to a client of the test before would be
+    counted as broken where nobody forwards it.
+    """
     for host in lab.namespaces:
         enable_ipv6(host)
-        host.sysctl("net.ipv6.conf.all.forwarding", host.sysctl("net.ipv4.ip_forward"))
+        is_router = host is lab.director or host.sysctl("net.ipv4.ip_forward") == "1"
+        host.sysctl("net.ipv6.conf.all.forwarding", int(is_router))
         with suppress(FileNotFoundError):       # a kernel without br_netfilter
             host.sysctl("net.bridge.bridge-nf-call-ip6tables", 0)
         _mirror_addresses(host)

@@ -1,6 +1,6 @@
 """SCTP between machines of a lab: by the kernel where it has SCTP, else a little of it over raw sockets.
 
-    sctp.py PORT NAME            says the name to whoever associates, then echoes, as ``endpoints.py hold`` does
+    sctp.py PORT NAME [ipv6]     says the name to whoever associates, then echoes, as ``endpoints.py hold`` does
     associate(host, VIP, PORT)   the other end: ``.name``, ``.echoes(message)``, ``.close()``
 
 The little SCTP (RFC 9260) has one chunk a packet and no retransmission, and refuses wrong checksums.
@@ -58,9 +58,9 @@ class Packet(NamedTuple):
         return head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk
 
 
-def read(received: bytes) -> Packet:
-    """Return the packet in what a raw socket *received*, IP header and all."""
-    data = received[(received[0] & 15) * 4:]
+def read(received: bytes, family: int) -> Packet:
+    """Return the packet in what a raw socket *received*: with IPv4 the IP header and all."""
+    data = received[(received[0] & 15) * 4:] if family == socket.AF_INET else received
     source, destination, tag, checksum = struct.unpack_from("!HHI4s", data)
     kind, flags, length = struct.unpack_from("!BBH", data, 12)
     assert checksum == struct.pack("<I", crc32c(data[:8] + bytes(4) + data[12:])), "wrong CRC32c"
@@ -80,17 +80,17 @@ def message(number: int, content: bytes) -> bytes:
 class Server:
     """The little SCTP's server: it answers chunk by chunk, and keeps of each client the tag and a count."""
 
-    def __init__(self, port: int, title: str):
+    def __init__(self, port: int, title: str, family: int):
         self.port = port
         self.title = title.encode()
         self.clients: dict[tuple[str, int], list[int]] = {}
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+        self.socket = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_SCTP)
 
     def serve(self) -> None:
         """Answer whatever comes to our port."""
         while True:
-            received, (address, _) = self.socket.recvfrom(65535)
-            packet = read(received)
+            received, (address, *_) = self.socket.recvfrom(65535)
+            packet = read(received, self.socket.family)
             if packet.destination == self.port:
                 for kind, flags, content in self.answers((address, packet.source), packet):
                     tag = self.clients[address, packet.source][0]
@@ -122,7 +122,7 @@ class Association:
 
     def __init__(self, host, address: str, port: int):
         with host.inside():
-            self.socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+            self.socket = socket.socket(family_of(address), socket.SOCK_RAW, socket.IPPROTO_SCTP)
         self.socket.settimeout(TIMEOUT)
         self.socket.connect((address, 0))
         self.port, self.peer, self.tag, self.sent = next(PORTS), port, 0, 0
@@ -138,7 +138,7 @@ class Association:
     def receive(self, kind: int) -> bytes:
         """Return what the next chunk carries, which must be of this *kind*."""
         while True:
-            packet = read(self.socket.recv(65535))
+            packet = read(self.socket.recv(65535), self.socket.family)
             if packet.destination == self.port:
                 assert (packet.source, packet.kind) == (self.peer, kind)
                 return packet.content
@@ -169,7 +169,7 @@ class KernelAssociation:
 
     def __init__(self, host, address: str, port: int):
         with host.inside():
-            self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+            self.socket = socket.socket(family_of(address), socket.SOCK_STREAM, socket.IPPROTO_SCTP)
         self.socket.settimeout(TIMEOUT)
         self.socket.connect((address, port))
         self.name = self.socket.recv(64).decode()
@@ -199,10 +199,12 @@ class KernelServer(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, title: str):
+    def __init__(self, port: int, title: str, family: int):
         super().__init__(("", port), Echo, bind_and_activate=False)
         self.socket.close()
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+        self.socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+        if family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         self.title = title.encode()
         self.server_bind()
         self.server_activate()
@@ -215,7 +217,13 @@ def associate(host, address: str, port: int) -> Association | KernelAssociation:
     return (KernelAssociation if kernel_has_sctp() else Association)(host, address, port)
 
 
+def family_of(address: str) -> int:
+    """Return the family of an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 if __name__ == "__main__":
-    server = (KernelServer if kernel_has_sctp() else Server)(int(sys.argv[1]), sys.argv[2])
+    family = socket.AF_INET6 if sys.argv[3:] == ["ipv6"] else socket.AF_INET
+    server = (KernelServer if kernel_has_sctp() else Server)(int(sys.argv[1]), sys.argv[2], family)
     print("ready", flush=True)
     server.serve()

@@ -50,10 +50,7 @@ IPVSADM = Path(sys.executable).with_name("lbq-ipvsadm")
 def network():
     """Return the article's network, dual-stack, with servers of every kind on IPv6."""
     with new_lab(Lab) as lab:
-        with_ipv6(lab)
-        # What a server still says to a client of the test before is no broken packet.
-        lab.director.sysctl("net.ipv6.conf.all.forwarding", 1)
-        yield with_servers(lab, ipv6=True)
+        yield with_servers(with_ipv6(lab), ipv6=True)
 
 
 @pytest.fixture
@@ -205,6 +202,20 @@ def test_ports_behind_an_extension_header_are_found(lab, engine):
         for size in (3, 4000 if engine == "fast" else 3000):
             sock.send(bytes(size))
             assert sock.recv(65535) == b"web02 " + bytes(size)
+
+
+def test_tcp_behind_an_extension_header_is_a_connection_like_any_other(lab, engine):
+    start(lab, engine, HOLD)
+    with lab.client.inside():
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    with sock:
+        sock.settimeout(10)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_DSTOPTS, PADDING)
+        sock.connect((v6(lab.vip), HOLD))
+        assert sock.recv(64) == b"web02\n"
+        assert still_answers(sock)
+        [row] = tell(lab, "connections")["connections"]
+        assert (row["state"], row["daddr"]) == ("ESTABLISHED", v6(lab.servers[1].address))
 
 
 def test_without_a_server_clients_hear_port_unreachable(lab, engine):
@@ -394,7 +405,7 @@ def test_connections_are_ended_and_servers_drained(lab, engine):
 @pytest.fixture
 def no_router(lab, forgiven):
     """Let the director forward no IPv6 but by lbq's own doing."""
-    forgiven.add("Ip6InAddrErrors")     # see network()
+    forgiven.add("Ip6InAddrErrors")     # see with_ipv6()
     lab.director.sysctl("net.ipv6.conf.all.forwarding", 0)
     yield
     lab.director.sysctl("net.ipv6.conf.all.forwarding", 1)
