@@ -140,7 +140,7 @@ def _bring_up_tunnel(record: dict) -> list[str]:
     done = _ip("link", "set", TUNNEL, "up")
     if done.returncode:
         raise HostError(f"cannot bring {TUNNEL} up: {done.stderr.strip()}")
-    return [f"{TUNNEL} is up: it ends IPIP tunnels"]
+    return [f"{TUNNEL} is up: it ends IPIP tunnels over IPv4 (over IPv6: lbq decap --vip VIP --over ipv6)"]
 
 
 def tunnel_is_up(device: str = TUNNEL) -> bool | None:
