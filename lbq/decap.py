@@ -244,7 +244,8 @@ def read_inner(received: bytes, kind: str, family: int) -> bytes:
         if len(received) < GUE_HEADER or received[0] >> 5 or received[1] not in INSIDE.values():
             return b""
         return received[GUE_HEADER + (received[0] & 0x1F) * 4:]
-    payload = received[(received[0] & 0x0F) * 4:] if family == AF_INET else received
+    header = (received[0] & 0x0F) * 4 if received and family == AF_INET else 0
+    payload = received[header:]
     return payload if kind == "ipip" else _after_gre(payload)
 
 

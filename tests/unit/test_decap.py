@@ -49,3 +49,8 @@ def test_what_is_not_for_a_vip_or_not_whole_stays_out(inner, vips, reason):
 ])
 def test_what_is_no_data_of_ours_has_nothing_inside(kind, header):
     assert why_not(read_inner(bytes.fromhex(header), kind, AF_INET6), {VIP, VIP6}) == "no IP packet inside"
+
+
+@pytest.mark.parametrize("kind", ["ipip", "gre", "gue"])
+def test_nothing_comes_out_of_nothing(kind):
+    assert {read_inner(b"", kind, family) for family in (AF_INET, AF_INET6)} == {b""}
