@@ -270,6 +270,9 @@ cdef class Forwarding(Connections):
         out = self._next_out(route)
         out.body, out.length = data, packet.length
         self._wrap(out, server, route, <uint32_t> packet.hashed)
+        if pkt.whole_length(out.head) != out.head_length + packet.length:
+            self.box.count -= 1                 # longer than its header can say
+            return DROPPED_TOO_BIG
         if room == 0 or packet.length <= room:
             return FORWARDED
         self.box.count -= 1                     # too long and may be cut: the outer packet is

@@ -168,6 +168,8 @@ class Forwarding:
         if form & pkt.CHECKSUM_NOT_READY:
             _complete_checksum(packet, parsed)
         whole = self._wrap(packet, server, route) if mode == TUN else packet
+        if pkt.whole_length(whole) != len(whole):
+            return "dropped_too_big"            # longer than its header can say
         if room == 0 or parsed.length <= room:
             self.sent.append(Sent(server.address, bytes(whole), 0, server.family))
             return "forwarded"

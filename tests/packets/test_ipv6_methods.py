@@ -287,6 +287,11 @@ def pieces(limit, unwrapped=lambda packet: packet):
     return check
 
 
+def datagram(payload):
+    """Return a datagram with so many bytes of payload."""
+    return client6(vip=f"[{VIP}]:53").udp(b"y" * payload)
+
+
 GATHERED = client6(vip=f"[{VIP}]:53").udp(b"y" * 3000)
 REASSEMBLED = [
     Case("what is longer than any packet here came in fragments, and leaves in fragments",
@@ -303,6 +308,11 @@ REASSEMBLED = [
     Case("unless the host has devices for such packets",
          *by(DR, name=DNS6), routes6(s1=1500), call("set_largest_mtu", 4000),
          GATHERED >> told(2, 0, "too_big", 1500, later=True)),
+    Case("where no MTU is known, too, nothing is longer than its header can say",
+         *by(TUN, (GUE, 6080, CSUM), name=DNS6), datagram(65535 - 12 - 48) >> left, datagram(65535 - 12 - 47) >> no_room),
+    Case("nor over IPv4",
+         *by(TUN, name=DNS6, real=REAL4), datagram(65535 - 40 - 8 - 20) >> left,
+         datagram(65535 - 40 - 8 - 19) >> no_room),
     Case("4 in 6: a packet that may be cut is cut outside",
          *by(TUN, name=WEB), routes6(s1=1500), client().syn() >> left,
          client(fragment=0).ack(b"x" * 1440) >> cut_outside, sysctl("pmtu_disc", 0),
