@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from lbq import sysctls, thresholds
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, ServiceExists, ThresholdsReversed
@@ -64,7 +63,7 @@ class ServiceTable:
         self.trash: dict[Place, RealServer] = {}
         self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
         self.next_round = 0
-        self.due: Iterator[Place] = iter(())        # what the present round has not looked at yet
+        self.due: deque[Place] = deque()            # what the present round has not looked at yet
         self.begun: deque[Iterator] = deque()       # what schedulers do step by step
         self.scheduler_errors = 0       # notices that a user's own scheduler did not take
 
@@ -237,13 +236,14 @@ class ServiceTable:
         Kernel: ip_vs_ctl.c, ip_vs_dest_trash_expire(), every minute while anything is in the trash.
         """
         if not self.trash:
-            self.next_round, self.due = 0, iter(())
+            self.next_round, self.due = 0, deque()
         elif self.next_round == 0:
             self.next_round = now_ns + TRASH_ROUND
-        elif now_ns >= self.next_round:
-            self.next_round, self.due = now_ns + TRASH_ROUND, iter(list(self.trash))
+        elif now_ns >= self.next_round and not self.due:        # a large one takes longer than a minute
+            self.next_round, self.due = now_ns + TRASH_ROUND, deque(self.trash)
         gone = {}
-        for place in islice(self.due, TRASH_PIECE):
+        for _ in range(min(TRASH_PIECE, len(self.due))):
+            place = self.due.popleft()
             server = self.trash.get(place)
             if server is None or server.is_referenced():
                 continue

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from lbq import services
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceExists, UnknownScheduler
 from lbq.model import AF_INET, TCP, UDP, ServiceKey
 from lbq.schedulers.base import Scheduler
@@ -195,3 +196,18 @@ def test_a_large_trash_is_looked_through_in_pieces(table):
 
     assert [len(table.empty_trash(180 * SECOND + second)) for second in range(4)] == [200, 200, 101, 0]
     assert (table.trash, table.idle_since) == ({}, {})
+
+
+def test_a_round_through_the_trash_that_takes_longer_than_a_minute_comes_to_its_end(table, monkeypatch):
+    """What is looked at last has its turn, although there are always connections of what comes first."""
+    monkeypatch.setattr(services, "TRASH_PIECE", 1)
+    for number in range(80):
+        table.add_server(WEB, RIP + 1 + number, 80)
+    for server in table.service(WEB).servers[:70]:
+        server.active_conns = 1
+    table.delete_service(WEB)
+
+    for second in range(400):
+        table.empty_trash(second * SECOND)
+
+    assert len(table.trash) == 70
