@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from lbq.control.client import ControlClient
 from lbq.host.setup import state_directory
+from tests.helpers import packets
 from tests.soak.clients import TCP_SERVICES, UDP_SERVICES
 from tests.soak.network import MixedLab, mode_of
 
@@ -21,6 +22,8 @@ EMPTY_SECONDS = 15      # what a quiesced server may take until it has no active
 SYSCTLS = {"pmtu_disc": (0, 1), "expire_quiescent_template": (0, 1), "expire_nodest_conn": (0, 1), "sloppy_tcp": (0, 1),
            "nat_icmp_send": (0, 1), "schedule_icmp": (0, 1), "run_estimation": (0, 1), "secure_tcp": (0, 1),
            "conn_reuse_mode": (1, 3), "lblc_expiration": (60, 86400), "drop_packet": (0, 1), "drop_entry": (0, 1)}
+EMPTIED = ("nat", "dr", "tun", "nat-udp", "dr-udp", "tun-udp", "dr-ops", "nat6", "dr6", "tun6", "tun4in6", "tun6in4",
+           "nat6-udp", "dr6-ops")
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "twos")     # which refuse nobody while one has a weight
 TIMEOUTS = {"tcp": (60, 900), "tcpfin": (5, 10), "udp": (3, 5)}
 
@@ -41,7 +44,7 @@ class Changes:
         """Make changes and ask for listings for the length of a ``with`` block."""
         threads = [threading.Thread(target=self._thread, args=(work, *args)) for work, *args in (
             (self._settings,), (self._listings,), (self._victims,),
-            *((self._servers, service) for service in ("nat", "dr", "tun", "nat-udp", "dr-udp", "tun-udp", "dr-ops")))]
+            *((self._servers, service) for service in EMPTIED))]
         for thread in threads:
             thread.start()
         try:
@@ -74,13 +77,15 @@ class Changes:
             name = choose.choice([*TIMEOUTS])
             self._do(client, "timeouts", **{name: choose.choice(TIMEOUTS[name])})
         elif what == 2:
-            self._do(client, "zero", service=self.key(service))
+            self._do(client, "zero", service=self.lab.key(service))
         elif what == 3:
-            self._do(client, "set_service", service=self.key(service), scheduler=choose.choice(SCHEDULERS))
+            self._do(client, "set_service", service=self.lab.key(service), scheduler=choose.choice(SCHEDULERS))
         else:
-            self._do(client, "add_service", service=f"{self.lab.vip}:7", scheduler="mh")
-            self._do(client, "add_server", service=f"{self.lab.vip}:7", server="172.16.10.99,weight=3")
-            self._do(client, "delete_service", service=f"{self.lab.vip}:7")
+            unused, server = choose.choice(((f"{self.lab.vip}:7", "172.16.10.99"),
+                                            (f"[{self.lab.vip6}]:7", "[2001:db8:ac10:a00::99]")))
+            self._do(client, "add_service", service=unused, scheduler="mh")
+            self._do(client, "add_server", service=unused, server=f"{server},weight=3")
+            self._do(client, "delete_service", service=unused)
         self.ending.wait(choose.random() * 0.1)
 
     def _listings(self, client: ControlClient, choose: random.Random) -> None:
@@ -93,42 +98,32 @@ class Changes:
 
     def _servers(self, client: ControlClient, choose: random.Random, service: str) -> None:
         """Empty the second server of a service, delete it, bring it back; the first one has the held connections."""
-        first, second = self.servers(service)
-        self._do(client, "set_server", service=self.key(service), server=f"{first},weight={choose.randrange(1, 9)}")
-        self._do(client, "set_server", service=self.key(service), server=f"{second},weight=0")
+        first, second = self.lab.reals(service)
+        self._do(client, "set_server", service=self.lab.key(service), server=f"{first},weight={choose.randrange(1, 9)}")
+        self._do(client, "set_server", service=self.lab.key(service), server=f"{second},weight=0")
         give_up = time.monotonic() + EMPTY_SECONDS
         while self._active(client, service, second) != 0:
             assert time.monotonic() < give_up, f"{second} of {service} does not get empty"
             time.sleep(0.05)
         time.sleep(SETTLE_SECONDS)
-        self._do(client, "delete_server", service=self.key(service), server=second)
+        self._do(client, "delete_server", service=self.lab.key(service), server=second)
         self.ending.wait(choose.random())
-        self._do(client, "add_server", service=self.key(service),
+        self._do(client, "add_server", service=self.lab.key(service),
                  server=f"{second},mode={mode_of(service)},weight={choose.randrange(1, 9)}")
         self.ending.wait(choose.random() * 3)
 
     def _active(self, client: ControlClient, service: str, server: str) -> int | None:
         """Return its active connections; None when a change between two pages of the listing has hidden it."""
-        address, _, port = server.partition(":")
+        address, port = packets.endpoint(server)
         return next((row["active"] for each in client.call("list") for row in each["servers"]
-                     if (row["address"], row["port"]) == (address, int(port))), None)
+                     if (packets.address(row["address"]), row["port"]) == (address, port)), None)
 
     def _victims(self, client: ControlClient, choose: random.Random) -> None:
         """Delete a server with all the connections it has."""
-        _, second = self.servers("victim")
+        _, second = self.lab.reals("victim")
         began = time.monotonic()
-        self._do(client, "delete_server", service=self.key("victim"), server=second)
+        self._do(client, "delete_server", service=self.lab.key("victim"), server=second)
         self.deletions.append((began, time.monotonic()))
         self.ending.wait(0.2)
-        self._do(client, "add_server", service=self.key("victim"), server=second)
+        self._do(client, "add_server", service=self.lab.key("victim"), server=second)
         self.ending.wait(1 + choose.random())
-
-    def key(self, service: str) -> str:
-        """Return how the commands name a service."""
-        protocol, port = ("tcp", TCP_SERVICES[service]) if service in TCP_SERVICES else ("udp", UDP_SERVICES[service])
-        return f"{protocol}:{self.lab.vip}:{port}"
-
-    def servers(self, service: str) -> list[str]:
-        """Return the two servers of a service."""
-        port = self.key(service).rpartition(":")[2]
-        return [f"{server.address}:{port}" for server in self.lab.by_mode[mode_of(service)]]

@@ -1,4 +1,4 @@
-"""Clients of every service at once, for a while: ``python -m tests.soak.clients VIP SECONDS``.
+"""Clients of every service at once, for a while: ``python -m tests.soak.clients VIP VIP6 SECONDS``.
 
 Each request has its own connection: TCP hears the server's name, sends something and gets it back, UDP gets an answer
 to each datagram.  Some connections are held from the first second to the last.  Source ports come round only after
@@ -16,11 +16,14 @@ import threading
 import time
 from collections import Counter
 
-TCP_SERVICES = {"nat": 80, "dr": 8080, "tun": 9090, "persistent": 81, "victim": 82}
-UDP_SERVICES = {"nat-udp": 53, "dr-udp": 8053, "tun-udp": 9053, "dr-ops": 8054}
-HELD = ("nat", "dr", "tun", "persistent")       # each by as many connections as there are threads of its kind
+# A 6 in the name: over IPv6; tun4in6 is a service of IPv4 whose servers are reached by a tunnel of IPv6.
+TCP_SERVICES = {"nat": 80, "dr": 8080, "tun": 9090, "persistent": 81, "victim": 82,
+                "nat6": 86, "dr6": 8086, "tun6": 9096, "persistent6": 87, "tun4in6": 9046, "tun6in4": 9064}
+UDP_SERVICES = {"nat-udp": 53, "dr-udp": 8053, "tun-udp": 9053, "dr-ops": 8054,
+                "nat6-udp": 56, "dr6-udp": 8056, "tun6-udp": 9056, "dr6-ops": 8057}
+HELD = ("nat", "dr", "tun", "persistent", "nat6", "dr6", "tun6in4")
 THREADS = 6
-HOLDERS = 2
+HOLDERS = 2                                     # connections of each of those
 FIRST_PORT, PORTS = 10000, 8000                 # of each thread
 PAUSE = 0.02                                    # seconds after a request, at most
 PATIENCE = 10
@@ -51,9 +54,19 @@ class Record:
             self.answered[service] += 1
 
 
+def is_ipv6(service: str) -> bool:
+    """Return True when the clients of *service* speak IPv6."""
+    return "6" in service and "4in6" not in service
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    """Return the family of an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def tcp(vip: str, port: int, source_port: int, choose: random.Random) -> None:
     """Open a connection, have something echoed, and close it in one of three ways."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+    with socket.socket(family_of(vip), socket.SOCK_STREAM) as sock:
         open_from(sock, source_port, (vip, port))
         echo(sock, choose.randbytes(choose.choice(SIZES)))
         how = choose.random()
@@ -93,7 +106,7 @@ def echo(sock: socket.socket, content: bytes) -> None:
 
 def udp(vip: str, port: int, source_port: int, choose: random.Random) -> None:
     """Ask a few times from one port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(family_of(vip), socket.SOCK_DGRAM) as sock:
         sock.settimeout(PATIENCE)
         sock.bind(("", source_port))
         sock.connect((vip, port))
@@ -103,7 +116,7 @@ def udp(vip: str, port: int, source_port: int, choose: random.Random) -> None:
             assert sock.recv(2048).endswith(b" " + question), "another answer than was sent"
 
 
-def ask(record: Record, vip: str, number: int, until: float) -> None:
+def ask(record: Record, vips: tuple[str, str], number: int, until: float) -> None:
     """Request after request, of all services in turn, until it is time."""
     choose = random.Random(number)
     services = [(name, tcp, port) for name, port in TCP_SERVICES.items()]
@@ -111,7 +124,8 @@ def ask(record: Record, vip: str, number: int, until: float) -> None:
     turn = 0
     while time.monotonic() < until:
         service, request, port = choose.choice(services)
-        record.attempt(service, request, vip, port, FIRST_PORT + PORTS * number + turn % PORTS, choose)
+        source_port = FIRST_PORT + PORTS * number + turn % PORTS
+        record.attempt(service, request, vips[is_ipv6(service)], port, source_port, choose)
         turn += 1
         time.sleep(choose.random() * PAUSE)
 
@@ -119,7 +133,7 @@ def ask(record: Record, vip: str, number: int, until: float) -> None:
 def hold(record: Record, vip: str, service: str, number: int, until: float) -> None:
     """One connection that carries a few bytes three times a second."""
     def all_the_time() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        with socket.socket(family_of(vip), socket.SOCK_STREAM) as sock:
             open_from(sock, 1024 + number, (vip, TCP_SERVICES[service]))
             print("held\n", end="", flush=True)         # in one piece: other threads print, too
             while time.monotonic() < until:
@@ -129,12 +143,14 @@ def hold(record: Record, vip: str, service: str, number: int, until: float) -> N
     record.attempt(f"held {service}", all_the_time)
 
 
-def main(vip: str, seconds: str) -> None:
+def main(vip: str, vip6: str, seconds: str) -> None:
     """Run all threads to their end and print what became of the requests."""
+    vips = vip, vip6
     record, until = Record(), time.monotonic() + float(seconds)
-    holders = [threading.Thread(target=hold, args=(record, vip, service, HOLDERS * place + number, until))
+    holders = [threading.Thread(target=hold, args=(record, vips[is_ipv6(service)], service, HOLDERS * place + number,
+                                                   until))
                for place, service in enumerate(HELD) for number in range(HOLDERS)]
-    threads = [threading.Thread(target=ask, args=(record, vip, number, until)) for number in range(THREADS)]
+    threads = [threading.Thread(target=ask, args=(record, vips, number, until)) for number in range(THREADS)]
     for thread in holders:
         thread.start()
     sys.stdin.readline()                # the others begin when they are told that the held ones are there

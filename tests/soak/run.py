@@ -75,14 +75,14 @@ def soak() -> Soak:
         director = lab.director.popen(lbq_command("serve", "--max-connections", "65536"), env=this_lbq())
         director.wait_for("ready")
         changes = Changes(lab)
-        lab.director.call(_configure, changes)
+        lab.director.call(_configure, lab)
         processes = {"front": director.pid, "worker": worker_of(director)}
         seen.idle = _sample(lab, processes, time.monotonic())
-        traffic = lab.client.popen([sys.executable, "-P", "-c", CLIENTS, lab.vip, SECONDS + 5], stdin=-1,
+        traffic = lab.client.popen([sys.executable, "-P", "-c", CLIENTS, lab.vip, lab.vip6, SECONDS + 5], stdin=-1,
                                    env=_with_tests())
         for _ in range(len(HELD) * HOLDERS):
             traffic.wait_for("held", BUSY_SECONDS)
-        _spread(lab, changes)
+        _spread(lab)
         traffic.stdin.write(b"go\n")
         traffic.stdin.flush()
         with changes.going_on():
@@ -106,22 +106,22 @@ def _with_tests() -> dict[str, str]:
     return environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}{os.pathsep}{ROOT}"}
 
 
-def _configure(changes: Changes) -> None:
+def _configure(lab: MixedLab) -> None:
     """Add all services, each with its first server only, so that the held connections are there."""
     with ControlClient(state_directory()) as client:
         for service in (*TCP_SERVICES, *UDP_SERVICES):
-            settings = {"persistent": 300} if service == "persistent" else {"ops": True} if service == "dr-ops" else {}
-            client.call("add_service", service=changes.key(service), mode=mode_of(service), scheduler="wlc", **settings)
-            client.call("add_server", service=changes.key(service), server=changes.servers(service)[0])
+            settings = {"persistent": 300} if "persistent" in service else {"ops": True} if "ops" in service else {}
+            client.call("add_service", service=lab.key(service), mode=mode_of(service), scheduler="wlc", **settings)
+            client.call("add_server", service=lab.key(service), server=lab.reals(service)[0])
         client.call("timeouts", **{name: values[0] for name, values in TIMEOUTS.items()})
 
 
-def _spread(lab: MixedLab, changes: Changes) -> None:
+def _spread(lab: MixedLab) -> None:
     """Add the second server to every service."""
     def add() -> None:
         with ControlClient(state_directory()) as client:
             for service in (*TCP_SERVICES, *UDP_SERVICES):
-                client.call("add_server", service=changes.key(service), server=changes.servers(service)[1])
+                client.call("add_server", service=lab.key(service), server=lab.reals(service)[1])
 
     lab.director.call(add)
 

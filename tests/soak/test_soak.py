@@ -1,7 +1,7 @@
 """A director for everyday use, a day in a minute (``LBQ_FULL=1``: half an hour): nothing is lost, nothing grows.
 
-NAT, DR and TUN, TCP and UDP, persistence and one-packet scheduling under load, while servers are emptied, deleted and
-added, settings and sysctls change and listings are asked for all the time.
+NAT, DR and TUN, in IPv4, in IPv6 and one in the other, TCP and UDP, persistence and one-packet scheduling under load,
+while servers are emptied, deleted and added, settings and sysctls change and listings are asked for all the time.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_CHANGES_A_SECOND = 1
 GROWTH = {"front": 1 << 20, "worker": 512 << 10}        # bytes: more than that is no noise
 # Counters that also tell something else: a SYN-ACK that comes twice when a busy machine was late (bad sums are counted
 # apart), and a sender's own packets that are too large once it has heard of a tunnel's smaller MTU.
-NOT_BROKEN = ("TcpInErrs", "IpFragFails")
+NOT_BROKEN = ("TcpInErrs", "IpFragFails", "Ip6FragFails")
 COMPLAINT = re.compile(r"warning|error|Traceback", re.IGNORECASE)
 EXPECTED_IN_LOG = re.compile(r"the real server of its connection was deleted|not the first packet of a connection|"
                              r"no real server yet|replies of no known connection|no virtual service yet|"
