@@ -23,7 +23,6 @@ DR = 3          # IP_VS_CONN_F_DROUTE
 BYPASS = 4      # IP_VS_CONN_F_BYPASS: no server, on to where the client wanted to go
 MODE_MASK = 7
 MODE_NAMES = {NAT: "nat", LOCAL: "local", TUN: "tun", DR: "dr", BYPASS: "bypass"}
-FAMILY_NAMES = {AF_INET: "inet", AF_INET6: "inet6"}
 PROTOCOL_NAMES = {IP: "ip", TCP: "tcp", UDP: "udp", SCTP: "sctp"}
 
 # A connection's flags; the numbers are the kernel's IP_VS_CONN_F_*.

@@ -9,8 +9,7 @@ import random
 from collections import Counter
 
 from lbq._fastpath import FastDirector
-from tests.fuzz import packets
-from tests.fuzz.families import FAMILIES
+from tests.fuzz import families, packets
 from tests.fuzz.judge import adds_up
 from tests.helpers.story import Step, Teller
 
@@ -21,10 +20,10 @@ THE_END = 10**15    # ns: later than any timer
 def play(seed: int, counted: Counter, tell=None) -> None:
     """Play case *seed*; *tell* is called with each step before it happens."""
     choose = random.Random(seed)
-    family = FAMILIES[seed % len(FAMILIES)]
+    corpus = families.of_case(seed)
     profile = choose.choice(("new", "classic"))
     teller = Teller(FastDirector(max_connections=choose.choice((3, 40, 1000)), profile=profile))
-    for number, step in enumerate(random_ones(choose, packets.steps(choose, family, teller.engine, seed))):
+    for number, step in enumerate(random_ones(choose, packets.steps(choose, corpus, teller.engine, seed))):
         if tell:
             tell(step)
         teller.tell(step)

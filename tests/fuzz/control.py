@@ -28,25 +28,32 @@ from lbq.control.rows import key_of
 from lbq.control.server import LINE_BYTES, ControlServer
 from lbq.errors import HostError
 from lbq.grammar import format_address
+from lbq.model import FAMILY_NAMES
 from tests.fuzz import mutate
-from tests.fuzz.ipv4 import NASTY
+from tests.fuzz.family import NASTY
 
 CLIENTS = 4
 REQUESTS = 25           # of each client
 IDLE_SECONDS = 60       # a busy machine is no failure
 SERVICES = ("192.168.10.1:80", "tcp:192.168.10.1:21", "udp:192.168.10.1:53", "sctp:192.168.10.1:80", "fwmark:1",
-            "192.168.10.2:0", "[2001:db8::1]:80", "nobody:80", "192.168.10.1", "fwmark:0", "")
+            "192.168.10.2:0", "[2001:db8::1]:80", "tcp:[2001:db8::1]:21", "udp:[2001:DB8:0:0::1]:53", "fwmark:1/6",
+            "[::ffff:192.168.10.1]:80", "[fe80::1%lo]:80", "[::]:80", "[2001:db8::1:80", "2001:db8::1:80", "fwmark:1/4",
+            "nobody:80", "192.168.10.1", "fwmark:0", "")
 SERVERS = ("192.168.20.1", "192.168.20.1:8080", "192.168.20.2,weight=2", "192.168.20.3,mode=dr",
            "192.168.20.4,weight=0", "192.168.20.5,mode=tun,tunnel=gue,tunnel-port=6080",
-           "192.168.20.1,upper=9,lower=3", "192.168.20.9:0", "", ",", "192.168.20.1,weight=99999999999",
+           "192.168.20.1,upper=9,lower=3", "192.168.20.9:0", "[2001:db8:20::1]", "2001:db8:20::1",
+           "[2001:db8:20::1]:8080", "[2001:db8:20::2]:80,mode=dr", "[2001:db8:20::5],mode=tun,tunnel=gre,tunnel-csum",
+           "[2001:db8:20::5],mode=tun", "192.168.20.5,mode=tun", "[fe80::1],mode=dr", "[ff02::1]", "[2001:db8::1]:80",
+           "", ",", "192.168.20.1,weight=99999999999",
            "10.0.0.1," + "weight=1," * 100)
-ADDRESSES = ("192.168.10.1", "192.168.10.2", "0.0.0.0", "::1%lo", "192.168.10.256")
+ADDRESSES = ("192.168.10.1", "192.168.10.2", "0.0.0.0", "2001:db8::1", "2001:db8::2", "::", "::ffff:192.168.10.1",
+             "fe80::1", "::1%lo", "192.168.10.256")
 DEEDS = ("add", "add", "edit", "delete", "zero", "sing")
 SCHEDULERS = ("rr", "wlc", "mh", "twos", NASTY, NASTY.replace("Nasty", "Deadly"), "/dev/zero.py:X", "wcl", "")
 SYSCTLS = ("conn_reuse_mode=0", "net.ipv4.vs.drop_entry=3", "expire_nodest_conn=1", "sync_ports=1", "amemthresh", "=",
            "am_droprate=0", "lblc_expiration=2147483648")
 SETTINGS = {"scheduler": SCHEDULERS, "persistent": (0, 300, 10**9, -1, True), "ops": (True, False, None),
-            "netmask": ("255.255.255.0", "24", 0xFFFFFF00, "0", "255.0.255.0", 2**40),
+            "netmask": ("255.255.255.0", "24", "64", "128", "129", 64, 0xFFFFFF00, "0", "255.0.255.0", 2**40),
             "mode": ("nat", "dr", "tun", "x"),
             "scheduler_flags": ([], ["mh-port"], ["sh-fallback", "sh-fallback"], [1], ["x"]), "nonsense": (1,)}
 ODD = (None, True, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, 0.5, 1e400, "", "\0", "\ud800", "é", "x" * 5000, [], {},
@@ -175,8 +182,9 @@ async def agree(path: Path, operations: Operations) -> None:
     known = {key_of(row): row for row in rows}
     assert set(known) == set(operations.services)
     for key, row in known.items():
-        servers = {(server["address"], server["port"], server["weight"]) for server in row["servers"]}
-        assert servers == {(format_address(words.address, key.family), words.port, words.weight)
+        servers = {(server["family"], server["address"], server["port"], server["weight"]) for server in row["servers"]}
+        assert servers == {(FAMILY_NAMES[words.family], format_address(words.address, words.family), words.port,
+                            words.weight)
                            for place, words in operations.servers.items() if place[0] == key}
 
 
@@ -224,14 +232,16 @@ def row(choose: random.Random) -> dict:
     return {"protocol": choose.choice(("tcp", "udp", "sctp")), "address": choose.choice(ADDRESSES),
             "port": choose.choice((80, 21, 53, 0)), "fwmark": choose.choice((0, 0, 0, 1)),
             "scheduler": choose.choice(SCHEDULERS), "flags": choose.choice(([], ["persistent"], ["ops"], ["sched1"])),
-            "timeout": choose.choice((0, 300)), "netmask": choose.choice(("255.255.255.255", "255.0.255.0", "128")),
+            "timeout": choose.choice((0, 300)),
+            "netmask": choose.choice(("255.255.255.255", "255.0.255.0", "128", "64", "0")),
             "pe": choose.choice(("", "", "sip", "x")),
             "servers": [server_row(choose) for _ in range(choose.randrange(3))]}
 
 
 def server_row(choose: random.Random) -> dict:
     """Return a server as a listing has it."""
-    return {"address": choose.choice(("192.168.20.1", "192.168.20.2", "0.0.0.0", "2001:db8::2")),
+    return {"address": choose.choice(("192.168.20.1", "192.168.20.2", "0.0.0.0", "2001:db8:20::1", "2001:db8:20::2",
+                                      "::")),
             "port": choose.choice((80, 8080, 0)), "weight": choose.choice((0, 1, 2**31 - 1)),
             "mode": choose.choice(("nat", "dr", "tun")), "upper": choose.choice((0, 5)),
             "lower": choose.choice((0, 0, 9)), "tunnel": choose.choice(("ipip", "gue", "gre")),

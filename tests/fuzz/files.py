@@ -14,6 +14,7 @@ import os
 import random
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import lbq.host.setup
@@ -22,14 +23,18 @@ from lbq.control import client
 from lbq.errors import DirectorRunning, LbqError
 from lbq.host import undo
 from lbq.lock import DirectoryLock
+from lbq.model import FAMILY_NAMES
 from lbq.schedulers import create
 from tests.fuzz import control, mutate
 
 FILES = 40
 RECORD = dataclasses.asdict(dataclasses.replace(
-    undo.begin(3, "/usr/sbin/iptables-nft-restore", {"raw": ["PREROUTING"], "mangle": []}),
-    sysctls={"net/ipv4/ip_forward": "0"}, addresses=[["192.168.10.1", "eth0"]]))
-REAL_SERVER = {"sysctls": {"net/ipv4/conf/all/arp_ignore": "0"}, "addresses": [0xC0A80A01], "device": False}
+    undo.begin(3, {"inet": {"raw": ["PREROUTING"], "mangle": []}, "inet6": {"raw": []}}),
+    programs={"inet": "/usr/sbin/iptables-nft-restore", "inet6": "/usr/sbin/ip6tables-nft-restore"},
+    sysctls={"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"},
+    addresses=[["192.168.10.1", "eth0"], ["2001:db8::1", "eth0"]]))
+REAL_SERVER = {"here": realserver._here(), "sysctls": {"net/ipv4/conf/all/arp_ignore": "0"},
+               "addresses": ["192.168.10.1", "2001:db8::1"], "device": False}
 ANSWER = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no", "data": {"kind": "NoSuchServer"}}}
 SCHEDULER = b'''\
 from lbq.schedulers.base import Scheduler
@@ -76,7 +81,7 @@ def damaged_json(choose: random.Random, valid: dict) -> bytes:
     """Return JSON in which a value somewhere is another, or that is none any more."""
     value = json.loads(json.dumps(valid))
     for _ in range(choose.choice((0, 1, 1, 2))):
-        where = choose.choice([value, *(part for part in value.values() if isinstance(part, dict | list))])
+        where = choose.choice(list(_parts(value)))
         if isinstance(where, list):
             where[choose.randrange(len(where) + 1):] = [copy.deepcopy(choose.choice(control.ODD))]
         elif where:
@@ -88,6 +93,14 @@ def damaged_json(choose: random.Random, valid: dict) -> bytes:
     if choose.random() < 0.05:
         return choose.choice((b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000))
     return damaged(choose, content) if choose.random() < 0.3 else content
+
+
+def _parts(value: dict | list) -> Iterator[dict | list]:
+    """Give *value*, and all lists and dicts in it."""
+    yield value
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            yield from _parts(part)
 
 
 def damaged(choose: random.Random, valid: bytes) -> bytes:
@@ -105,18 +118,22 @@ def read_undo(folder: Path) -> None:
     """Expect a record that can be undone, or none."""
     record = undo.load(folder)
     if record is not None:
-        words = *record.sysctls, *record.sysctls.values(), record.iptables_restore
+        words = *record.sysctls, *record.sysctls.values(), *record.programs.values()
         assert all(isinstance(text, str) for text in words)
         for address, device in record.addresses:
             assert ipaddress.ip_address(address) and isinstance(device, str)
-        assert all(isinstance(chain, str) for chains in record.base_chains.values() for chain in chains)
+        assert set(record.base_chains) == set(FAMILY_NAMES.values()) >= set(record.programs)
+        assert all(isinstance(chain, str) for tables in record.base_chains.values() for chains in tables.values()
+                   for chain in chains)
 
 
 def read_real_server(folder: Path) -> None:
     """Expect a record that can be undone, none, or one line."""
     with contextlib.suppress(LbqError):
         record = realserver._load()
-        assert all(vip >= 0 for vip in record["addresses"])
+        if record is None:
+            return
+        assert all(ipaddress.ip_address(vip) for vip in record["addresses"])
         assert all(isinstance(text, str) for text in (*record["sysctls"], *record["sysctls"].values()))
         assert isinstance(record["device"], bool)
 

@@ -38,12 +38,29 @@ MUTANTS = (
     Mutant("an SCTP chunk may be cut", "packets", (
         ("protocols/sctp.py", "if at + CHUNK_HEADER > end:", "if at > end:"),)),
     Mutant("the ports of a quote may be missing", "packets", (
-        ("protocols/icmp.py", "+ PORTS <= length else 0", "<= length else 0"),
-        ("_forwarding.pyx", "if header < 20 or left < header + 4", "if header < 20"),
-        ("related.py", "if header < 20 or left < header + 4", "if header < 20"))),
+        ("_related.pyx", "if header < 20 or left < header + 4 or", "if header < 20 or"),
+        ("parsing.py", "if header < 20 or left < header + 4 or", "if header < 20 or"))),
+    Mutant("the ports of an IPv6 quote may be missing", "packets", (
+        ("_related.pyx", "if not has_ports(packet, at) or left < header + 4:", "if not has_ports(packet, at):"),)),
+    Mutant("an extension header may be cut", "cuts", (("packet.py", "if at + 2 > end:", "if at > end:"),)),
+    Mutant("both engines pass IPv6 packets that are cut", "packets", (
+        ("_packet.pxd", "if packet.length > packet.queued.length:\n        return DROPPED_TRUNCATED",
+         "if packet.length > packet.queued.length:\n        return PASSED_NOT_OURS"),
+        ("parsing.py", 'if len(packet) < length:\n        return "truncated"\n    found',
+         'if len(packet) < length:\n        return "not_ours"\n    found'))),
+    Mutant("of IPv6 addresses only the XOR is compared", "packets", (
+        ("_flowtable.pxd", "(key.family == INET or has_addresses(table, number, direction, key))", "True"),)),
+    Mutant("an IPv6 connection is IPv4's, too", "packets", (
+        ("_flowtable.pxd", "return entry.family == key.family and (key", "return (key"),)),
+    Mutant("both engines leave the last bytes of an IPv6 address as they were", "packets", (
+        ("packet.pxd", "memcpy(packet + at, address, 16);", "memcpy(packet + at, address, 12);"),
+        ("packet.py", "packet[at:at + 16] = address", "packet[at:at + 12] = address[:12]"))),
+    Mutant("a tunnel packet is longer than it can say", "packets", (
+        ("_forwarding.pyx", "if pkt.whole_length(out.head) != out.head_length + packet.length:", "if False:"),
+        ("forwarding.py", "if pkt.whole_length(whole) != len(whole):", "if False:"))),
     Mutant("both engines pass fragments", "packets", (
         ("_packet.pxd", "return DROPPED_FRAGMENT", "return PASSED_NOT_OURS"),
-        ("director.py", 'return "fragment"', 'return "not_ours"'))),
+        ("parsing.py", 'return "fragment"\n    protocol', 'return "not_ours"\n    protocol'))),
     Mutant("both engines pass a service's packets when the table is full", "packets", (
         ("_connections.pyx", "        if not made:\n            return DROPPED_TABLE_FULL\n        if slot",
          "        if not made:\n            return PASSED_NO_SERVICE\n        if slot"),
@@ -55,8 +72,8 @@ MUTANTS = (
     Mutant("replies to port 0 are not found", "packets", (
         ("_flowtable.pxd", "cport != 0 or direction == DIRECTION_OUT or", "cport != 0 or"),)),
     Mutant("tunnels of deleted services are remembered", "packets", (
-        ("_slots.pyx", "        self._list_tunnels()\n        self._after_delete()\n\n    def flush",
-         "        self._after_delete()\n\n    def flush"),)),
+        ("_slots.pyx", "        self._list_tunnels()\n        self._after_delete(service)\n\n    def flush",
+         "        self._after_delete(service)\n\n    def flush"),)),
     Mutant("an attribute may end behind its message", "netlink", (
         ("_nfqueue.pxd", "at + size > length:", "at + size > length + 4:"),)),
     Mutant("a payload needs no room before it", "netlink", (
@@ -67,7 +84,7 @@ MUTANTS = (
         ("modes/pieces.py", "if to + header + size > room or", "if to + size > room or"),)),
     Mutant("a tunnel's inner header may be cut", "cuts", (
         ("modes/tun.py", "return header if at + header <= length else 0", "return header"),
-        ("modes/tun.py", "if at + IP_HEADER > length or", "if at + 1 > length or"))),
+        ("modes/tun.py", "if at + IP_HEADER > length:", "if at + 1 > length:"))),
     Mutant("GUE may be cut", "cuts", (("decap.py", "if len(received) < GUE_HEADER or", "if"),)),
     Mutant("JSON may be nested as deep as it likes", "control", (
         ("control/server.py", "except (ValueError, RecursionError):", "except ValueError:"),)),

@@ -4,8 +4,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-INTERESTING = (0, 1, 2, 3, 4, 7, 8, 19, 20, 21, 28, 40, 60, 127, 128, 255, 256, 0x1FFF, 0x2000, 0x4000, 0x7FFF, 0x8000,
-               0xFFFB, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+from tests.fuzz import families
+
+INTERESTING = (0, 1, 2, 3, 4, 6, 7, 8, 17, 19, 20, 21, 28, 39, 40, 41, 43, 44, 51, 58, 60, 127, 128, 132, 255, 256,
+               0x1FFF, 0x2000, 0x4000, 0x7FFF, 0x8000, 0xFFFB, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def fields(choose: random.Random, data: bytearray, known: Sequence[tuple[int, int]]) -> None:
@@ -41,14 +43,14 @@ def anything(choose: random.Random, data: bytearray, other: bytes = b"") -> None
         data[at:] = other[choose.randrange(len(other) + 1):]
 
 
-def packet(choose: random.Random, family, valid: bytes, other: bytes) -> bytes:
+def packet(choose: random.Random, valid: bytes, other: bytes) -> bytes:
     """Return *valid* after a few changes, most of them to fields, often with lengths and checksums made right."""
     data = bytearray(valid)
     for _ in range(choose.choice((1, 1, 1, 2, 3))):
         if choose.random() < 0.75:
-            fields(choose, data, family.fields(data))
+            fields(choose, data, families.fields(data))
         else:
             anything(choose, data, other)
         if choose.random() < 0.5:
-            family.repair(data)
+            families.of_packet(data).repair(data)
     return bytes(data[:0xFFFF])

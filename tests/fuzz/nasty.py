@@ -43,9 +43,18 @@ class Nasty(Scheduler):
             raise ServiceError("not so")
 
     def tick(self, service, now_ns):
-        """Fail in every other second."""
-        if now_ns // 1_000_000_000 % 2:
+        """Fail at once in every other second, in the others after a few steps, or return what is no iterator."""
+        second = now_ns // 1_000_000_000
+        if second % 2:
             raise ServiceError("not now")
+        return second if second % 3 == 0 else self.steps(service, second % 5)
+
+    def steps(self, service, count):
+        """Take some steps and fail."""
+        for _ in range(count):
+            SOMEBODY[:] = [*SOMEBODY[-9:], *service.servers[-1:]]
+            yield
+        raise SystemExit(1)
 
 
 class Deadly(Nasty):

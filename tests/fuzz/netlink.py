@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from lbq._fastpath import FastDirector
 from lbq.director import Director
-from tests.fuzz import mutate, packets
-from tests.fuzz.families import FAMILIES
+from tests.fuzz import families, mutate, packets
 from tests.fuzz.judge import adds_up
 from tests.helpers import netlink
 from tests.helpers.batches import QUEUE, Kernel
@@ -48,24 +47,24 @@ class Queued(NamedTuple):
 def play(seed: int, counted: Counter, tell=None) -> None:
     """Play case *seed*; *tell* is called with each message before it is sent."""
     choose = random.Random(seed)
-    family = FAMILIES[seed % len(FAMILIES)]
+    corpus = families.of_case(seed)
     fast, reference = (Teller(engine(max_connections=500)) for engine in (FastDirector, Director))
     kernel, begin = Kernel(fast.engine), time.monotonic()
     try:
         for teller in (fast, reference):
             teller.engine.limit_icmp(False)         # the limits look at the clock, and each has its own
-        for step in family.world(choose):
+        for step in corpus.world(choose):
             assert fast.tell(step) == reference.tell(step)
         for _ in range(BATCHES):
             if time.monotonic() - begin > MOST_SECONDS:
                 break
-            messages = batch(choose, family, reference.engine)
+            messages = batch(choose, corpus, reference.engine)
             if tell:
                 for message in messages:
                     tell(message)
             exchange(kernel, reference.engine, messages)
             counted["messages"] += len(messages)
-            step = family.command(choose)
+            step = corpus.command(choose)
             if choose.random() < 0.3 and "expire_nodest_conn" not in step.arguments:    # its scan runs in the loop only
                 assert fast.tell(step) == reference.tell(step)
         assert fast.state()["services"] == reference.state()["services"]
@@ -126,22 +125,22 @@ def _with(found: Queued, kind: int, value: bytes, at: int) -> Queued:
     return found._replace(out_device=number) if kind == netlink.OUTDEV else found._replace(form=number)
 
 
-def batch(choose: random.Random, family, reference: Director) -> list[bytes]:
+def batch(choose: random.Random, corpus: families.Corpus, reference: Director) -> list[bytes]:
     """Return messages for one call, so few that a socket pair holds them."""
     live = packets.some_connections(choose, reference)
     messages: list[bytes] = []
     for _ in range(choose.choice((1, 2, 8, MOST_MESSAGES))):
-        message = hostile(choose, valid(choose, family, live)) if choose.random() < 0.5 else valid(choose, family, live)
+        message = hostile(choose, valid(choose, corpus, live)) if choose.random() < 0.5 else valid(choose, corpus, live)
         if sum(map(len, messages)) + len(message) < BATCH_BYTES and message:
             messages.append(message)
     return messages
 
 
-def valid(choose: random.Random, family, live: list) -> bytes:
+def valid(choose: random.Random, corpus: families.Corpus, live: list) -> bytes:
     """Return a message as the kernel writes it, about a packet that may be hostile itself."""
-    content, to_client = family.packet(choose, live)
+    content, to_client = corpus.packet(choose, live)
     if choose.random() < 0.2:
-        content = packets.hostile(choose, family, content, b"")
+        content = packets.hostile(choose, content, b"")
     _, (content, hook, form, out_device, truncated, mark) = packets.queued(choose, content, to_client)
     more = netlink.attribute(netlink.MARK, struct.pack("!I", mark)) if mark else b""
     if choose.random() < 0.1:

@@ -1,7 +1,7 @@
 """Any packet at any hook: both engines do the same, nothing raises, and what they do is right.
 
-One case is the life of a director of some family: either configured with services of every kind and left alone, or a
-random story (``tests/helpers/story.py``), whose commands, packets and clock jumps come in between.
+One case is the life of a director of one family or both: either configured with services of every kind and left alone,
+or a random story (``tests/helpers/story.py``), whose commands, packets and clock jumps come in between.
 """
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import random
 from collections import Counter, namedtuple
 from collections.abc import Iterator
 
+from lbq import conntrack
 from lbq._fastpath import FastDirector
-from lbq.conntrack import FIELDS, RECORD
+from lbq.conntrack import ADDRESSES, FIELDS, RECORD
 from lbq.director import Director
-from tests.fuzz import mutate
-from tests.fuzz.families import FAMILIES
+from lbq.model import AF_INET
+from tests.fuzz import families, mutate
 from tests.fuzz.judge import Judge
 from tests.helpers.engines import FORWARD, LOCAL_IN, LOCAL_OUT, NS, POSTROUTING, PREROUTING
 from tests.helpers.story import JUMPS, Step, Teller, story
@@ -33,18 +34,18 @@ FORMS = [0] * 8 + [1, 2, 3, 3, 4, 5, 6, 7, 8, 0x7FFFFFFF, -1]
 def play(seed: int, counted: Counter, tell=None) -> None:
     """Play case *seed*; *tell* is called with each step before it happens, and all is compared after each."""
     choose = random.Random(seed)
-    family = FAMILIES[seed % len(FAMILIES)]
+    corpus = families.of_case(seed)
     options = {"max_connections": choose.choice((3, 40, 1000, 1000)), "profile": choose.choice(("new", "classic"))}
     reference, fast = Teller(Director(**options)), Teller(FastDirector(**options))
-    judge = Judge(family, reference.engine, fast.engine)
-    for number, step in enumerate(steps(choose, family, reference.engine, seed)):
+    judge = Judge(reference.engine, fast.engine)
+    for number, step in enumerate(steps(choose, corpus, reference.engine, seed)):
         if tell:
             tell(step)
         try:
             judge.before()
             seen, expected = fast.tell(step), reference.tell(step)
             assert seen == expected, f"fast: {seen}, reference: {expected}"
-            outcome = judge.after(step, seen)
+            outcome = judge.after(step, fast.verdict, seen[-1] if step.kind == "packet" else None)
             if tell or number % LISTINGS == LISTINGS - 1:
                 judge.listings(fast.state(), reference.state())
         except Exception as error:
@@ -55,13 +56,13 @@ def play(seed: int, counted: Counter, tell=None) -> None:
     judge.listings(fast.state(), reference.state())
 
 
-def steps(choose: random.Random, family, director, seed: int) -> Iterator[Step]:
+def steps(choose: random.Random, corpus: families.Corpus, director, seed: int) -> Iterator[Step]:
     """Give the steps of a case; which come depends on the connections that *director* has."""
     if choose.random() < 0.4:
         between = iter(story(seed, STORY_STEPS))
     else:
-        yield from family.world(choose)
-        between = iter(lambda: family.command(choose), None)
+        yield from corpus.world(choose)
+        between = iter(lambda: corpus.command(choose), None)
     live: list = []
     last = b""
     for number in range(STEPS):
@@ -74,22 +75,34 @@ def steps(choose: random.Random, family, director, seed: int) -> Iterator[Step]:
             yield step
         else:
             before = last
-            last, to_client = family.packet(choose, live)
-            content = last if choose.random() < 0.5 else hostile(choose, family, last, before)
+            last, to_client = corpus.packet(choose, live)
+            content = last if choose.random() < 0.5 else hostile(choose, last, before)
             yield queued(choose, content, to_client)
 
 
 def some_connections(choose: random.Random, director) -> list[Live]:
     """Return up to a page of the connections that *director* has."""
     page, _ = director.list_connections(choose.randrange(1 + director.statistics()["connections"]), LOOK_AT_MOST)
-    return [Live._make(RECORD.unpack_from(page, at)) for at in range(0, len(page), RECORD.size)]
+    return [_live(record) for record in conntrack.split(page)]
 
 
-def hostile(choose: random.Random, family, valid: bytes, other: bytes) -> bytes:
+def _live(record: bytes) -> Live:
+    """Return what *record* says, with the addresses that follow it when one is IPv6's."""
+    connection = Live._make(RECORD.unpack_from(record))
+    if len(record) == RECORD.size:
+        return connection
+    sizes = [4 if family == AF_INET else 16 for family in (
+        connection.family, connection.family, conntrack.server_family(connection.family, connection.flags))]
+    caddr, vaddr, daddr = (int.from_bytes(content[:size], "big") for content, size in zip(
+        ADDRESSES.unpack_from(record, RECORD.size), sizes, strict=True))
+    return connection._replace(caddr=caddr, vaddr=vaddr, daddr=daddr)
+
+
+def hostile(choose: random.Random, valid: bytes, other: bytes) -> bytes:
     """Return a packet that is wrong: *valid* mutated, or, more rarely, random from the start."""
     if choose.random() < 0.95:
-        return mutate.packet(choose, family, valid, other)
-    data = bytearray(choose.randbytes(choose.choice((0, 1, 19, 20, 21, 27, 28, 40, 41, 100, 1500))))
+        return mutate.packet(choose, valid, other)
+    data = bytearray(choose.randbytes(choose.choice((0, 1, 19, 20, 21, 27, 28, 39, 40, 41, 48, 100, 1500))))
     if choose.random() < 0.8:
         data[:10] = valid[:10][:len(data)]         # a header that begins well
     return bytes(data)

@@ -17,9 +17,9 @@ import lbq.host.setup
 from lbq import cli, grammar, ipvsadm, options
 from lbq._fastpath import FastDirector
 from lbq.errors import LbqError
-from lbq.model import TCP, ServiceKey
+from lbq.model import AF_INET6, DR, NAT, TCP, TUN, ServiceKey
 from tests.fuzz import control
-from tests.fuzz.ipv4 import NASTY
+from tests.fuzz.family import NASTY
 from tests.helpers.local_director import LocalDirector
 
 LINES = 60
@@ -33,7 +33,8 @@ WORDS = ("service", "server", "--json", "--vip", "--mode", "nat", "dr", "tun", "
 IPVSADM = ("-A", "-E", "-D", "-a", "-e", "-d", "-C", "-L", "-S", "-Z", "-R", "--set", "-t", "-u", "-f", "-r", "-s",
            "-p", "-M", "-g", "-i", "-m", "-w", "-x", "-y", "-n", "-c", "--stats", "--rate", "--exact", "--sort",
            "--tun-type", "-O", "-b", "--tun-port", "--pe", "--start-daemon", "--add-service", "--tcp-service",
-           "--real-server=10.0.0.1", "192.168.10.1:80", "10.0.0.1:80", "10.0.0.2", "http", "rr", "wlc", "mh",
+           "--real-server=10.0.0.1", "[2001:db8::1]:80", "[2001:db8:20::1]:80", "[2001:db8:20::2]", "2001:db8::1",
+           "-6", "64", "128", "192.168.10.1:80", "10.0.0.1:80", "10.0.0.2", "http", "rr", "wlc", "mh",
            "flag-1,mh-port", "300", "0", "-1", "255.0.255.0", "gue", "6080", "master", "99999999999", "-tln",
            "--help", "")
 IPVSADM_STATUSES = (0, 1, 2, 255)
@@ -108,14 +109,21 @@ def parsers(choose: random.Random, text: str) -> None:
         key = grammar.parse_service(text)
         assert grammar.parse_service(grammar.format_service(key)) == key
     with contextlib.suppress(LbqError):
-        key = ServiceKey(TCP, 0xC0A80A01, 80)
+        key = choose.choice((ServiceKey(TCP, 0xC0A80A01, 80), ServiceKey(TCP, 0x20010DB8 << 96 | 1, 80, AF_INET6)))
         server = grammar.parse_server(text, key)
-        again = grammar.parse_server(grammar.format_endpoint(server.address, server.port), key)
-        assert again[:2] == server[:2] and server[:2] != (key.address, key.port)
-        grammar.check_server(server, key, choose.randrange(3))
+        again = grammar.parse_server(grammar.format_endpoint(*server.place()), key)
+        assert again.place() == server.place() != (key.address, key.port, key.family)
+        grammar.check_server(server, key, mode := choose.choice((NAT, DR, TUN)))
+        assert mode == TUN or server.family == key.family
+    with contextlib.suppress(LbqError):
+        address, family = grammar.parse_address(text)
+        assert grammar.parse_address(grammar.format_address(address, family)) == (address, family)
+        assert 0 < address < 1 << (128 if family == AF_INET6 else 32)
     with contextlib.suppress(LbqError):
         mask = grammar.parse_netmask(text)
         assert 0 < mask <= 0xFFFFFFFF and (mask | mask - 1) == 0xFFFFFFFF
+    with contextlib.suppress(LbqError):
+        assert 1 <= grammar.parse_netmask(text, AF_INET6) <= 128
     with contextlib.suppress(LbqError):
         name, value = options.parse_sysctl(text)
         assert "=" not in name and (value is None or value >= 0)

@@ -28,6 +28,7 @@ from lbq.model import (
     SCHED2,
     TUN,
     ServiceKey,
+    Verdict,
 )
 from lbq.outcomes import ACCEPT
 from tests.helpers import packets
@@ -360,13 +361,14 @@ class Teller:
     def __init__(self, engine, start_ns: int = 1_000 * NS):
         self.engine = engine
         self.now_ns = start_ns
+        self.verdict: Verdict | None = None         # the last one, as it was
 
     def tell(self, step: Step):
         """Let *step* happen; return all that is seen of it."""
         if step.kind == "packet":
             content, hook, form, out_device, truncated, mark = step.arguments
             packet = bytearray(content)
-            verdict = self.engine.handle(packet, hook, form, out_device, self.now_ns, truncated, mark)
+            verdict = self.verdict = self.engine.handle(packet, hook, form, out_device, self.now_ns, truncated, mark)
             if verdict.action == ACCEPT:
                 return verdict, bytes(packet)
             return verdict._replace(sent=tuple(_without_port(sent) for sent in verdict.sent))
