@@ -64,8 +64,9 @@ cdef enum:
     FLAG_MIXED = 0x4000             # the real server is of the other family
     TICK_BITS = 28
     WHEEL_SLOTS = 4096              # one turn is 1,100 s: longer than the longest TCP timeout
-    WHEEL_LAST = WHEEL_SLOTS        # one list more: of what governs others, at the end of the present tick
-    WHEEL_LISTS = WHEEL_SLOTS + 1
+    WHEEL_CONTROLS = WHEEL_SLOTS    # two lists more, for the end of the present tick: of what governs others,
+    WHEEL_TEMPLATES = WHEEL_SLOTS + 1       # FTP's control connections before the templates that govern them
+    WHEEL_LISTS = WHEEL_SLOTS + 2
     WHEEL_HEAD = 0x80000000         # in wheel_prev: "I am first in the list of this slot"
     DIRECTION_IN = 0
     DIRECTION_OUT = 1
@@ -374,7 +375,9 @@ cdef inline uint32_t next_due(FlowTable *table, uint64_t now, int *budget) noexc
         number = table.wheel[table.tick & (WHEEL_SLOTS - 1)]
         budget[0] -= 1
         if number == 0:
-            number = table.wheel[WHEEL_LAST]
+            number = table.wheel[WHEEL_CONTROLS]
+            if number == 0:
+                number = table.wheel[WHEEL_TEMPLATES]
             if number == 0:
                 table.tick += 1
                 continue
@@ -385,8 +388,11 @@ cdef inline uint32_t next_due(FlowTable *table, uint64_t now, int *budget) noexc
             continue
         wheel_remove(table, number)
         if table.entries[number].expires >> TICK_BITS <= table.tick:
-            if table.entries[number].flags & FLAG_TEMPLATE or table.entries[number].helper:
-                wheel_put(table, number, WHEEL_LAST)        # after those that it governs
+            if table.entries[number].flags & FLAG_TEMPLATE:     # after those that it governs
+                wheel_put(table, number, WHEEL_TEMPLATES)
+                continue
+            if table.entries[number].helper:
+                wheel_put(table, number, WHEEL_CONTROLS)
                 continue
             return number
         # A packet moved its deadline on; this tick's list is being emptied, so never back into it.

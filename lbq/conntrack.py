@@ -187,7 +187,7 @@ class ConnectionTable:
         self.by_reply: dict[tuple, list[Connection]] = {}      # newest last
         self.numbered: list[Connection | None] = [None]
         self.free: list[int] = []
-        self.alarms: list[tuple[int, bool, int, Connection, int]] = []      # a heap by tick
+        self.alarms: list[tuple[int, int, int, Connection, int]] = []      # a heap by tick
         self.alarms_set = 0
         self.waiting_cport = 0      # connections whose client's port is not known yet
 
@@ -357,8 +357,8 @@ class ConnectionTable:
     def _set_alarm(self, connection: Connection) -> None:
         connection.alarm_ns = connection.expires_ns
         self.alarms_set += 1
-        governs = connection.flags & TEMPLATE != 0 or connection.helper != 0     # after those that it governs
-        heapq.heappush(self.alarms, (connection.alarm_ns >> TICK_BITS, governs, self.alarms_set, connection,
+        rank = 2 if connection.flags & TEMPLATE else connection.helper      # what governs others comes after them
+        heapq.heappush(self.alarms, (connection.alarm_ns >> TICK_BITS, rank, self.alarms_set, connection,
                                      connection.alarm_ns))
 
 

@@ -88,6 +88,12 @@ KEYS = [
          at(1002).syn() >> passed("no_service")),
 ]
 LIVES = [
+    Case("a template ends with FTP's control connection that it governs, whichever was looked at last before",
+         sysctl("sloppy_tcp", 1), persistent("tcp:192.168.10.1:21", "192.168.20.1:21"),
+         at(1001, "192.168.10.1:21").ack() >> to("192.168.20.1:21"), wait(11),
+         at(1001, "192.168.10.1:21").ack() >> to("192.168.20.1:21"),
+         at(1002, "192.168.10.1:21").syn() >> to("192.168.20.1:21"), wait(890), connections(2),
+         wait(12), connections(0)),
     Case("a known client reaches a quiesced server, until expire_quiescent_template",
          persistent(WEB, ONE, TWO), at(1001).syn() >> to(TWO),
          command("set_server", WEB, TWO, 0), at(1002).syn() >> to(TWO),
