@@ -8,8 +8,9 @@ It stays there, as in the kernel, for two to four minutes after its last connect
 """
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from lbq import sysctls, thresholds
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, ServiceExists, ThresholdsReversed
@@ -36,6 +37,9 @@ from lbq.model import (
     whole_mask,
 )
 from lbq.schedulers import create
+
+if TYPE_CHECKING:
+    from lbq.schedulers.base import Scheduler
 
 SECOND = 1_000_000_000
 TRASH_ROUND = 60 * SECOND           # IP_VS_DEST_TRASH_PERIOD / 2
@@ -64,7 +68,7 @@ class ServiceTable:
         self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
         self.next_round = 0
         self.due: deque[Place] = deque()            # what the present round has not looked at yet
-        self.begun: deque[Iterator] = deque()       # what schedulers do step by step
+        self.begun: OrderedDict[VirtualService, tuple[Scheduler, Iterator]] = OrderedDict()    # done step by step
         self.scheduler_errors = 0       # notices that a user's own scheduler did not take
 
     # ---- Services ------------------------------------------------------------------------------------
@@ -208,26 +212,35 @@ class ServiceTable:
         return server
 
     def tick(self, now_ns: int) -> None:
-        """Tell every scheduler that about a second has passed; ``go_on`` does what takes them several steps."""
+        """Tell every scheduler that about a second has passed; ``go_on`` does what takes them several steps.
+
+        One that has not finished what it began is not told.
+        """
         for service in self.by_key.values():
+            if self.begun.get(service, (None,))[0] is service.scheduler:
+                continue
             try:
                 steps = service.scheduler.tick(service, now_ns)
                 if steps is not None:
-                    self.begun.append(iter(steps))
+                    self.begun[service] = service.scheduler, iter(steps)
             except (Exception, SystemExit):     # a user's own
                 self.scheduler_errors += 1
 
     def go_on(self) -> bool:
-        """Take the next step of what a scheduler began in a tick; return False when nothing is left to do."""
+        """Take the next step of what schedulers began in a tick, by turns; return False when nothing is left to do."""
         while self.begun:
+            service, (scheduler, steps) = self.begun.popitem(last=False)
+            if service.scheduler is not scheduler:
+                continue                        # it has gone, and what it began goes with it
             try:
-                next(self.begun[0])
-                return True
+                next(steps)
             except StopIteration:
-                pass
+                continue
             except (Exception, SystemExit):     # a user's own
                 self.scheduler_errors += 1
-            self.begun.popleft()
+                continue
+            self.begun[service] = scheduler, steps
+            return True
         return False
 
     def empty_trash(self, now_ns: int) -> dict[Place, RealServer]:

@@ -186,6 +186,41 @@ def test_a_scheduler_that_fails_in_a_step_is_counted_and_the_others_go_on(table)
     assert (done, table.scheduler_errors) == ([0, 1], 1)
 
 
+def test_schedulers_take_their_steps_by_turns(table):
+    done = []
+    other = WEB._replace(port=443)
+    table.add_service(other, "rr")
+    for key, name in ((WEB, "a"), (other, "b")):
+        table.service(key).scheduler = Stepping(map(done.append, [name, name]))
+    table.tick(1)
+    while table.go_on():
+        pass
+
+    assert done == ["a", "b", "a", "b"]
+
+
+def test_a_scheduler_that_has_not_finished_is_not_asked_again(table):
+    table.service(WEB).scheduler = Stepping(iter(int, 1))       # without an end
+    for second in range(3):
+        table.tick(second)
+        assert table.go_on()
+
+    assert len(table.begun) == 1
+
+
+@pytest.mark.parametrize("end", [lambda table: table.delete_service(WEB),
+                                 lambda table: table.set_service(WEB, "sed", 0, 0)], ids=["deleted", "replaced"])
+def test_the_steps_of_a_scheduler_end_with_it(table, end):
+    done = []
+    table.service(WEB).scheduler = Stepping(done.append(number) for number in range(3))
+    table.tick(1)
+    table.go_on()
+    end(table)
+    table.tick(2)
+
+    assert (table.go_on(), done, len(table.begun)) == (False, [0], 0)
+
+
 def test_a_large_trash_is_looked_through_in_pieces(table):
     for number in range(500):
         table.add_server(WEB, RIP + 1 + number, 80)
