@@ -37,7 +37,7 @@ class Scheduler:
         """Notice that about a second has passed, for schedulers that remember and forget.
 
         Packets wait meanwhile.  What takes longer than 0.1 ms is returned as an iterator, whose steps are taken one
-        by one, with packets in between.
+        by one, with packets in between; there is no other tick before its end.
         """
 
     def schedule(self, service: VirtualService, flow: Flow) -> RealServer | None:
