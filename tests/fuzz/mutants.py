@@ -48,10 +48,9 @@ MUTANTS = (
          "if packet.length > packet.queued.length:\n        return PASSED_NOT_OURS"),
         ("parsing.py", 'if len(packet) < length:\n        return "truncated"\n    found',
          'if len(packet) < length:\n        return "not_ours"\n    found'))),
-    Mutant("of IPv6 addresses only the XOR is compared", "packets", (
-        ("_flowtable.pxd", "(key.family == INET or has_addresses(table, number, direction, key))", "True"),)),
-    Mutant("an IPv6 connection is IPv4's, too", "packets", (
-        ("_flowtable.pxd", "return entry.family == key.family and (key", "return (key"),)),
+    Mutant("of IPv6 addresses only the XOR is hashed and compared", "packets", (
+        ("_flowtable.pxd", "(key.family == INET or has_addresses(table, number, direction, key))", "True"),
+        ("_flowtable.pxd", "        addresses = hash_addresses(table, key)\n", "        pass\n"))),
     Mutant("both engines leave the last bytes of an IPv6 address as they were", "packets", (
         ("packet.pxd", "memcpy(packet + at, address, 16);", "memcpy(packet + at, address, 12);"),
         ("packet.py", "packet[at:at + 16] = address", "packet[at:at + 12] = address[:12]"))),
