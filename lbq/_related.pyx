@@ -147,8 +147,12 @@ cdef class Related(Forwarding):
         return find(&self.table, about.hashed, direction, &key, FLAG_NO_CPORT)
 
     cdef int _without_ports(self, Packet *packet, int at) noexcept nogil:
-        """Say what becomes of an error that quotes no ports: it cannot be scheduled (sysctl schedule_icmp)."""
-        return DROPPED_MALFORMED if self.settings.schedule_icmp and has_ports(packet, at) else PASSED_ICMP
+        """Say what becomes of an error that quotes no ports: it cannot be scheduled (sysctl schedule_icmp).
+
+        To a new kernel what ends within IPv6's extension headers has no protocol.
+        """
+        cdef bint is_ours = has_ports(packet, at) and not (self.is_new and is_cut(packet, at))
+        return DROPPED_MALFORMED if self.settings.schedule_icmp and is_ours else PASSED_ICMP
 
     cdef int _tunnel_error(self, Packet *packet, int quoted, uint64_t now) noexcept nogil:
         """An error about a tunnel packet of ours: tell the client; REWRITTEN when it is about something else.
@@ -369,6 +373,13 @@ cdef inline bint has_ports(Packet *packet, int at) noexcept nogil:
         found = pkt.find_transport(packet.queued.data, at, packet.length)
         return found >= 0 and not found & pkt.IS_LATER and is_transport(found & pkt.PROTOCOL_MASK)
     return is_transport(quote[pkt.IP_PROTOCOL]) and not pkt.get16(quote, pkt.IP_FRAGMENT) & pkt.OFFSET_MASK
+
+
+cdef inline bint is_cut(Packet *packet, int at) noexcept nogil:
+    """Return True when the packet quoted at *at* ends within IPv6's extension headers."""
+    if packet.queued.data[at] >> 4 != 6:
+        return False
+    return pkt.find_transport(packet.queued.data, at, packet.length) >> pkt.START_SHIFT > packet.length
 
 
 cdef inline int quoted_port(Packet *packet, int quoted) noexcept nogil:

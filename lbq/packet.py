@@ -193,7 +193,7 @@ def find_transport(packet, at: int, end: int) -> int:
     flags = 0
     while True:
         if protocol == FRAGMENT:
-            if at + 8 > end:
+            if at + 4 > end:            # the kernel reads no more of it
                 return -1
             flags |= IS_FRAGMENT
             protocol = packet[at]

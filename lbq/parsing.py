@@ -161,6 +161,11 @@ def has_ports(quote: bytearray) -> bool:
     return quote[pkt.IP_PROTOCOL] in LEAST_HEADER and not pkt.get16(quote, pkt.IP_FRAGMENT) & pkt.OFFSET_MASK
 
 
+def is_cut(quote: bytearray) -> bool:
+    """Return True when *quote*, the beginning of a packet, ends within IPv6's extension headers."""
+    return quote[0] >> 4 == 6 and pkt.find_transport(quote, 0, len(quote)) >> pkt.START_SHIFT > len(quote)
+
+
 def read_error(packet: bytearray, length: int, hook: int) -> Parsed:
     """Return an ICMP packet as something that can be forwarded."""
     source, destination = addresses(packet, 0)

@@ -23,7 +23,7 @@ from lbq.conntrack import Connection
 from lbq.forwarding import DONT_FRAGMENT, LEAST_MTU, icmp_error
 from lbq.model import AF_INET, AF_INET6, GUE, IPIP, NAT, NO_CPORT, ONE_PACKET, TCP, TUN, RealServer, packed
 from lbq.modes import tun
-from lbq.parsing import addresses, family_of, has_ports, read_error, read_quote
+from lbq.parsing import addresses, family_of, has_ports, is_cut, read_error, read_quote
 from lbq.protocols import ftp, icmp, icmpv6, tcp
 
 if TYPE_CHECKING:
@@ -120,8 +120,12 @@ class Related:
         return "rewritten"
 
     def _without_ports(self, quote: bytearray) -> str:
-        """Say what becomes of an error that quotes no ports: it cannot be scheduled (sysctl schedule_icmp)."""
-        return "dropped_malformed" if self.services.sysctls["schedule_icmp"] and has_ports(quote) else "passed_icmp"
+        """Say what becomes of an error that quotes no ports: it cannot be scheduled (sysctl schedule_icmp).
+
+        To a new kernel what ends within IPv6's extension headers has no protocol.
+        """
+        is_ours = has_ports(quote) and not (self.services.is_new and is_cut(quote))
+        return "dropped_malformed" if self.services.sysctls["schedule_icmp"] and is_ours else "passed_icmp"
 
     def _tunnel_error(self, packet: bytearray, length: int, at: int, now_ns: int) -> str | None:
         """An error about a tunnel packet of ours: tell the client; None when it is about something else."""

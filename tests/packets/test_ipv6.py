@@ -206,7 +206,8 @@ EXTENSIONS = [
     Case("a chain that leads out of the packet is the host's business",
          service(WEB6, REAL), client6(extensions=[(60, bytes([0, 255, *bytes(6)]))]).syn() >> dropped("malformed"),
          client6(extensions=[OPTIONS]).syn().cut(41).shortened() >> passed("not_ours"),
-         client6(extensions=[(44, bytes(8))]).syn().cut(47).shortened() >> passed("not_ours")),
+         client6(extensions=[(44, bytes(8))]).syn().cut(43).shortened() >> passed("not_ours"),
+         client6(extensions=[(44, bytes(8))]).syn().cut(47).shortened() >> dropped("malformed")),
     Case("a header that is not ours, or none, passes",
          service(WEB6, REAL), *[Seen(bytes(packets.ipv6(protocol, address(CIP), address(VIP), bytes(40))))
                                 >> passed("not_ours") for protocol in (50, 59, 41, 47, 89)]),

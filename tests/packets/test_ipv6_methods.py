@@ -526,3 +526,16 @@ def test_a_classic_kernel_takes_checksums_of_icmpv6_otherwise(new_engine):
          error(bytes(packets.udp(f"[{VIP}]:53", CLIENT6))) >> left).play(new_engine(profile=CLASSIC))
     Case("", *by(DR, name=DNS6), client6(vip=f"[{VIP}]:53").udp() >> left,
          error(bytes(packets.udp(f"[{VIP}]:53", CLIENT6)), hook=LOCAL_OUT) >> left).play(new_engine(profile=NEW))
+
+
+@pytest.mark.parametrize(("profile", "within"), [(CLASSIC, dropped("malformed")), (NEW, passed("icmp"))])
+def test_a_new_kernel_does_not_ask_what_follows_an_extension_header_that_is_cut(new_engine, profile, within):
+    """A classic one does, if the header's first bytes are quoted: two, or four of a fragment header."""
+    options = about_reply(extensions=[OPTIONS])
+    fragment = about_reply(extensions=[fragment_header(more=True)])
+    Case("", *NATTED, sysctl("schedule_icmp", 1), error(options[:41]) >> passed("icmp"),
+         *[error(options[:size]) >> within for size in (42, 47)],
+         *[error(options[:size]) >> dropped("malformed") for size in (48, 51)],
+         error(options[:52]) >> speaks_of(ROUTER, RIP, f"[{RIP}]:8080", CLIENT6, 8),
+         error(fragment[:43]) >> passed("icmp"), *[error(fragment[:size]) >> within for size in (44, 47)],
+         error(fragment[:48]) >> dropped("malformed")).play(new_engine(profile=profile))

@@ -95,7 +95,7 @@ def test_all_errors_are_translated_and_nothing_else():
     assert [kind for kind, error in enumerate(errors) if icmpv6.quoted(error, len(error))] == list(range(128))
 
 
-@pytest.mark.parametrize(("extensions", "least"), [([], 40), ([(DESTINATION, OPTIONS)], 42), ([(FRAGMENT, FIRST)], 48)])
+@pytest.mark.parametrize(("extensions", "least"), [([], 40), ([(DESTINATION, OPTIONS)], 42), ([(FRAGMENT, FIRST)], 44)])
 def test_a_quote_holds_as_much_as_says_where_the_transport_begins(extensions, least):
     error = about(packets.tcp(f"[{VIP}]:80", f"[{CLIENT}]:40000", "A", extensions=extensions))
 
