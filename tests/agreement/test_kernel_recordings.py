@@ -8,7 +8,7 @@ from tests.helpers.engines import ENGINES
 from tests.kernel.record import recorded
 from tests.kernel.report import Report
 
-LEAST = {("classic", 4): 5_000, ("new", 4): 5_000, ("classic", 6): 2_000, ("new", 6): 500}        # decisions
+LEAST = {("classic", 4): 5_000, ("new", 4): 5_000, ("classic", 6): 2_000, ("new", 6): 1_000}        # decisions
 
 
 @pytest.mark.parametrize(("kind", "family"), LEAST)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.helpers import sampled
-from tests.kernel.mutants import mutants, try_out
+from tests.kernel.mutants import ROOT, mutants, try_out
 
 ALL = mutants()
 CHOSEN = ALL if os.environ.get("LBQ_FULL") == "1" else ALL[::len(ALL) // 6]
@@ -19,3 +19,9 @@ def test_a_mistake_is_noticed(mutant):
 
     assert noticed
     sampled.COUNTED["mutants"] += 1
+
+
+@pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
+def test_a_mistake_can_still_be_made(mutant):
+    """Also those that only the full set tries out are changes of the sources as they are."""
+    assert mutant.source() != (ROOT / "lbq" / mutant.file).read_text()

@@ -22,6 +22,8 @@ Packets (``outputs``):
     guests have auto_flowlabels 0.
   - IPv6: a datagram in fragments that is larger than the way to its server but not than the client's device: the kernel
     knows from the largest fragment that it fits; a queue does not tell, so lbq takes it for a packet that does not.
+    Likewise an only fragment that is too large with its fragment header, and not without: the kernel says so, lbq sees
+    it without.
   - IPv6: destination options or a routing header before a fragment header: put together, the host misreads them.
   - IPv6, classic: TCP and SCTP behind extension headers: that kernel takes their states from the bytes where TCP would
     be without them, lbq from where it is.  New kernels do as lbq does, and are compared.

@@ -169,6 +169,8 @@ class Translation:
                 step.pop("by", None)        # nobody ever sees it
         elif step.get("payload", 0) >= SMALL:
             step["payload"] = choose.choice(LARGE)
+            if "f" in step.get("ext", ""):      # a fragment, if the only one: its size is not told either
+                step["ext"] = step["ext"].replace("f", "")
             if step.get("proto") == "sctp":
                 step["payload"] &= ~3
 

@@ -51,6 +51,7 @@ SYSCTLS = {"conn_reuse_mode": (0, 1, 2, 3, 4), "expire_nodest_conn": (0, 1), "ex
            "sloppy_tcp": (0, 1), "sloppy_sctp": (0, 1), "secure_tcp": (0, 3), "drop_packet": (0, 3),
            "nat_icmp_send": (0, 1), "schedule_icmp": (0, 1), "pmtu_disc": (0, 1), "cache_bypass": (0, 1),
            "am_droprate": (1, 3, 10)}
+ODD_SYSCTLS = ("schedule_icmp", "nat_icmp_send", "cache_bypass")      # without which odd packets are just passed on
 
 
 def scenarios(seed: int, decisions: int, theme: str | None = None) -> list[dict]:
@@ -127,6 +128,10 @@ class Author:
             self.ipvsadm("--set 2 2 2")
         elif self.theme != "rush" and self.choose.random() < 0.4:
             self.ipvsadm("--set " + " ".join(str(self.choose.choice((0, 2, 3, 4))) for _ in range(3)))
+        if self.theme == "odd":
+            for name in ODD_SYSCTLS:
+                if self.choose.random() < 0.5:
+                    self.sysctl(name, 1)
         if (self.theme != "rush" and self.choose.random() < 0.5) or self.choose.random() < 0.1:
             for _ in range(self.choose.randrange(1, 4)):
                 self.sysctl()
