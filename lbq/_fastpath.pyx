@@ -425,12 +425,12 @@ cdef class FastDirector(Related):
         Who wants something writes to *wake_fd* and knocks (``netlink.Door``), which ends the waiting for a packet.
         """
         cdef pollfd asked
-        cdef int count, budget = 1
+        cdef int count, budget = 0                  # it does not wait before it has looked who is asking
         cdef uint64_t now = coarse_now(), checked = 0
         cdef bint knocked
         asked.fd, asked.events = wake_fd, POLLIN
         while True:
-            # Once there is one, for no others: MSG_WAITFORONE.  SO_RCVTIMEO ends the waiting when timers are due.
+            # Once there is one, for no others: MSG_WAITFORONE.  SO_RCVTIMEO ends the waiting, for timers may be due.
             count = recvmmsg(self.queue_fd, self.messages, BATCH,
                              MSG_DONTWAIT if self.go_on(now) or budget <= 0 else MSG_WAITFORONE, NULL)
             if count < 0 and c_errno != EAGAIN and c_errno != EINTR and c_errno != ENOBUFS and c_errno != ENOMEM:

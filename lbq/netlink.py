@@ -24,6 +24,7 @@ SO_RCVBUFFORCE = 33
 NLM_F_REQUEST = 1
 NLM_F_REQUEST_ACK = 5
 NLMSG_NOOP, NLMSG_ERROR = 1, 2
+KNOCK = struct.pack("=IHHII", 16, NLMSG_NOOP, 0, 0, 0)
 NFNL_SUBSYS_QUEUE = 3
 NFQNL_MSG_VERDICT = 1
 NFQNL_MSG_CONFIG = 2
@@ -88,7 +89,7 @@ class Door:
         if self.port == 0:
             return
         with contextlib.suppress(BlockingIOError, ConnectionRefusedError):      # refused: it has ended
-            self.socket.sendto(struct.pack("=IHHII", 16, NLMSG_NOOP, 0, 0, 0), (self.port, 0))
+            self.socket.sendto(KNOCK, (self.port, 0))
 
     def close(self) -> None:
         """Knock no more."""

@@ -42,7 +42,7 @@ class PacketProcess:
         self._turn = asyncio.Lock()         # one question at a time
         self._loop = asyncio.get_running_loop()
         self._answer = self._loop.create_future()       # the first one comes unasked: it is ready, or why not
-        self._door = Door()
+        self.door = Door()
         self._loop.add_reader(channel, self._read)
 
     @classmethod
@@ -59,7 +59,7 @@ class PacketProcess:
             process = _spawn([str(theirs.fileno()), json.dumps(options)], theirs.fileno())
         self = cls(process, ours)
         try:
-            self._door.port = await asyncio.wait_for(self._reply(), START_SECONDS)
+            self.door.port = await asyncio.wait_for(self._reply(), START_SECONDS)
         except TimeoutError:
             await self.stop()
             raise HostError(f"the packet process was not ready after {START_SECONDS} s; "
@@ -83,15 +83,15 @@ class PacketProcess:
                 self.channel.send(json.dumps({"do": do, "args": args}).encode())
             except OSError as error:
                 raise PeerError(f"cannot ask the packet process to {do}: {error.strerror}") from error
-            self._door.knock()
+            self.door.knock()
             return await self._reply(do)
 
     async def stop(self) -> int:
         """Close the channel, wait for the process's end, by force if need be; return its status."""
         self._loop.remove_reader(self.channel)
         self.channel.close()
-        self._door.knock()
-        self._door.close()
+        self.door.knock()
+        self.door.close()
         try:
             return await asyncio.to_thread(self.process.wait, STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -29,6 +29,7 @@ from lbq.control.server import LINE_BYTES, ControlServer
 from lbq.errors import HostError
 from lbq.grammar import format_address
 from lbq.model import FAMILY_NAMES
+from lbq.netlink import KNOCK
 from tests.fuzz import mutate
 from tests.fuzz.family import NASTY
 
@@ -107,10 +108,14 @@ def packet_process():
     thread = threading.Thread(target=worker.serve, args=(engine, theirs))
     thread.start()
     try:
-        yield PacketProcess(SimpleNamespace(), ours)
+        process = PacketProcess(SimpleNamespace(), ours)
+        process.door.close()
+        process.door = SimpleNamespace(knock=lambda: nobody.send(KNOCK), close=nobody.close)
+        yield process
     finally:
         asyncio.get_running_loop().remove_reader(ours)
         ours.close()
+        process.door.knock()
         thread.join()
         for end in (theirs, nobody, quiet):
             end.close()

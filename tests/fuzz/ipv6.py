@@ -160,7 +160,7 @@ def _chain(packet: bytes, at: int, end: int) -> Chain | None:
     """Return where the headers of the packet at *at* lead, None when that is beyond *end*, or nowhere."""
     protocol, at, is_fragment = packet[at + 6], at + HEADER, False
     while protocol in EXTENSIONS:
-        if end - at < (8 if protocol == FRAGMENT else 2):
+        if end - at < (4 if protocol == FRAGMENT else 2):      # what of it is read
             return None
         following = packet[at]
         if protocol == FRAGMENT:
