@@ -28,6 +28,7 @@ from tests.helpers.topology import (
     new_lab,
     resets_suffered,
     route,
+    settle,
     start_endpoint,
     still_answers,
     tell,
@@ -292,6 +293,7 @@ def far(lab, tmp_path):
         lab.client.sysctl("net.ipv6.conf.all.forwarding", 1)
         with route(lab.director, "2001:db8:30::/64", "via", v6(lab.client.address)):
             yield far
+            settle(lab)         # what still comes for it would be nobody's at the client
         lab.client.sysctl("net.ipv6.conf.all.forwarding", 0)
 
 
@@ -335,6 +337,7 @@ def test_clients_of_one_network_go_to_one_server(lab, engine):
             start(lab, engine, HOLD, "--persistent", "60", "--netmask", "64")
             names = {source: [held_by(lab, source) for _ in range(2)]
                      for source in (v6(lab.client.address), neighbour, stranger)}
+            settle(lab)         # what still comes for these addresses would be nobody's
     finally:
         for address, length in ((neighbour, 64), (stranger, 128)):
             lab.client.run(["ip", "address", "del", f"{address}/{length}", "dev", "eth0"])
