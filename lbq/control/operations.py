@@ -521,6 +521,8 @@ def _service_words(settings: dict, family: int) -> ServiceWords:
     for name, value in settings.items():
         if value is not None and not isinstance(value, SETTING_TYPES[name]):
             raise ConfigError(f"a service's {name} cannot be {value!r}")
+    if not all(isinstance(flag, str) for flag in settings.get("scheduler_flags") or []):
+        raise ConfigError(f"a service's scheduler_flags are names, not {settings['scheduler_flags']!r}")
     for name in SECONDS:
         if isinstance(settings.get(name), bool) or not 0 <= (settings.get(name) or 0) <= MAX_SECONDS:
             raise ConfigError(f"a service's {name} is a number of seconds from 0 to {MAX_SECONDS}")

@@ -342,6 +342,7 @@ def test_sysctls_are_all_looked_at_before_one_is_set(operations, story):
     ({"persistent": True}, "seconds from 0"),
     ({"netmask": -1}, "netmask"), ({"netmask": "255.0.255.0"}, "row of ones"), ({"wieght": 1}, "no setting wieght"),
     ({"ops": 1}, "ops cannot be 1"), ({"scheduler_flags": ["sh-port"]}, "has no flag"),
+    ({"scheduler_flags": [["sh-port"]]}, "scheduler_flags are names"), ({"scheduler_flags": [None]}, "are names"),
 ])
 def test_a_service_is_looked_at_before_anything_changes(operations, story, settings, complaint):
     """The control socket's peers need not be this program's own commands."""
