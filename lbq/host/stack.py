@@ -56,14 +56,11 @@ class Stack:
 
     def add_service(self, key: ServiceKey, undoing: ExitStack) -> None:
         """Send the packets of one more service to the queue; *undoing* learns how to take that back."""
-        had_every_port = self._has_every_port()
-        for where, member in self._places_of_service(key):
-            where.add(member)
-            undoing.callback(where.remove, member)
+        lacks_rules = self._add(self._places_of_service(key), undoing)
         if key.fwmark:
             self.marks[key.fwmark] += 1
             undoing.callback(self._forget_mark, key.fwmark)
-        if key.fwmark or self._has_every_port() != had_every_port:
+        if key.fwmark or lacks_rules:
             self.put_rules_in()
 
     def remove_service(self, key: ServiceKey) -> None:
@@ -79,17 +76,21 @@ class Stack:
 
         Several services may add the same one.
         """
-        had_every_port = self._has_every_port()
-        for where, member in self._places_of_server(key, address, port, mode):
-            where.add(member)
-            undoing.callback(where.remove, member)
-        if self._has_every_port() != had_every_port:
+        if self._add(self._places_of_server(key, address, port, mode), undoing):
             self.put_rules_in()
 
     def remove_server(self, key: ServiceKey, address: int, port: int, mode: int) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
         for where, member in self._places_of_server(key, address, port, mode):
             where.remove(member)
+
+    def _add(self, places: Iterable[tuple[MemberSet, Member | int]], undoing: ExitStack) -> bool:
+        """Put members into sets; return True when one is the first whole address, for which there are no rules yet."""
+        had_every_port = self._has_every_port()
+        for where, member in places:
+            where.add(member)
+            undoing.callback(where.remove, member)
+        return self._has_every_port() != had_every_port
 
     def _has_every_port(self) -> bool:
         """Return True when there is a rule for whole addresses to be; one that is there stays without need."""
