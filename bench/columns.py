@@ -149,6 +149,12 @@ class FloorHeaders(Floor):
         return [*super()._command(), "--headers"]
 
 
+class FloorHeadersAgain(FloorHeaders):
+    """The same once more."""
+
+    title = "floor, headers only, again"
+
+
 class Prototype(Floor):
     """Another program with the floor's task: ``PATH QUEUE RANGE WITH_PAYLOAD MANY_VERDICTS_A_SEND GSO``."""
 
@@ -241,14 +247,16 @@ stream {{
 class Lbq(Column):
     """lbq as a user starts it."""
 
-    title = "lbq fast"
+    title = "lbq rewrite"
     engine = "fast"
+    data_path = "rewrite"
 
     def target(self) -> str:
         return self.director.vip
 
     def start(self, service: Service) -> None:
-        options = ["--vip", f"{self.director.vip}:{service.port}", "--mode", "nat", "--engine", self.engine]
+        options = ["--vip", f"{self.director.vip}:{service.port}", "--mode", "nat", "--engine", self.engine,
+                   "--data-path", self.data_path]
         options += ["--udp"] if service.protocol == "udp" else []
         for address in self.director.real_servers:
             options += ["--real", f"{address}:{service.port}"]
@@ -258,6 +266,13 @@ class Lbq(Column):
         except LbqError as error:
             self.stop()
             raise Missing(str(error)) from error
+
+
+class LbqSteer(Lbq):
+    """lbq that sees headers, and leaves the rewriting to the kernel."""
+
+    title = "lbq steer"
+    data_path = "steer"
 
 
 class LbqReference(Lbq):
@@ -279,9 +294,11 @@ COLUMNS: dict[str, type[Column]] = {
     "haproxy": Haproxy,
     "nginx": NginxStream,
     "lbq": Lbq,
+    "steer": LbqSteer,
     "reference": LbqReference,
     "floor": Floor,
     "floor-again": FloorAgain,
     "floor-headers": FloorHeaders,
+    "floor-headers-again": FloorHeadersAgain,
     "prototype": Prototype,
 }

@@ -18,31 +18,33 @@ from workloads import WORKLOADS
 
 
 class Goal(NamedTuple):
-    """*number* of *workload*, lbq fast ÷ *reference*: at least *limit*, or at most when *at_most*."""
+    """*number* of *workload*, *subject* ÷ *reference*: at least *limit*, or at most when *at_most*."""
 
     workload: str
     number: str
+    subject: str
     reference: str
     limit: float
     at_most: bool = False
 
 
+FLOORS = {"lbq": ("floor", "floor-again"), "steer": ("floor-headers", "floor-headers-again")}   # of a subject, twice
 GOALS = [
-    Goal("bulk", "gbit_per_second", "floor", 0.85),
-    Goal("bulk", "gbit_per_second", "plain", 0.6),
-    Goal("bulk4", "gbit_per_second", "floor", 0.85),
-    Goal("bulk4", "gbit_per_second", "plain", 0.6),
-    Goal("download", "gbit_per_second", "floor", 0.85),
-    Goal("download", "gbit_per_second", "plain", 0.6),
-    Goal("udp", "director_us_per_packet", "floor", 1.2, at_most=True),
-    Goal("flood", "director_us_per_packet", "floor", 1.2, at_most=True),
-    Goal("connections", "per_second", "floor", 0.85),
-    Goal("connections", "per_second", "haproxy", 1.0),
+    *(Goal(workload, number, subject, FLOORS[subject][0], 0.95) for workload, number in (
+        ("bulk", "gbit_per_second"), ("download", "gbit_per_second"), ("connections", "per_second"),
+        ("requests", "per_second")) for subject in FLOORS),
+    *(Goal(workload, "gbit_per_second", subject, "plain", limit) for workload in ("bulk", "download")
+      for subject, limit in (("lbq", 0.65), ("steer", 0.9))),
+    *(Goal(workload, "gbit_per_second", "steer", "haproxy", 2.0) for workload in ("bulk", "download")),
+    *(Goal("connections", "per_second", subject, proxy, 1.0) for subject in FLOORS for proxy in ("haproxy", "nginx")),
+    *(Goal("requests", "per_second", "steer", proxy, 1.0) for proxy in ("haproxy", "nginx")),
+    Goal("requests", "p99_ms", "lbq", "haproxy", 1.0, at_most=True),
+    *(Goal(workload, "director_us_per_packet", subject, FLOORS[subject][0], 1.05, at_most=True)
+      for workload in ("udp", "flood") for subject in FLOORS),
 ]
-SUBJECT = "lbq"
 LIMITS = [      # of bench/memory.py's numbers: of which run, name, heading, at most, digits
-    ("memory", "established_ns", "established packet in memory, {flows:,} connections, ns", 100, 1),
-    ("memory", "bytes_per_flow", "resident memory of the packet process, {flows:,} connections, bytes each", 128, 1),
+    ("memory", "established_ns", "established packet in memory, {flows:,} connections, ns", 40, 1),
+    ("memory", "bytes_per_flow", "resident memory of the packet process, {flows:,} connections, bytes each", 96, 1),
     ("memory6", "bytes_per_flow", "the same for IPv6, {flows:,} connections", 160, 1),
 ]
 
@@ -90,9 +92,10 @@ class Results:
         ours, theirs = (self.by_round(workload, name, number) for name in (column, reference))
         return spread([ours[at] / theirs[at] for at in ours if theirs.get(at)])
 
-    def noise(self, workload: str, number: str) -> float:
-        """Return how far the floor lies from itself: a quartile of its ratio to itself, less 1."""
-        again = self.ratio(workload, number, "floor-again", "floor")
+    def noise(self, workload: str, number: str, subject: str) -> float:
+        """Return how far the floor of *subject* lies from itself: a quartile of its ratio to itself, less 1."""
+        floor, again = FLOORS[subject]
+        again = self.ratio(workload, number, again, floor)
         return max(abs(again.low - 1), abs(again.high - 1)) if again else 0.0
 
     def missing(self, workload: str, column: str) -> str:
@@ -158,12 +161,13 @@ def goals_table(results: Results) -> list[str]:
     """Return each goal, what was reached, and whether that is enough."""
     lines = [_row(["goal", "reached", "resolution", ""]), _row(["---", "---:", "---:", "---"])]
     for goal in GOALS:
-        ratio = results.ratio(goal.workload, goal.number, SUBJECT, goal.reference)
+        ratio = results.ratio(goal.workload, goal.number, goal.subject, goal.reference)
         if ratio is None:
             continue
-        noise = results.noise(goal.workload, goal.number)
+        noise = results.noise(goal.workload, goal.number, goal.subject)
         sign = "≤" if goal.at_most else "≥"
-        what = f"{WORKLOADS[goal.workload].title}: {results.columns[SUBJECT]} {sign} "
+        title = WORKLOADS[goal.workload].title + (", p99" if goal.number == "p99_ms" else "")
+        what = f"{title}: {results.columns[goal.subject]} {sign} "
         what += f"{goal.limit} × {results.columns[goal.reference]}"
         verdict = judge(goal, ratio.middle, noise) + _excuse(results, goal)
         lines.append(_row([what, ratio.text(2), f"± {noise:.0%}", verdict]))
@@ -187,10 +191,13 @@ def judge(goal: Goal, reached: float, noise: float) -> str:
 
 def _excuse(results: Results, goal: Goal) -> str:
     """Return what the floor itself reaches, where that is not the goal: nothing over a queue can do more."""
-    if goal.reference == "floor":
+    floor = FLOORS[goal.subject][0]
+    if goal.reference == floor:
         return ""
-    floor = results.ratio(goal.workload, goal.number, "floor", goal.reference)
-    return f" (the floor itself: {floor.middle:.2f})" if floor and floor.middle < goal.limit else ""
+    reached = results.ratio(goal.workload, goal.number, floor, goal.reference)
+    if reached is None or (reached.middle <= goal.limit if goal.at_most else reached.middle >= goal.limit):
+        return ""
+    return f" (the floor itself: {reached.middle:.2f})"
 
 
 def micro_table(micro: dict) -> list[str]:

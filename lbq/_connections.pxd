@@ -27,7 +27,6 @@ cdef class Connections(Slots):
     cdef int drop_counts[9]
     cdef uint32_t drop_cursor, to_drop      # drop_entry: the next entry, and how many are left to look at
     cdef bint tidying                       # schedulers are
-    cdef bint in_loop                       # what takes long is done between packets
 
     cdef void bind(self, FlowEntry *entry) noexcept nogil
     cdef void unbind(self, FlowEntry *entry) noexcept nogil

@@ -19,8 +19,8 @@ from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_MIXE
                              enter, find, fold6, give_back, hash_key, link_entry, next_due, set_deadline, take_entry,
                              unlink_entry, wheel_add, wheel_remove)
 from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
-                          PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key,
-                          reply_key)
+                          PASSED_NO_SERVICE, PASSED_NOT_OPENING, PASSED_WHOLE, REWRITTEN, SCTP, TCP, UDP, Packet,
+                          client_key, reply_key)
 from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, OPS, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, Address6,
                          ServerLink, ServerSlot, ServiceSlot, Slots, place_address)
 from lbq.model cimport Flow, RealServer, VirtualService
@@ -79,13 +79,17 @@ cdef class Connections(Slots):
 
     cdef bint go_on(self, uint64_t now) noexcept nogil:
         """Do a piece of all that would keep packets waiting if it were done at once; return False at the end."""
+        if self.is_placing:
+            self.place_some()
+        if self.estimating:
+            self.estimate_some(PIECE)
         if self.flush_cursor:
             self.flush_some(PIECE)
         if self.to_drop:
             self.drop_some(now, PIECE)
         if self.tidying:
             self._tidy()
-        return self.flush_cursor or self.to_drop or self.tidying
+        return self.is_placing or self.estimating or self.flush_cursor or self.to_drop or self.tidying
 
     cdef void _tidy(self) noexcept with gil:
         self.tidying = self.services.go_on()
@@ -389,6 +393,8 @@ cdef class Connections(Slots):
             return PASSED_NO_SERVICE
         service -= 1
         place = &self.service_slots[service]
+        if packet.headers_only and (self.settings.drop_rate or packet.source_port == 0 or one_packet(place, packet)):
+            return PASSED_WHOLE                 # for these, two looks are two decisions
         if self.settings.drop_rate:
             self.settings.drop_counter -= 1
             if self.settings.drop_counter <= 0:

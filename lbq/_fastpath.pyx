@@ -28,13 +28,14 @@ from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO
                              MODE_MASK, TICK_BITS, FlowEntry, Key, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport count_in, count_out
-from lbq._nfqueue cimport (MSG_DONTWAIT, MSG_WAITFORONE, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, Queued, iovec,
-                           is_knock, is_packet, mmsghdr, msghdr, read_message, recvmmsg, sendmsg, verdict_alone,
-                           verdict_unmarked, verdict_with_packet)
-from lbq._packet cimport (DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE, DROPPED_TRUNCATED, FORWARDED,
-                          LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP, PASSED_NO_CONNECTION,
-                          PASSED_NO_SERVICE, PASSED_REPLY, POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key,
-                          from_loopback, hops, parse, reply_key)
+from lbq._nfqueue cimport (MSG_DONTWAIT, MSG_WAITFORONE, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, VERDICT_QUEUE,
+                           Queued, iovec, is_knock, is_packet, mmsghdr, msghdr, read_message, recvmmsg, sendmsg,
+                           verdict_alone, verdict_marked, verdict_with_packet)
+from lbq._packet cimport (DROPPED_MALFORMED, DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE,
+                          DROPPED_TRUNCATED, FORWARDED, LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP,
+                          PASSED_NO_CONNECTION, PASSED_NO_SERVICE, PASSED_NOT_OURS, PASSED_REPLY, PASSED_WHOLE,
+                          POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key, from_loopback, hops, parse,
+                          reply_key)
 from lbq._related cimport Related
 from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, SERVER_LOCAL, Route,
                          ServerSlot, ServiceSlot)
@@ -76,11 +77,12 @@ cdef enum:
     FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
     NAT = 0
     REUSE_FIN_WAIT = 2              # in conn_reuse_mode
+    HEADERS = 128                   # bytes of a packet that the kernel rewrites; IPv4's and TCP's headers have 120
 
 OUTCOME_NAMES = (
     "rewritten", "forwarded", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
     "passed_ftp_data", "passed_local", "passed_reply", "passed_bypass", "passed_icmp",
-    "passed_later_fragment", "dropped_truncated",
+    "passed_later_fragment", "passed_whole", "dropped_truncated",
     "dropped_malformed", "dropped_fragment", "dropped_no_server", "dropped_server_gone", "dropped_table_full",
     "dropped_defence", "dropped_ttl", "dropped_too_big", "dropped_no_route", "dropped_boundary",
     "dropped_unsegmentable", "dropped_ftp", "dropped_icmp_checksum", "dropped_icmp_ours", "dropped_nat_icmp")
@@ -101,6 +103,9 @@ cdef class FastDirector(Related):
     cdef uint32_t looked_up                 # the table's changes when the entries of a batch were fetched ahead
     cdef object queue_socket, raw_sockets, packet_socket, receive_memory
     cdef int queue, queue_fd
+    cdef int headers_queue                  # of packets that the kernel rewrites; -1: none
+    cdef uint32_t mark_mask                 # what the kernel is told by,
+    cdef int mark_shift                     # from this bit on
     cdef unsigned char *buffers
     cdef mmsghdr messages[BATCH]
     cdef iovec incoming[BATCH]
@@ -108,7 +113,7 @@ cdef class FastDirector(Related):
     cdef Packet batch[BATCH]
 
     def __cinit__(self):
-        self.queue_fd = -1
+        self.queue_fd = self.headers_queue = -1
 
     def statistics(self):
         """Return all counters by name."""
@@ -127,19 +132,25 @@ cdef class FastDirector(Related):
     # ---- One packet, for tests and for explaining ---------------------------------------------------
 
     def handle(self, bytearray packet, int hook, int form=0, int out_device=0, uint64_t now_ns=0, bint truncated=False,
-               uint32_t mark=0):
-        """Decide about one packet as ``run`` would; it is rewritten in place."""
+               uint32_t mark=0, int headers=0):
+        """Decide about one packet as ``run`` would; it is rewritten in place.
+
+        *headers* > 0: only so many bytes are seen, and the kernel rewrites the packet, told the verdict's number.
+        """
         cdef Packet one
         memset(&one, 0, sizeof(one))
-        one.queued.length = len(packet)
+        one.queued.length = one.queued.whole = len(packet)
+        if headers and headers < one.queued.whole:
+            one.queued.length = headers
         packet.extend(bytes(FTP_GROWTH))
         one.queued.data = packet
         one.queued.hook = hook
         one.queued.form = form
         one.queued.out_device = out_device
         one.queued.mark = mark
-        one.queued.truncated = truncated
-        close_bytes(one.queued.data + one.queued.length, FTP_GROWTH)
+        one.queued.truncated = truncated or one.queued.length < one.queued.whole
+        one.headers_only = headers > 0
+        close_bytes(one.queued.data + one.queued.length, one.queued.whole - one.queued.length + FTP_GROWTH)
         self._prepare(&one)
         self.telling = True
         cdef int outcome = self._decide(&one, now_ns)
@@ -148,9 +159,9 @@ cdef class FastDirector(Related):
         answer = self.answer[:self.answer_length] if self.answer_length else None
         self.answer_length = 0
         sent = self._what_leaves()
-        del packet[one.queued.length:]
-        return Verdict(VERDICT_DROP if outcome >= DROPPED_TRUNCATED or outcome == FORWARDED else VERDICT_ACCEPT,
-                       outcome == REWRITTEN, answer, sent, outcome == PASSED_BYPASS)
+        del packet[max(one.queued.length, one.queued.whole if headers else 0):]
+        return Verdict(verdict_of(&one), outcome == REWRITTEN and not one.steer, answer, sent,
+                       outcome == PASSED_BYPASS, one.steer)
 
     cdef tuple _what_leaves(self):
         """Return what waits in the outbox, and empty it."""
@@ -182,8 +193,11 @@ cdef class FastDirector(Related):
         packet.outcome = parse(packet)
         packet.reply = packet.queued.hook == LOCAL_IN or packet.queued.hook == POSTROUTING
         packet.related = False
-        packet.former = 0
+        packet.former = packet.steer = 0
         if packet.outcome != REWRITTEN:
+            if packet.headers_only and (packet.outcome == PASSED_ICMP or packet.here < packet.length and (
+                    packet.outcome == PASSED_NOT_OURS or packet.outcome == DROPPED_MALFORMED)):
+                packet.outcome = PASSED_WHOLE       # only headers came, and more was needed
             return
         if packet.reply:
             key = reply_key(packet)
@@ -200,7 +214,7 @@ cdef class FastDirector(Related):
         if self.table.used == 0:
             self.table.tick = now >> TICK_BITS
         self.counted.packets += 1
-        self.counted.bytes += packet.queued.length
+        self.counted.bytes += packet.queued.whole
         if self.service_count[packet.family == INET6] == 0 and (
                 packet.outcome == REWRITTEN or packet.outcome == PASSED_ICMP):
             packet.outcome = PASSED_NO_SERVICE      # the kernel's hooks go with the last service of the family
@@ -221,14 +235,17 @@ cdef class FastDirector(Related):
         if number == 0:
             return self._unknown_reply(packet, now)
         entry = &self.table.entries[number]
+        if packet.headers_only and not self.steer(packet, entry, now):
+            return PASSED_WHOLE
         if entry.helper:
             outcome = self.ftp_server(packet, number, now)
             if outcome != REWRITTEN:
                 return outcome
-        if entry.flags & MODE_MASK == NAT:
+        if entry.flags & MODE_MASK == NAT and not packet.headers_only:
             to_client(packet, entry.vaddr, self.table.addresses[number].vaddr, entry.vport)
-        else:
+        elif entry.flags & MODE_MASK != NAT:
             outcome = PASSED_REPLY
+            packet.steer = 0
         if entry.server != NO_SERVER:
             server = &self.servers[entry.server]
             if server.flags & SERVER_AVAILABLE:
@@ -246,6 +263,8 @@ cdef class FastDirector(Related):
         if slot >= 0:
             server = &self.servers[slot]
             service = &self.service_slots[server.service]
+            if packet.headers_only:
+                return PASSED_WHOLE
             to_client(packet, service.address, self.service_addresses[server.service].octets,
                       service.port if service.port else packet.source_port)
             count_out(&server.counters, packet.length)
@@ -257,6 +276,8 @@ cdef class FastDirector(Related):
         if packet.protocol == TCP and packet.flags & tcp.RST or (
                 packet.protocol == SCTP and packet.flags == sctp.EVENT_ABORT):
             return PASSED_NO_CONNECTION
+        if packet.here < packet.length:
+            return PASSED_WHOLE
         # From us, not from a client who is elsewhere.
         self.refuse(packet, NULL, icmp.NO_SERVER, 0, now,
                     NULL if packet.queued.hook == LOCAL_IN else &self.routes[slot])
@@ -289,6 +310,8 @@ cdef class FastDirector(Related):
             if outcome == DROPPED_NO_SERVER and may_stay:
                 number, former, outcome = former, 0, REWRITTEN      # there is no better one
             packet.former = former
+            if outcome == PASSED_WHOLE or (outcome == DROPPED_NO_SERVER and packet.here < packet.length):
+                return PASSED_WHOLE             # nothing is ended yet; the answer quotes all of it
             if outcome == DROPPED_NO_SERVER:
                 self.refuse(packet, NULL, icmp.NO_SERVER, 0, now, NULL)
             if former and ends:             # now: the kernel's scheduler, too, still counts it
@@ -297,6 +320,8 @@ cdef class FastDirector(Related):
             if outcome != REWRITTEN:
                 return outcome
         entry = &self.table.entries[number]
+        if packet.headers_only and not self.steer(packet, entry, now):
+            return PASSED_WHOLE
         if entry.server == NO_SERVER:
             see(self, entry, packet, tcp.IN)
             outcome = self.forward(packet, entry, now)
@@ -310,7 +335,7 @@ cdef class FastDirector(Related):
             if entry.helper:
                 outcome = self.ftp_client(packet, number, now)
             if outcome == REWRITTEN:
-                if (entry.flags & MODE_MASK == NAT and not server.flags & SERVER_LOCAL and
+                if (entry.flags & MODE_MASK == NAT and not server.flags & SERVER_LOCAL and not packet.headers_only and
                         (route.mtu == 0 or route.mtu >= packet.length) and hops(packet) > 1 and
                         not from_loopback(packet)):
                     if packet.family == INET:
@@ -385,6 +410,17 @@ cdef class FastDirector(Related):
             self.box.raw6_fd = self.raw_sockets[AF_INET6].fileno()
         self.box.packet_fd = self.packet_socket.fileno()
 
+    def open_headers_queue(self, int number, mark_mask, int queue_length=65536):
+        """Bind one more queue, of packets that the kernel rewrites, told by the bits *mark_mask* of their marks."""
+        netlink.add_queue(self.queue_socket, number, queue_length, HEADERS)
+        self.take_headers(number, mark_mask)
+
+    def take_headers(self, int number, mark_mask):
+        """Take queue *number* of the same socket for one whose packets come without what follows their headers."""
+        self.headers_queue = number
+        self.mark_mask = mark_mask
+        self.mark_shift = (mark_mask & -mark_mask).bit_length() - 1
+
     def attach(self, queue_socket, int number):
         """Take the packets of queue *number* from *queue_socket*; a test's may be a socket pair."""
         queue_socket.setblocking(True)
@@ -454,6 +490,7 @@ cdef class FastDirector(Related):
         """
         cdef int i, n = 0
         cdef unsigned char *message
+        cdef Packet *packet
         cdef bint knocked = False
         for i in range(count):
             message = self.buffers + i * MESSAGE_ROOM
@@ -464,6 +501,7 @@ cdef class FastDirector(Related):
                     self.counted.verdict_errors += 1
                 continue
             read_message(message, self.messages[i].msg_len, &self.batch[n].queued)
+            self.batch[n].headers_only = self.batch[n].queued.queue == self.headers_queue
             close_around(message, &self.batch[n].queued)
             self._prepare(&self.batch[n])
             self.batch[n].message = message
@@ -471,15 +509,19 @@ cdef class FastDirector(Related):
         self._sweep(n, now)
         open_bytes(self.buffers, BATCH * MESSAGE_ROOM)
         for i in range(n):
-            if self.batch[i].outcome == REWRITTEN:
-                verdict_with_packet(self.queue, &self.batch[i].queued, &self.outgoing[i])
-            elif self.batch[i].outcome == PASSED_BYPASS:
-                verdict_unmarked(self.batch[i].message, self.queue, self.batch[i].queued.id, &self.outgoing[i])
-            else:
-                verdict_alone(self.batch[i].message, self.queue, self.batch[i].queued.id,
-                              VERDICT_DROP if self.batch[i].outcome >= DROPPED_TRUNCATED
-                              or self.batch[i].outcome == FORWARDED else VERDICT_ACCEPT,
+            packet = &self.batch[i]
+            if packet.steer:
+                verdict_marked(packet.message, &packet.queued, packet.queued.mark & ~self.mark_mask |
+                               packet.steer << self.mark_shift, &self.outgoing[i])
+            elif packet.outcome == REWRITTEN:
+                verdict_with_packet(&packet.queued, &self.outgoing[i])
+            elif packet.outcome == PASSED_BYPASS:
+                verdict_marked(packet.message, &packet.queued, 0, &self.outgoing[i])
+            elif packet.outcome == PASSED_WHOLE:
+                verdict_alone(packet.message, &packet.queued, <int> (VERDICT_QUEUE | <uint32_t> self.queue << 16),
                               &self.outgoing[i])
+            else:
+                verdict_alone(packet.message, &packet.queued, verdict_of(packet), &self.outgoing[i])
         self.send_errors += send_all(&self.box)
         self._send(0, n)
         return knocked
@@ -524,8 +566,8 @@ cdef class FastDirector(Related):
             self.counted.verdict_errors += 1
             if self.outgoing[first].iov_len == VERDICT_HEADER:
                 return
-            verdict_alone(<unsigned char *> self.outgoing[first].iov_base, self.queue,
-                          self.batch[first].queued.id, VERDICT_DROP, &self.outgoing[first])
+            verdict_alone(<unsigned char *> self.outgoing[first].iov_base, &self.batch[first].queued, VERDICT_DROP,
+                          &self.outgoing[first])
 
     cdef void _send_answer(self) noexcept nogil:
         """Send the prepared ICMP packet; the header is ours (IP_HDRINCL), the kernel routes it."""
@@ -632,7 +674,7 @@ cdef class FastDirector(Related):
         pkt.put16(data, header + 16, pkt.transport_checksum(data, TCP, header, 64, header + 16))
         memset(&self.batch[i].queued, 0, sizeof(Queued))
         self.batch[i].queued.data = data
-        self.batch[i].queued.length = 64
+        self.batch[i].queued.length = self.batch[i].queued.whole = 64
 
     cdef void _turn_round(self, int i, uint32_t slot) noexcept nogil:
         """Make place *i* of the batch the answer of the server in *slot*; nobody looks at the checksums."""
@@ -652,6 +694,15 @@ cdef class FastDirector(Related):
 
 
 # ---- Helpers ------------------------------------------------------------------------------------------------
+
+cdef inline int verdict_of(const Packet *packet) noexcept nogil:
+    """Return netfilter's verdict on a packet whose outcome is known."""
+    if packet.steer:
+        return VERDICT_ACCEPT
+    if packet.outcome == PASSED_WHOLE:
+        return VERDICT_QUEUE
+    return VERDICT_DROP if packet.outcome >= DROPPED_TRUNCATED or packet.outcome == FORWARDED else VERDICT_ACCEPT
+
 
 cdef inline void close_around(unsigned char *message, Queued *queued) noexcept nogil:
     """Leave only the packet itself open until the verdicts are written; FTP opens what it grows by."""

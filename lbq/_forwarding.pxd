@@ -24,9 +24,11 @@ cdef class Forwarding(Connections):
     cdef bint telling                       # what leaves is told to handle()'s caller, not sent
 
     cdef int forward(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil
+    cdef bint steer(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil
     cdef void to_real_server(self, Packet *packet, FlowEntry *entry, bint delivered_here) noexcept nogil
     cdef bint is_for_us(self, Packet *packet) noexcept nogil
     cdef bint _is_loopback(self, uint32_t slot) noexcept nogil
+    cdef bint _lacks_room(self, Packet *packet, int mode, int room) noexcept nogil
     cdef bint _may_be_cut(self, Packet *packet, int mode) noexcept nogil
     cdef bint refuse(self, Packet *packet, FlowEntry *entry, int reason, int mtu, uint64_t now,
                      Route *own) noexcept nogil

@@ -25,6 +25,7 @@ cdef enum:
     NAT = 0
     LOCAL = 1
     TUN = 2
+    DR = 3
     DONT_FRAGMENT = 0x40            # in byte 6 of the IPv4 header
     LEAST_MTU6 = 1280               # RFC 8200
     USUAL_MTU = 1500                # where nothing is known
@@ -52,8 +53,10 @@ cdef class Forwarding(Connections):
         """Send a client's packet, or an ICMP error for the server, on to the server of *entry*."""
         cdef int mode = entry.flags & MODE_MASK, room
         cdef unsigned char *data = packet.queued.data
+        cdef uint32_t number = packet.steer
         cdef ServerSlot *server
         cdef Route *route
+        packet.steer = 0                    # until it is sure that it goes on
         if entry.server == NO_SERVER:       # IPv6's destination may be this host, which is not allowed
             return DROPPED_BOUNDARY if packet.family == INET6 and self.is_for_us(packet) else PASSED_BYPASS
         server = &self.servers[entry.server]
@@ -63,7 +66,10 @@ cdef class Forwarding(Connections):
                 return PASSED_LOCAL if self.is_for_us(packet) else DROPPED_BOUNDARY
             if packet.queued.hook == PREROUTING and self._is_loopback(entry.server):
                 return DROPPED_BOUNDARY
-            self.to_real_server(packet, entry, True)
+            if packet.headers_only:
+                packet.steer = number
+            else:
+                self.to_real_server(packet, entry, True)
             return REWRITTEN
         if mode == LOCAL:
             return PASSED_LOCAL
@@ -72,22 +78,24 @@ cdef class Forwarding(Connections):
             return DROPPED_NO_ROUTE
         if from_loopback(packet):
             return DROPPED_BOUNDARY
-        if hops(packet) <= 1 and (mode != NAT or packet.queued.hook == PREROUTING):
+        if lacks_hops(packet, mode):
             self.refuse(packet, entry, icmp.NO_HOPS, 0, now, NULL)
             return DROPPED_TTL
-        if mode != NAT:
+        if mode != NAT and not packet.headers_only:
             pkt.decrement_ttl(data)
         room = path_mtu(route, now)
         if mode == TUN and room:
             room -= tun.overhead(server.tunnel_type, server.tunnel_flags, server.flags & SERVER_INET6)
             if room < (LEAST_MTU6 if server.flags & SERVER_INET6 else LEAST_MTU):
                 return DROPPED_TOO_BIG
-        if (room and packet.length > room and not packet.queued.form & pkt.SEGMENTED_LATER and
-                not self._may_be_cut(packet, mode) and (mode != NAT or packet.queued.hook == PREROUTING)):
+        if self._lacks_room(packet, mode, room):
             if mode == NAT:
                 pkt.decrement_ttl(data)
             self.refuse(packet, entry, icmp.NO_ROOM, room, now, NULL)
             return DROPPED_TOO_BIG
+        if packet.headers_only:
+            packet.steer = number
+            return REWRITTEN if mode == NAT else FORWARDED
         if mode == NAT:
             self.to_real_server(packet, entry, False)
             return REWRITTEN
@@ -98,6 +106,27 @@ cdef class Forwarding(Connections):
         if mode == TUN:
             return self._send_wrapped(packet, server, route, room)
         return self._send_direct(packet, route, room)
+
+    cdef bint steer(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil:
+        """Give a packet, of which only headers are here, the number that the kernel rewrites it by.
+
+        Return False when it must be seen whole: the kernel does not know this server, or cannot do what is to be done,
+        or its sender is told by an ICMP error that quotes it.
+        """
+        cdef int mode = entry.flags & MODE_MASK
+        cdef Route *route
+        if entry.server == NO_SERVER:
+            return True
+        if self.steers[entry.server] == 0 or entry.helper or mode == TUN:
+            return False
+        if not packet.reply:
+            route = &self.routes[entry.server]
+            if (route.mtu == NO_ROUTE or lacks_hops(packet, mode) or
+                    self._lacks_room(packet, mode, path_mtu(route, now)) or
+                    (mode == DR and not is_left_alone(packet))):
+                return False
+        packet.steer = self.steers[entry.server]
+        return True
 
     cdef void to_real_server(self, Packet *packet, FlowEntry *entry, bint delivered_here) noexcept nogil:
         """Address a client's packet to the server of *entry* (NAT)."""
@@ -119,6 +148,11 @@ cdef class Forwarding(Connections):
             return is_one(self.server_addresses[slot].octets)
         return self.servers[slot].address >> 24 == 127
 
+    cdef bint _lacks_room(self, Packet *packet, int mode, int room) noexcept nogil:
+        """Return True when a packet is longer than the *room* there is, if that is known, and must not be cut."""
+        return (room and packet.length > room and not packet.queued.form & pkt.SEGMENTED_LATER and
+                not self._may_be_cut(packet, mode) and (mode != NAT or packet.queued.hook == PREROUTING))
+
     cdef bint _may_be_cut(self, Packet *packet, int mode) noexcept nogil:
         """Return True when a packet that is too long may leave in pieces: an IPv6 one when it came in pieces."""
         if packet.family == INET6:
@@ -137,7 +171,7 @@ cdef class Forwarding(Connections):
         """
         cdef unsigned char *data = packet.queued.data
         cdef unsigned char *source = <unsigned char *> packet.destination6
-        if packet.related or self.answer_length:
+        if packet.related or self.answer_length or packet.here < packet.length:
             return False
         if not self._may_answer(packet, reason, now):
             self.icmp_limited += 1
@@ -296,6 +330,20 @@ cdef class Forwarding(Connections):
 
 
 # ---- Helpers ------------------------------------------------------------------------------------------------
+
+cdef inline bint lacks_hops(const Packet *packet, int mode) noexcept nogil:
+    """Return True for a packet that may go no further: by NAT, when a router has sent it."""
+    return hops(packet) <= 1 and (mode != NAT or packet.queued.hook == PREROUTING)
+
+
+cdef inline bint is_left_alone(const Packet *packet) noexcept nogil:
+    """Return True when the copy that nf_dup_ipv4.c sends for DR is as it should be.
+
+    It has DF set, and of the host's own packets no lower TTL.
+    """
+    return packet.queued.hook == PREROUTING and (
+        packet.family == INET6 or packet.queued.data[6] & DONT_FRAGMENT != 0)
+
 
 cdef inline int path_mtu(Route *route, uint64_t now) noexcept nogil:
     """Return the MTU towards a server, 0 when nothing is known; a learnt one holds for ten minutes."""

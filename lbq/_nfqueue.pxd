@@ -28,6 +28,7 @@ cdef extern from "<arpa/inet.h>" nogil:
     uint32_t ntohl(uint32_t value)
     uint32_t htonl(uint32_t value)
     uint16_t htons(uint16_t value)
+    uint16_t ntohs(uint16_t value)
 
 cdef extern from "<linux/netlink.h>" nogil:
     cdef struct nlmsghdr:
@@ -63,13 +64,17 @@ cdef extern from "<linux/netfilter/nfnetlink_queue.h>" nogil:
 cdef enum:
     MESSAGE_HEADER = 20         # nlmsghdr + nfgenmsg
     VERDICT_HEADER = 32         # and the VERDICT_HDR attribute
-    UNMARKED_VERDICT = 40       # and a MARK attribute
+    MARKED_VERDICT = 40         # and a MARK attribute
+    MOST_BYTES = 1 << 24        # of one packet; no kernel has longer ones
     VERDICT_DROP = 0            # NF_DROP
     VERDICT_ACCEPT = 1          # NF_ACCEPT
+    VERDICT_QUEUE = 3           # NF_QUEUE; the number of the queue in the upper half
 
 cdef struct Queued:             # what a message says of its packet
     unsigned char *data         # the packet from its IP header; NULL when the message holds none
     int length                  # bytes of it that are here
+    int whole                   # bytes that it has
+    int queue                   # the number of the queue it waits in
     int hook
     int form                    # NFQA_SKB_INFO bits
     int in_device
@@ -100,6 +105,7 @@ cdef inline void read_message(unsigned char *message, uint32_t length, Queued *q
     cdef unsigned char *value
     cdef int kind
     memset(queued, 0, sizeof(Queued))
+    queued.queue = ntohs((<nfgenmsg *> (message + sizeof(nlmsghdr))).res_id)
     while at + sizeof(nlattr) <= length:
         attribute = <nlattr *> (message + at)
         size = attribute.nla_len
@@ -111,6 +117,7 @@ cdef inline void read_message(unsigned char *message, uint32_t length, Queued *q
         if kind == NFQA_PAYLOAD and at >= VERDICT_HEADER:
             queued.data = value
             queued.length = size
+            queued.whole = max(queued.whole, <int> size)
         elif kind == NFQA_PACKET_HDR and size >= 7:
             queued.id = (<nfqnl_msg_packet_hdr *> value).packet_id
             queued.hook = (<nfqnl_msg_packet_hdr *> value).hook
@@ -124,6 +131,8 @@ cdef inline void read_message(unsigned char *message, uint32_t length, Queued *q
             queued.form = ntohl((<uint32_t *> value)[0])
         elif kind == NFQA_CAP_LEN:
             queued.truncated = True
+            if size >= 4 and ntohl((<uint32_t *> value)[0]) < MOST_BYTES:
+                queued.whole = max(queued.whole, <int> ntohl((<uint32_t *> value)[0]))
         at += aligned(size + sizeof(nlattr))
 
 
@@ -148,26 +157,25 @@ cdef inline void write_verdict(unsigned char *at, int queue, uint32_t packet_id,
     body.id = packet_id
 
 
-cdef inline void verdict_alone(unsigned char *message, int queue, uint32_t packet_id, int verdict,
-                               iovec *out) noexcept nogil:
+cdef inline void verdict_alone(unsigned char *message, Queued *queued, int verdict, iovec *out) noexcept nogil:
     """Answer with *verdict* and no payload, over the start of the message's own buffer."""
-    write_verdict(message, queue, packet_id, verdict, VERDICT_HEADER)
+    write_verdict(message, queued.queue, queued.id, verdict, VERDICT_HEADER)
     out.iov_base = message
     out.iov_len = VERDICT_HEADER
 
 
-cdef inline void verdict_unmarked(unsigned char *message, int queue, uint32_t packet_id, iovec *out) noexcept nogil:
-    """Answer ACCEPT and take the firewall mark off, over the start of the message's own buffer."""
+cdef inline void verdict_marked(unsigned char *message, Queued *queued, uint32_t mark, iovec *out) noexcept nogil:
+    """Answer ACCEPT with another firewall mark, over the start of the message's own buffer."""
     cdef nlattr *attribute = <nlattr *> (message + VERDICT_HEADER)
-    write_verdict(message, queue, packet_id, VERDICT_ACCEPT, UNMARKED_VERDICT)
-    attribute.nla_len = sizeof(nlattr) + 4
+    write_verdict(message, queued.queue, queued.id, VERDICT_ACCEPT, MARKED_VERDICT)
+    attribute.nla_len = sizeof(nlattr) + sizeof(uint32_t)
     attribute.nla_type = NFQA_MARK
-    memset(message + VERDICT_HEADER + sizeof(nlattr), 0, 4)
+    (<uint32_t *> (attribute + 1))[0] = htonl(mark)
     out.iov_base = message
-    out.iov_len = UNMARKED_VERDICT
+    out.iov_len = MARKED_VERDICT
 
 
-cdef inline void verdict_with_packet(int queue, Queued *queued, iovec *out) noexcept nogil:
+cdef inline void verdict_with_packet(Queued *queued, iovec *out) noexcept nogil:
     """Answer ACCEPT with the packet as it now is, in place; FTP may have changed its length."""
     cdef uint32_t attribute = sizeof(nlattr) + queued.length, i
     cdef nlattr *payload = <nlattr *> (queued.data - sizeof(nlattr))
@@ -176,6 +184,6 @@ cdef inline void verdict_with_packet(int queue, Queued *queued, iovec *out) noex
         queued.data[i - sizeof(nlattr)] = 0
     payload.nla_len = attribute
     payload.nla_type = NFQA_PAYLOAD
-    write_verdict(at, queue, queued.id, VERDICT_ACCEPT, VERDICT_HEADER + aligned(attribute))
+    write_verdict(at, queued.queue, queued.id, VERDICT_ACCEPT, VERDICT_HEADER + aligned(attribute))
     out.iov_base = at
     out.iov_len = VERDICT_HEADER + aligned(attribute)

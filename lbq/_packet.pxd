@@ -30,6 +30,7 @@ cdef enum:                          # what became of a packet; index of the coun
     PASSED_BYPASS
     PASSED_ICMP
     PASSED_LATER_FRAGMENT
+    PASSED_WHOLE                    # queued once more, with all its bytes
     DROPPED_TRUNCATED               # from here on: dropped
     DROPPED_MALFORMED
     DROPPED_FRAGMENT
@@ -52,6 +53,7 @@ cdef struct Packet:
     Queued queued
     unsigned char *message          # the netlink message it came in
     int length                      # of the IP packet
+    int here                        # bytes of it that are here: all, but for a headers_only packet
     int header                      # where the transport's header starts
     int protocol
     int family
@@ -62,6 +64,8 @@ cdef struct Packet:
     int destination_port
     const uint8_t *source6          # an IPv6 address, 16 bytes
     const uint8_t *destination6
+    bint headers_only               # the kernel kept the rest: it rewrites the packet, told by a mark
+    uint32_t steer                  # the number in that mark; 0: none
     bint reply                      # from a real server
     bint related                    # not itself here: an ICMP error quotes it
     uint32_t former                 # the connection that it ends, 0 if none
@@ -75,7 +79,8 @@ cdef inline int parse(Packet *packet) noexcept nogil:
     cdef unsigned char *data = packet.queued.data
     cdef int length = packet.queued.length, header
     packet.family = INET
-    if packet.queued.truncated:
+    packet.length = packet.here = length
+    if packet.queued.truncated and not packet.headers_only:
         return DROPPED_TRUNCATED
     if length < 20 or data[0] >> 4 != 4:
         return parse6(packet) if length >= pkt.IP6_HEADER and data[0] >> 4 == 6 else DROPPED_MALFORMED
@@ -83,8 +88,11 @@ cdef inline int parse(Packet *packet) noexcept nogil:
     packet.length = pkt.get16(data, pkt.IP_LENGTH)
     if header < 20 or packet.length < header:
         return DROPPED_MALFORMED
+    packet.here = packet.length
     if packet.length > length:
-        return DROPPED_TRUNCATED
+        packet.here = length
+        if not packet.headers_only or packet.length > packet.queued.whole:
+            return DROPPED_TRUNCATED
     if pkt.get16(data, pkt.IP_FRAGMENT) & pkt.FRAGMENT_MASK:
         return DROPPED_FRAGMENT
     packet.header = header
@@ -100,9 +108,12 @@ cdef inline int parse6(Packet *packet) noexcept nogil:
     cdef int found
     packet.family = INET6
     packet.length = pkt.IP6_HEADER + pkt.get16(data, pkt.IP6_LENGTH)
+    packet.here = packet.length
     if packet.length > packet.queued.length:
-        return DROPPED_TRUNCATED
-    found = pkt.find_transport(data, 0, packet.length)
+        packet.here = packet.queued.length
+        if not packet.headers_only or packet.length > packet.queued.whole:
+            return DROPPED_TRUNCATED
+    found = pkt.find_transport(data, 0, packet.here)
     if found < 0:
         return PASSED_NOT_OURS              # the host's own stack complains about such headers
     packet.header = found >> pkt.START_SHIFT
@@ -113,7 +124,7 @@ cdef inline int parse6(Packet *packet) noexcept nogil:
         return PASSED_LATER_FRAGMENT if found & pkt.IS_LATER else parse_transport(packet)
     if found & pkt.IS_LATER:
         return DROPPED_FRAGMENT
-    if packet.length < packet.header + 8:
+    if packet.here < packet.header + 8:
         return DROPPED_MALFORMED
     if found & pkt.IS_FRAGMENT and data[packet.header] < icmpv6.FIRST_QUESTION:
         return DROPPED_FRAGMENT
@@ -125,17 +136,17 @@ cdef inline int parse_transport(Packet *packet) noexcept nogil:
     cdef unsigned char *data = packet.queued.data
     cdef int header = packet.header
     if packet.protocol == TCP:
-        if packet.length < header + 20:
+        if packet.here < header + 20:
             return DROPPED_MALFORMED
         packet.flags = data[header + pkt.TCP_FLAGS]
     elif packet.protocol == UDP:
-        if packet.length < header + 8:
+        if packet.here < header + 8:
             return DROPPED_MALFORMED
         packet.flags = 0
     elif packet.protocol == SCTP:
-        if packet.length < header + 12:
+        if packet.here < header + 12:
             return DROPPED_MALFORMED
-        packet.flags = sctp.event(data, header, packet.length)
+        packet.flags = sctp.event(data, header, packet.here)
     else:
         return PASSED_ICMP if packet.protocol == ICMP and packet.family == INET else PASSED_NOT_OURS
     packet.source_port = pkt.get16(data, header)

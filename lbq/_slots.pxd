@@ -97,6 +97,7 @@ cdef class Slots:
     cdef uint32_t reserved                  # entries up to here have memory
     cdef uint8_t *reserved6                 # 1 for each RESERVE entries with memory for IPv6 addresses
     cdef uint32_t *tunnels                  # slots of TUN servers
+    cdef uint32_t *steers                   # by server slot: its number in the mark of a steered packet; 0: none
     cdef int tunnel_count
     cdef uint32_t server_count              # slots that were ever used
     cdef int table_fd
@@ -105,9 +106,25 @@ cdef class Slots:
     cdef object mapping, index_memory
     cdef list server_objects, service_objects, free_servers, free_services
     cdef dict route_of                      # by family and address
+    cdef dict servers_at                    # likewise: the servers, those in the trash too
+    cdef bint in_loop                       # what takes long is done between packets
+    cdef object placing                     # servers whose route is to be noted
+    cdef bint is_placing
+    cdef dict tunnel_places                 # where in tunnels a server's slot is
+    cdef set ftp_services, port_zero_services, ops_replying     # slots of such services
+    cdef uint32_t service_slots_used        # that were ever used
+    cdef bint estimating                    # a snapshot is being taken, slot by slot
+    cdef uint32_t estimate_cursor, to_estimate
     cdef long free_pages
 
     cdef void _place_deleted(self, RealServer server)
+    cdef void _note_tunnel(self, RealServer server)
+    cdef void _enter_service(self, uint32_t slot)
+    cdef void _leave_service(self, uint32_t slot)
+    cdef uint32_t _home_of(self, uint32_t slot) noexcept nogil
+    cdef void place_some(self) noexcept with gil
+    cdef void estimate_some(self, uint32_t count) noexcept nogil
+    cdef void _add_up(self) noexcept nogil
     cdef uint32_t _service_home(self, const Key *key) noexcept nogil
     cdef uint32_t _exact_service(self, const Key *key) noexcept nogil
     cdef uint32_t find_service(self, const Key *key, uint32_t mark) noexcept nogil

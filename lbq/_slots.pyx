@@ -10,6 +10,7 @@ import mmap
 import os
 import struct
 import time
+from collections import deque
 from libc.errno cimport EINTR
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
@@ -38,6 +39,7 @@ cdef enum:
     FTP_DATA = 20
     FIRST_UNPRIVILEGED = 1024       # net.ipv4.ip_unprivileged_port_start
     HEADER_BYTES = 4096
+    ROUTES_PIECE = 128              # servers whose routes are noted before packets are looked at again
 
 
 cdef uint8_t NOBODY[16]             # ::
@@ -56,6 +58,8 @@ cdef class Slots:
         self.largest_mtu = 1500
         self.route_of = {}
         self.server_objects, self.service_objects = [], []
+        self.servers_at, self.tunnel_places, self.placing = {}, {}, deque()
+        self.ftp_services, self.port_zero_services, self.ops_replying = set(), set(), set()
         self.free_servers, self.free_services = [], []
         self._map_table(max_connections, table_path)
         self.links = <ServerLink *> calloc(MAX_SERVERS, sizeof(ServerLink))
@@ -63,9 +67,10 @@ cdef class Slots:
         self.server_estimates = <Estimate *> calloc(MAX_SERVERS, sizeof(Estimate))
         self.service_estimates = <Estimate *> calloc(MAX_SERVICES, sizeof(Estimate))
         self.tunnels = <uint32_t *> calloc(MAX_SERVERS, sizeof(uint32_t))
+        self.steers = <uint32_t *> calloc(MAX_SERVERS, sizeof(uint32_t))
         self.reserved6 = <uint8_t *> calloc(max_connections // RESERVE + 1, 1)
         if not (self.links and self.routes and self.server_estimates and self.service_estimates and self.tunnels
-                and self.reserved6):
+                and self.steers and self.reserved6):
             raise MemoryError
         self._index_services(16)
         self._apply_sysctls()
@@ -76,6 +81,7 @@ cdef class Slots:
         free(self.server_estimates)
         free(self.service_estimates)
         free(self.tunnels)
+        free(self.steers)
         free(self.service_index)
         free(self.local)
         free(self.local6)
@@ -142,7 +148,11 @@ cdef class Slots:
         place.family = key.family
         place.fwmark = key.fwmark
         self._place_service(service)
-        self._index_services(len(self.services.by_key))
+        self.service_slots_used = len(self.service_objects)
+        if 4 * len(self.services.by_key) > self.service_mask + 1:
+            self._index_services(2 * len(self.services.by_key))
+        else:
+            self._enter_service(service.slot)
 
     def set_service(self, key, scheduler, flags, timeout, netmask=None, idle=0):
         """Give a service other settings, all of them."""
@@ -157,10 +167,9 @@ cdef class Slots:
             self._place_deleted(server)
         add(&self.gone, &self.service_slots[<int> service.slot].counters)
         memset(&self.service_slots[<int> service.slot].counters, 0, sizeof(Counters))
+        self._leave_service(service.slot)
         self.service_objects[service.slot] = None
         self.free_services.append(service.slot)
-        self._index_services(len(self.services.by_key))
-        self._list_tunnels()
         self._after_delete(service)
 
     def flush(self):
@@ -175,11 +184,22 @@ cdef class Slots:
         place.netmask = service.netmask
         for server in service.servers:
             self.servers[(<RealServer> server).slot].idle = service.idle
-        self.has_ops_replies = any((<VirtualService> each).flags & OPS_REPLIES
-                                   for each in self.services.by_key.values())
+        self._note(self.ops_replying, service.slot, service.flags & OPS_REPLIES)
+        self.has_ops_replies = len(self.ops_replying) > 0
 
-    def add_server(self, key, address, port, weight=1, mode=NAT, upper=0, lower=0, tunnel=Tunnel(), family=None):
-        """Add a real server to the service *key*, or bring it back from the trash; return its connections."""
+    def _note(self, noted, slot, is_one):
+        """Let the set *noted* of slots have *slot* or not."""
+        if is_one:
+            noted.add(slot)
+        else:
+            noted.discard(slot)
+
+    def add_server(self, key, address, port, weight=1, mode=NAT, upper=0, lower=0, tunnel=Tunnel(), family=None,
+                   steer=0):
+        """Add a real server to the service *key*, or bring it back from the trash; return its connections.
+
+        *steer* is the number that the kernel knows it by (host/steering.py), 0 when it does not.
+        """
         cdef RealServer server
         cdef ServerSlot *place
         cdef ServerLink *link
@@ -190,6 +210,7 @@ cdef class Slots:
         if server.slot < 0:
             server.slot = self._take_slot(self.free_servers, self.server_objects, server)
             self.server_count = len(self.server_objects)
+            self.servers_at.setdefault((server.family, address), []).append(server)
             memset(&self.servers[server.slot], 0, sizeof(ServerSlot))
             memset(&self.routes[server.slot], 0, sizeof(Route))
             link = &self.links[server.slot]
@@ -209,8 +230,9 @@ cdef class Slots:
         place.protocol = key.protocol
         place.service = self.services.service(key).slot
         place.idle = self.services.service(key).idle
+        self.steers[server.slot] = steer
         self._place_server(server)
-        self._place_route(server)
+        self._place_route(server, {})
         return server.active_conns + server.inactive_conns
 
     def set_server(self, key, address, port, weight, mode=NAT, upper=0, lower=0, tunnel=Tunnel(), family=None):
@@ -223,16 +245,23 @@ cdef class Slots:
         place.tunnel_type, place.tunnel_port, place.tunnel_flags = server.tunnel
         place.flags = SERVER_AVAILABLE | (SERVER_INET6 if server.family == AF_INET6 else 0)
         place.flags |= SERVER_LOCAL if self._server_is_local(server.slot) else 0
-        self._list_tunnels()
+        self._note_tunnel(server)
 
-    def _list_tunnels(self):
+    cdef void _note_tunnel(self, RealServer server):
         """Note the IPv4 TUN servers: ICMP errors about our own tunnel packets are recognised by them."""
-        cdef RealServer server
-        self.tunnel_count = 0
-        for server in self.server_objects:
-            if server is not None and server.mode == TUN and server.available and server.family == AF_INET:
-                self.tunnels[self.tunnel_count] = server.slot
-                self.tunnel_count += 1
+        cdef bint is_one = server.mode == TUN and server.available and server.family == AF_INET
+        cdef uint32_t last
+        at = self.tunnel_places.get(server.slot)
+        if is_one and at is None:
+            self.tunnel_places[server.slot] = self.tunnel_count
+            self.tunnels[self.tunnel_count] = server.slot
+            self.tunnel_count += 1
+        elif at is not None and not is_one:
+            self.tunnel_count -= 1
+            last = self.tunnels[self.tunnel_count]
+            self.tunnels[<uint32_t> at] = last
+            self.tunnel_places[last] = at
+            del self.tunnel_places[server.slot]
 
     def delete_server(self, key, address, port, family=None):
         """Delete a real server and return how many connections it had.
@@ -241,7 +270,6 @@ cdef class Slots:
         """
         cdef RealServer server = self.services.delete_server(key, address, port, family)
         self._place_deleted(server)
-        self._list_tunnels()
         self._after_delete(server.service)
         return server.active_conns + server.inactive_conns
 
@@ -250,6 +278,7 @@ cdef class Slots:
         place.flags &= ~<uint32_t> SERVER_AVAILABLE
         if server.ends:
             place.flags |= SERVER_ENDS
+        self._note_tunnel(server)
 
     def _after_delete(self, VirtualService service):
         if self.settings.expire_nodest_conn or service.flags & END_DELETED:
@@ -294,6 +323,7 @@ cdef class Slots:
         for server in gone.values():
             self.server_objects[(<RealServer> server).slot] = None
             self.free_servers.append((<RealServer> server).slot)
+            self.servers_at[server.family, server.address].remove(server)
         return list(gone)
 
     def set_local_addresses(self, addresses):
@@ -333,7 +363,10 @@ cdef class Slots:
                 place.flags |= SERVER_LOCAL if self._server_is_local((<RealServer> server).slot) else 0
 
     def set_routes(self, routes):
-        """Say what the host knows of the ways to IPv4 servers: (address, mtu, source, device, mac) each."""
+        """Say what the host knows of the ways to IPv4 servers: (address, mtu, source, device, mac) each.
+
+        What is not named stays as it was; an mtu of 0 says that nothing is known any more.
+        """
         self._keep_routes(AF_INET, routes)
 
     def set_routes6(self, routes):
@@ -345,16 +378,33 @@ cdef class Slots:
         self.largest_mtu = mtu
 
     def _keep_routes(self, family, routes):
-        self.route_of[family] = {route[0]: route for route in routes}
-        for server in self.server_objects:
-            if server is not None:
-                self._place_route(server)
+        macs = {}
+        for route in routes:
+            self.route_of[family, route[0]] = route
+            self.placing.append((iter(list(self.servers_at.get((family, route[0]), ()))), macs))
+        self.is_placing = True
+        while self.is_placing and not self.in_loop:
+            self.place_some()
 
-    def _place_route(self, RealServer server):
+    cdef void place_some(self) noexcept with gil:
+        """Note the new routes of some more servers: one address may be a server of thousands of services."""
+        cdef int left = ROUTES_PIECE
+        while self.placing and left:
+            servers, macs = self.placing[0]
+            server = next(servers, None)
+            if server is None:
+                self.placing.popleft()
+            elif self.server_objects[(<RealServer> server).slot] is server:     # not forgotten since
+                self._place_route(server, macs)
+                left -= 1
+        self.is_placing = len(self.placing) > 0
+
+    def _place_route(self, RealServer server, macs):
+        """Note the way to *server*; *macs* are those of our devices, which are asked for once."""
         cdef Route *route = &self.routes[server.slot]
         route.mtu = route.device = route.source = route.has_mac = 0
         memset(route.source6, 0, 16)
-        known = self.route_of.get(server.family, {}).get(server.address)
+        known = self.route_of.get((server.family, server.address))
         if known is None:
             return
         _, route.mtu, source, route.device, mac = known
@@ -365,7 +415,9 @@ cdef class Slots:
         route.has_mac = len(mac) == 12
         if route.has_mac:
             kind = b"\x86\xdd" if server.family == AF_INET6 else b"\x08\x00"
-            header = bytes.fromhex(mac) + netlink.hardware_address(route.device) + kind
+            if route.device not in macs:
+                macs[route.device] = netlink.hardware_address(route.device)
+            header = bytes.fromhex(mac) + macs[route.device] + kind
             memcpy(route.ethernet, <const unsigned char *> header, 14)
 
     def _require_room(self, free_slots, objects, most, what):
@@ -379,11 +431,9 @@ cdef class Slots:
         return slot
 
     def _index_services(self, count):
-        """Build the lookup of services again, at most a quarter full."""
-        cdef uint32_t size = 64, at, slot
+        """Build the lookup of services again, with room for *count*, at most a quarter full."""
+        cdef uint32_t size = 64
         cdef uint32_t *index
-        cdef ServiceSlot *place
-        cdef Key key
         while size < 4 * count:
             size *= 2
         index = <uint32_t *> calloc(size, sizeof(uint32_t))
@@ -392,29 +442,58 @@ cdef class Slots:
         free(self.service_index)
         self.service_index = index
         self.service_mask = size - 1
-        self.service_count[0], self.service_count[1] = self.services.serves[AF_INET], self.services.serves[AF_INET6]
-        self.has_ftp = self.has_port_zero = False
         for service in self.service_objects:
-            if service is None:
-                continue
-            slot = (<VirtualService> service).slot
-            place = &self.service_slots[slot]
-            key = service_key(place.family, place.protocol, place.address, self.service_addresses[slot].octets,
-                              place.port)
-            if place.fwmark:
-                key = mark_key(place.family, place.fwmark)
-            else:
-                self.has_ftp |= place.port == FTP and place.protocol == TCP
-                self.has_port_zero |= place.port == 0
-            at = self._service_home(&key)
-            while self.service_index[at]:
-                at = (at + 1) & self.service_mask
-            self.service_index[at] = slot + 1
+            if service is not None:
+                self._enter_service((<VirtualService> service).slot)
+
+    cdef void _enter_service(self, uint32_t slot):
+        """Let the service in *slot* be found."""
+        cdef ServiceSlot *place = &self.service_slots[slot]
+        cdef uint32_t at = self._home_of(slot)
+        while self.service_index[at]:
+            at = (at + 1) & self.service_mask
+        self.service_index[at] = slot + 1
+        self._note(self.ftp_services, slot, not place.fwmark and place.port == FTP and place.protocol == TCP)
+        self._note(self.port_zero_services, slot, not place.fwmark and place.port == 0)
+        self._count_services()
+
+    cdef void _leave_service(self, uint32_t slot):
+        """Let the service in *slot* be found no more; what stands behind it moves up (Knuth, 6.4, algorithm R)."""
+        cdef uint32_t at = self._home_of(slot), hole, home
+        while self.service_index[at] != slot + 1:
+            at = (at + 1) & self.service_mask
+        hole = at
+        while True:
+            at = (at + 1) & self.service_mask
+            if self.service_index[at] == 0:
+                break
+            home = self._home_of(self.service_index[at] - 1)
+            if (at - home) & self.service_mask >= (at - hole) & self.service_mask:
+                self.service_index[hole] = self.service_index[at]
+                hole = at
+        self.service_index[hole] = 0
+        for noted in (self.ftp_services, self.port_zero_services, self.ops_replying):
+            noted.discard(slot)
+        self.has_ops_replies = len(self.ops_replying) > 0
+        self._count_services()
+
+    def _count_services(self):
+        self.service_count[0], self.service_count[1] = self.services.serves[AF_INET], self.services.serves[AF_INET6]
+        self.has_ftp, self.has_port_zero = len(self.ftp_services) > 0, len(self.port_zero_services) > 0
 
     # ---- For the packet path: no GIL ------------------------------------------------------------------
 
     cdef uint32_t _service_home(self, const Key *key) noexcept nogil:
         return <uint32_t> (hash_key(&self.table, DIRECTION_IN, key) >> 32) & self.service_mask
+
+    cdef uint32_t _home_of(self, uint32_t slot) noexcept nogil:
+        """Return where in the index the search for the service in *slot* begins."""
+        cdef ServiceSlot *place = &self.service_slots[slot]
+        cdef Key key = mark_key(place.family, place.fwmark)
+        if not place.fwmark:
+            key = service_key(place.family, place.protocol, place.address, self.service_addresses[slot].octets,
+                              place.port)
+        return self._service_home(&key)
 
     cdef uint32_t _exact_service(self, const Key *key) noexcept nogil:
         """Return the slot number + 1 of the service that a key of ``service_key`` or ``mark_key`` names, or 0."""
@@ -516,17 +595,26 @@ cdef class Slots:
     # ---- Statistics: live, as of the last round, and rates ------------------------------------------
 
     def _estimate(self, uint64_t now_ns):
-        """Take a snapshot and move the rates, every two seconds (estimator.py)."""
-        cdef uint32_t slot
-        if now_ns < self.next_estimate or not self.services.sysctls["run_estimation"]:
+        """Begin to take a snapshot and to move the rates, every two seconds (estimator.py)."""
+        if now_ns < self.next_estimate or self.estimating or not self.services.sysctls["run_estimation"]:
             return
         self.next_estimate = now_ns + <uint64_t> ROUND_NS
-        for slot in range(<uint32_t> len(self.server_objects)):
+        self.to_estimate = <uint32_t> max(len(self.server_objects), len(self.service_objects))
+        self.estimate_cursor = 0
+        self.estimating = True
+
+    cdef void estimate_some(self, uint32_t count) noexcept nogil:
+        """Do so for the servers and services in *count* more slots; at the end for all services together."""
+        cdef uint32_t end = min(self.estimate_cursor + count, self.to_estimate), slot
+        for slot in range(self.estimate_cursor, min(end, <uint32_t> MAX_SERVERS)):
             estimate(&self.server_estimates[slot], &self.servers[slot].counters)
-        for slot in range(<uint32_t> len(self.service_objects)):
+        for slot in range(self.estimate_cursor, min(end, <uint32_t> MAX_SERVICES)):
             estimate(&self.service_estimates[slot], &self.service_slots[slot].counters)
-        self._add_up()
-        estimate(&self.total_estimate, &self.total)
+        self.estimate_cursor = end
+        if end == self.to_estimate:
+            self.estimating = False
+            self._add_up()
+            estimate(&self.total_estimate, &self.total)
 
     def zero(self, key=None):
         """Start the counters of one service and its servers, or of everything, from zero."""
@@ -542,11 +630,11 @@ cdef class Slots:
         self._add_up()
         return traffic_row(&self.total, &self.total_estimate)
 
-    def _add_up(self):
+    cdef void _add_up(self) noexcept nogil:
         """Let the totals be those of now."""
         cdef uint32_t slot
         self.total = self.gone
-        for slot in range(<uint32_t> len(self.service_objects)):
+        for slot in range(self.service_slots_used):
             add(&self.total, &self.service_slots[slot].counters)
 
     def _traffic_of(self, thing):

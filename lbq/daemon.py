@@ -25,7 +25,7 @@ from lbq.control.server import ControlServer
 from lbq.errors import HostError, LbqError
 from lbq.grammar import format_address, format_service
 from lbq.host.probes import check_permission, free_pages
-from lbq.host.routes import Routes, largest_mtu
+from lbq.host.routes import Routes, largest_mtu, neighbours
 from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
 from lbq.lock import DirectoryLock
@@ -36,6 +36,7 @@ from lbq.options import Options
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK_SECONDS = 1
 ROUTES_SECONDS = 0.05       # routes are read at most this often
+ROUTES_PAGE = 32            # routes that the packet process is told of at a time
 LAST_WORDS_SECONDS = 2      # what counting the connections that end may take
 
 logger = logging.getLogger("lbq")
@@ -66,7 +67,7 @@ class Front:
         self.options = options
         self.directory = state_directory()
         self.setup = HostSetup(self.directory, options.queue, accept_forward=options.accept_forward,
-                               add_vip=options.add_vip)
+                               add_vip=options.add_vip, mark_mask=options.mark_mask)
         self.host = HostThread(self.setup, _hold_back_signals)
         self.lock = DirectoryLock(self.directory)
         self.control: ControlServer | None = None
@@ -75,7 +76,7 @@ class Front:
         self.losses = LossWatch()
         self.local: dict[int, list[int]] = {}           # what the engine knows, by family
         self.routes: Routes | None = None
-        self.known_routes: dict[int, list[tuple]] = {}
+        self.known_routes: dict[int, dict[int, tuple]] = {}     # by family and address
         self.known_mtu = 0
         self.route_changed = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -116,7 +117,7 @@ class Front:
         self.operations = Operations(self.process, self.host, self._facts())
         await self.operations.begin(options.service, options.settings, options.servers, options.sysctls)
         await self._refresh_local_addresses()
-        for line in await self.host.call("install", *self.operations.members()):
+        for line in await self.host.call("install", *self.operations.members(), self.operations.steered()):
             logger.info(line)
         await self._refresh_local_addresses()       # --add-vip may have made the VIP one of them
         self.routes = Routes()
@@ -139,7 +140,8 @@ class Front:
     def _facts(self) -> dict:
         options = self.options
         return {"version": __version__, "pid": os.getpid(), "mode": options.mode, "engine": options.engine,
-                "queue": options.queue, "profile": options.profile, "started": int(time.time())}
+                "queue": options.queue, "mark_mask": options.mark_mask, "data_path": options.data_path,
+                "profile": options.profile, "started": int(time.time())}
 
     def _announce(self) -> None:
         """Say on standard output and to systemd that packets are handled from now on."""
@@ -216,10 +218,17 @@ class Front:
     async def _refresh_routes(self) -> None:
         """Tell the engine what the host knows of the ways to real servers, when that has changed."""
         for family, suffix in self._families():
-            routes = await self.host.run(self.routes.read, self.operations.server_addresses(family), family)
-            if routes != self.known_routes.get(family, []):
-                await self.process.call(f"set_routes{suffix}", routes)
-                self.known_routes[family] = routes
+            known = self.known_routes.setdefault(family, {})
+            addresses, found = self.operations.server_addresses(family), {}
+            near = await self.host.run(neighbours, family)
+            for at in range(0, len(addresses), ROUTES_PAGE):        # the host's thread has other things to do, too
+                routes = await self.host.run(self.routes.read, addresses[at:at + ROUTES_PAGE], family, near)
+                found |= {route[0]: route for route in routes}
+            changed = [route for address, route in found.items() if known.get(address) != route]
+            changed += [(address, 0, 0, 0, "") for address in known if address not in found]
+            for at in range(0, len(changed), ROUTES_PAGE):
+                await self.process.call(f"set_routes{suffix}", changed[at:at + ROUTES_PAGE])
+            self.known_routes[family] = found
         if self.operations.has_ipv6():
             largest = await self.host.run(largest_mtu)
             if largest != self.known_mtu:

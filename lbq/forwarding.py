@@ -81,12 +81,15 @@ class Forwarding:
         self.limit.is_on = is_on
 
     def set_routes(self, routes: list[tuple]) -> None:
-        """Say what the host knows of the ways to IPv4 servers: (address, mtu, source, device, mac) each."""
-        self.routes[AF_INET] = {route[0]: Route(*route) for route in routes}
+        """Say what the host knows of the ways to IPv4 servers: (address, mtu, source, device, mac) each.
+
+        What is not named stays as it was; an mtu of 0 says that nothing is known any more.
+        """
+        self.routes[AF_INET] |= {route[0]: Route(*route) for route in routes}
 
     def set_routes6(self, routes: list[tuple]) -> None:
         """Say what the host knows of the ways to IPv6 servers."""
-        self.routes[AF_INET6] = {route[0]: Route(*route) for route in routes}
+        self.routes[AF_INET6] |= {route[0]: Route(*route) for route in routes}
 
     def set_local_addresses(self, addresses: list[int]) -> None:
         """Say which IPv4 addresses are the host's own: what goes there is delivered, not forwarded."""

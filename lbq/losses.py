@@ -46,6 +46,7 @@ PASSED = {
     "passed_bypass": "without a real server, on to where it was going (sysctl cache_bypass)",
     "passed_icmp": "ICMP that is about no connection",
     "passed_later_fragment": "an IPv6 fragment that has no ports",
+    "passed_whole": "only headers came, and more was needed: queued once more, whole",
 }
 
 

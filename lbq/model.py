@@ -93,7 +93,8 @@ class Verdict(NamedTuple):
 
     *action* is netfilter's ACCEPT or DROP, *changed* says that it was rewritten in place, *answer* is an ICMP packet
     of the director's own, *sent* what leaves in the packet's place by DR or TUN, *unmarked* that its firewall mark is
-    taken off, so that the host routes it where it was going and not where the mark leads.
+    taken off, so that the host routes it where it was going and not where the mark leads.  *steer* is the number of
+    the real server that the kernel is to address the packet to, or to make it a reply of, told by a mark; 0: none.
     """
 
     action: int
@@ -101,6 +102,7 @@ class Verdict(NamedTuple):
     answer: bytes | None = None
     sent: tuple[Sent, ...] = ()
     unmarked: bool = False
+    steer: int = 0
 
 
 class Flow:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import struct
+from pathlib import Path
 
 from lbq.errors import HostError, PermissionMissing, QueueBusy
 
@@ -42,6 +43,8 @@ SEND_BUFFER = 16 << 20
 SIOCGIFHWADDR = 0x8927
 OWN_MARK = 0x02000000   # on what the director itself sends through the host's IP layer; host/rules.py skips it
 
+MARK_MASK = 0x00FFFF00  # the bits of a firewall mark that tell the kernel a server's number (host/steering.py)
+QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 RECEIVE_BUFFER = 128 << 20      # bytes; charged per queued packet with overhead, not allocated ahead
 
 
@@ -135,23 +138,52 @@ def hardware_address(device: int) -> bytes:
     return answer[18:24]
 
 
-def configure(netlink: socket.socket, number: int, queue_length: int) -> None:
-    """Bind and set up in one message, so that the queue never runs half configured."""
+def add_queue(netlink: socket.socket, number: int, queue_length: int, length: int) -> None:
+    """Bind one more NFQUEUE to a socket that has one already: of its packets the first *length* bytes are copied.
+
+    The kernel is not asked to acknowledge: what comes in now are packets.
+    """
+    if number in bound_queues():
+        raise QueueBusy(_busy(number))
+    netlink.send(_set_up(number, queue_length, length, NLM_F_REQUEST))
+    if bound_queues().get(number) != netlink.getsockname()[0]:
+        raise HostError(f"cannot bind NFQUEUE {number}, for packets that the kernel rewrites")
+
+
+def bound_queues() -> dict[int, int]:
+    """Return the netlink port that holds each NFQUEUE number of this network namespace."""
+    try:
+        return {int(words[0]): int(words[1]) for words in map(str.split, QUEUES.read_text().splitlines())}
+    except FileNotFoundError:
+        return {}
+
+
+def _set_up(number: int, queue_length: int, length: int, flags: int) -> bytes:
+    """Return the one message that binds and sets up, so that the queue never runs half configured."""
     body = (struct.pack("!BBH", socket.AF_UNSPEC, 0, number)
             + _attribute(NFQA_CFG_CMD, struct.pack("!BxH", NFQNL_CFG_CMD_BIND, socket.AF_INET))
-            + _attribute(NFQA_CFG_PARAMS, struct.pack("!IB", 0xFFFF, NFQNL_COPY_PACKET))
+            + _attribute(NFQA_CFG_PARAMS, struct.pack("!IB", length, NFQNL_COPY_PACKET))
             + _attribute(NFQA_CFG_QUEUE_MAXLEN, struct.pack("!I", queue_length))
             + _attribute(NFQA_CFG_FLAGS, struct.pack("!I", NFQA_CFG_F_GSO))
             + _attribute(NFQA_CFG_MASK, struct.pack("!I", NFQA_CFG_F_GSO)))
     kind = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_CONFIG
-    netlink.send(struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST_ACK, 1, 0) + body)
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+
+
+def configure(netlink: socket.socket, number: int, queue_length: int) -> None:
+    """Bind NFQUEUE *number* with whole packets, and wait until that is done."""
+    netlink.send(_set_up(number, queue_length, 0xFFFF, NLM_F_REQUEST_ACK))
     error = _acknowledgement(netlink, number)
     if error in (errno.EBUSY, errno.EPERM):
-        raise QueueBusy(f"cannot bind NFQUEUE {number}: another program holds it "
-                        "(its port id is in /proc/net/netfilter/nfnetlink_queue); choose another with --queue")
+        raise QueueBusy(_busy(number))
     if error:
         raise HostError(f"cannot bind NFQUEUE {number}: {os.strerror(error)}; "
                         "the kernel needs NETFILTER_NETLINK_QUEUE (modprobe nfnetlink_queue)")
+
+
+def _busy(number: int) -> str:
+    return (f"cannot bind NFQUEUE {number}: another program holds it "
+            "(its port id is in /proc/net/netfilter/nfnetlink_queue); choose another with --queue")
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

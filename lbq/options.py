@@ -24,14 +24,17 @@ from lbq.grammar import (
     parse_server,
     parse_service,
 )
-from lbq.model import CLASSIC, NEW, UDP, ServiceKey
+from lbq.model import CLASSIC, NEW, SCTP, TCP, TUN, UDP, ServiceKey
+from lbq.netlink import MARK_MASK, OWN_MARK
 from lbq.schedulers import BUILT_IN, DEFAULT, create, flag_bits, flag_names, names
+from lbq.services import FTP
 
 ENGINES = ("fast", "reference")
 PROFILES = (CLASSIC, NEW)
 ALL_FLAGS = tuple(flag for scheduler in ("sh", "mh") for flag in flag_names(scheduler))
 ON_DELETE = ("keep", "end")
 ON_QUIESCE = ("keep", "move")
+DATA_PATHS = ("rewrite", "steer", "auto")
 MAX_SECONDS = 31 * 24 * 3600    # what ipvsadm takes for -p
 MAX_CONNECTIONS = 1 << 27       # the table's indices have 32 bits, its file 8 GiB
 
@@ -99,6 +102,8 @@ class Options:
     accept_forward: bool
     add_vip: str | None
     sysctls: dict[str, int]
+    mark_mask: int = MARK_MASK
+    data_path: str = DATA_PATHS[0]  # of services about which nothing is said
 
     @property
     def scheduler(self) -> str:
@@ -121,6 +126,7 @@ class ServiceWords:
     ops_replies: bool | None = None
     idle: int | None = None             # seconds; 0: as the director's timeouts say
     pe: str | None = None               # the persistence engine that ipvsadm asked for
+    data_path: str | None = None        # who rewrites its packets: lbq, or the kernel that lbq steers
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -181,6 +187,9 @@ def _add_director_options(parser: Parser) -> None:
         help="let the service's packets through a FORWARD DROP policy")
     add("--sysctl", metavar="NAME=VALUE", action="append", default=[],
         help="set one of net.ipv4.vs.* from the start; lbq sysctl lists them")
+    add("--mark-mask", metavar="MASK", default=f"{MARK_MASK:#010x}",
+        help="bits of the firewall mark that --data-path steer may use, in one row; the others stay as they are "
+             f"(default {MARK_MASK:#010x})")
     add("--add-vip", metavar="DEV", help="put the VIP on this device while the director runs")
     add("--json-log", action="store_true", help="log one JSON object a line")
 
@@ -196,7 +205,10 @@ def validate(words: argparse.Namespace) -> Options:
     settings.scheduler = settings.scheduler or DEFAULT
     settings.mode = mode
     check_service(service, settings)
-    return _director(words, service, mode, settings, _servers(words.real, service, MODES[mode]))
+    servers = _servers(words.real, service, MODES[mode])
+    for server in servers:
+        check_steered(settings.data_path, server._replace(mode=MODES[mode] if server.mode is None else server.mode))
+    return _director(words, service, mode, settings, servers)
 
 
 def validate_serve(words: argparse.Namespace) -> Options:
@@ -206,18 +218,23 @@ def validate_serve(words: argparse.Namespace) -> Options:
 
 def _director(words: argparse.Namespace, service: ServiceKey | None, mode: str, settings: ServiceWords,
               servers: list[ServerWords]) -> Options:
+    engine = _one_of("engine", words.engine, ENGINES)
+    queue = _number("--queue", words.queue, 0, 65535)
+    check_data_path(settings.data_path, engine, queue)
     return Options(
         service=service,
         mode=mode,
         settings=settings,
         servers=servers,
-        engine=_one_of("engine", words.engine, ENGINES),
-        queue=_number("--queue", words.queue, 0, 65535),
+        engine=engine,
+        queue=queue,
         profile=_one_of("kernel profile", words.kernel_profile, PROFILES),
         max_connections=_number("--max-connections", words.max_connections, 1, MAX_CONNECTIONS),
         accept_forward=words.accept_forward,
         add_vip=words.add_vip,
         sysctls=_sysctls(words),
+        mark_mask=_mark_mask(words.mark_mask),
+        data_path=_one_of("LBQ_DATA_PATH", os.environ.get("LBQ_DATA_PATH", DATA_PATHS[0]), DATA_PATHS),
     )
 
 
@@ -236,6 +253,10 @@ def add_service_options(parser: Parser) -> None:
     add("--ops-replies", action="store_const", const=True,
         help="with --ops and nat: answers come from the VIP (default: they leave as the real server sends them, as "
              "in kernel IPVS)")
+    add("--data-path", metavar="PATH",
+        help="who rewrites the packets: rewrite (default: lbq, any mode) or steer (the kernel, which lbq tells a "
+             "number for each packet, having seen its headers; nat and dr, TCP and UDP; for bulk traffic), or auto "
+             "(steer where service and kernel can).  LBQ_DATA_PATH says it for services that do not")
     add("--on-delete", metavar="WHAT",
         help="connections of a deleted server: keep (default; their clients hear nothing until it is added again, as "
              "in kernel IPVS) or end (they start over with another server)")
@@ -257,6 +278,7 @@ def service_words(words: argparse.Namespace, family: int) -> ServiceWords:
         ops=words.ops,
         scheduler_flags=None if words.scheduler_flags is None else [
             _one_of("scheduler flag", flag, ALL_FLAGS) for flag in words.scheduler_flags.split(",") if flag],
+        data_path=data_path_of(words.data_path),
         on_delete=on_delete_of(words.on_delete),
         on_quiesce=on_quiesce_of(words.on_quiesce),
         ops_replies=words.ops_replies,
@@ -277,11 +299,74 @@ def check_service(service: ServiceKey, settings: ServiceWords) -> None:
     if settings.ops_replies and service.fwmark:
         raise ConfigError(f"{format_service(service)}: --ops-replies needs a VIP for answers to come from, and a "
                           "firewall mark has none")
+    reason = steering_refused(service, ops=settings.ops) if settings.data_path == "steer" else ""
+    if reason:
+        raise ConfigError(f"{format_service(service)} cannot be steered: {reason}; use --data-path rewrite")
     known = flag_names(settings.scheduler or DEFAULT)
     for flag in settings.scheduler_flags or []:
         if flag not in flag_bits(settings.scheduler or DEFAULT):
             raise ConfigError(f"scheduler {settings.scheduler or DEFAULT} has no flag {flag}"
                               + (f"; it has {', '.join(known)}" if known else ""))
+
+
+def steering_refused(service: ServiceKey, *, ops: bool | None = False) -> str:
+    """Return why the kernel cannot rewrite the packets of *service*, "" when it can."""
+    if ops:
+        return "a datagram of --ops is scheduled when it is seen, and some would have to be seen twice"
+    if service.fwmark:
+        return "a firewall mark has no address that replies could come from"
+    if service.port == 0:
+        return "it covers every port, and the kernel is told one"
+    if service.protocol == SCTP:
+        return "the kernel does not compute the checksum of SCTP"
+    if (service.protocol, service.port) == (TCP, FTP):
+        return "FTP's messages are rewritten, too"
+    return ""
+
+
+def auto_refused(mode: str, engine: str, queue: int) -> str:
+    """Return why ``auto`` does not steer a service with servers of *mode* in this director, "" when it does."""
+    if mode == "tun":
+        return "no rule of the kernel's chooses a tunnel by a number"
+    try:
+        check_data_path("steer", engine, queue)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def check_steered(data_path: str | None, server: ServerWords) -> None:
+    """Raise ConfigError for a server that a service of this data path cannot have."""
+    if data_path == "steer" and server.mode == TUN:
+        raise ConfigError(f"real server {format_endpoint(*server.place())} cannot be steered: there is no rule of the "
+                          "kernel's that chooses a tunnel by a number; use --data-path rewrite, or mode nat or dr")
+
+
+def check_data_path(data_path: str | None, engine: str, queue: int) -> None:
+    """Raise ConfigError when this director has no such data path."""
+    if data_path != "steer":
+        return
+    if engine != ENGINES[0]:
+        raise ConfigError(f"--engine {engine} rewrites every packet itself; --data-path steer is for "
+                          f"--engine {ENGINES[0]}")
+    if queue == 65535:
+        raise ConfigError("--data-path steer needs the queue behind --queue, too; say one below 65535")
+
+
+def largest_number(mask: int) -> int:
+    """Return the largest number that fits into the bits *mask* of a mark."""
+    return mask // (mask & -mask)
+
+
+def _mark_mask(text: str) -> int:
+    try:
+        mask = int(text, 0)
+    except ValueError:
+        mask = 0
+    if not 0 < mask < 1 << 32 or largest_number(mask) & largest_number(mask) + 1 or mask & OWN_MARK:
+        raise ConfigError(f"--mark-mask {text}: say one row of bits of 32, such as {MARK_MASK:#010x}, without "
+                          f"{OWN_MARK:#010x}, which is lbq's own")
+    return mask
 
 
 def _sysctls(words: argparse.Namespace) -> dict[str, int]:
@@ -317,6 +402,11 @@ def mode_of(mode: str | None) -> str:
 def on_delete_of(what: str | None) -> str | None:
     """Return *what* becomes of a deleted server's connections, when there is such a thing."""
     return None if what is None else _one_of("--on-delete", what, ON_DELETE)
+
+
+def data_path_of(name: str | None) -> str | None:
+    """Return the data path *name*, when there is such a one."""
+    return None if name is None else _one_of("--data-path", name, DATA_PATHS)
 
 
 def on_quiesce_of(what: str | None) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from lbq import sysctls, thresholds
 from lbq.errors import NoSuchServer, NoSuchService, ServerExists, ServiceError, ServiceExists, ThresholdsReversed
@@ -37,9 +36,7 @@ from lbq.model import (
     whole_mask,
 )
 from lbq.schedulers import create
-
-if TYPE_CHECKING:
-    from lbq.schedulers.base import Scheduler
+from lbq.schedulers.base import Scheduler
 
 SECOND = 1_000_000_000
 TRASH_ROUND = 60 * SECOND           # IP_VS_DEST_TRASH_PERIOD / 2
@@ -47,6 +44,7 @@ TRASH_IDLE = 120 * SECOND
 TRASH_PIECE = 200                   # deleted servers that one call looks at: packets wait meanwhile
 FTP = 21
 FTP_DATA = 20
+MOST_LINES = 1 << 17        # of one service in a listing; no engine has room for so many servers
 FIRST_UNPRIVILEGED = 1024           # net.ipv4.ip_unprivileged_port_start
 CONFIGURED = ("weight", "last_weight", "mode", "tunnel", "upper", "lower", "overloaded")    # what an edit may change
 
@@ -63,6 +61,8 @@ class ServiceTable:
         self.sysctls = sysctls.defaults()
         self.by_key: dict[ServiceKey, VirtualService] = {}
         self.serves: Counter = Counter()            # services by family
+        self.listed: list[VirtualService] = []      # in the order of by_key
+        self.ageing: dict[ServiceKey, VirtualService] = {}      # those whose scheduler has something to do in a tick
         self.asked: dict[ServiceKey, str] = {}      # the scheduler as it was asked for; its own name may differ
         self.trash: dict[Place, RealServer] = {}
         self.idle_since: dict[Place, int] = {}      # of what is in the trash, as seen by its rounds
@@ -81,8 +81,9 @@ class ServiceTable:
         _check_netmask(key, netmask)
         service = VirtualService(key, self._create(scheduler), flags, timeout, netmask, idle)
         self.by_key[key] = service
+        self.listed.append(service)
         self.serves[key.family] += 1
-        self.asked[key] = scheduler
+        self._asked(service, scheduler)
         return service
 
     def set_service(self, key: ServiceKey, scheduler: str, flags: int, timeout: int,
@@ -94,7 +95,7 @@ class ServiceTable:
             successor = self._create(scheduler)
             successor.bind(service)
             service.scheduler = successor
-            self.asked[key] = scheduler
+            self._asked(service, scheduler)
         service.flags, service.timeout, service.idle = flags, timeout, idle
         service.netmask = whole_mask(key.family) if netmask is None else netmask
         return service
@@ -114,6 +115,8 @@ class ServiceTable:
         for server in service.remove_all():
             self._discard(service, server)
         del self.by_key[key], self.asked[key]
+        self.listed.remove(service)
+        self.ageing.pop(key, None)
         self.serves[key.family] -= 1
         return service
 
@@ -138,6 +141,13 @@ class ServiceTable:
         self.sysctls[name] = value
         for service in self.by_key.values():
             self._set_expiration(service.scheduler)
+
+    def _asked(self, service: VirtualService, name: str) -> None:
+        """Note which scheduler was asked for, and whether it wants to be told of ticks."""
+        self.asked[service.key] = name
+        self.ageing.pop(service.key, None)
+        if getattr(type(service.scheduler), "tick", Scheduler.tick) is not Scheduler.tick:
+            self.ageing[service.key] = service
 
     def _create(self, name: str):
         scheduler = create(name)
@@ -212,11 +222,11 @@ class ServiceTable:
         return server
 
     def tick(self, now_ns: int) -> None:
-        """Tell every scheduler that about a second has passed; ``go_on`` does what takes them several steps.
+        """Tell every scheduler that ages that about a second has passed; ``go_on`` does what takes them several steps.
 
         One that has not finished what it began is not told.
         """
-        for service in self.by_key.values():
+        for service in self.ageing.values():
             if self.begun.get(service, (None,))[0] is service.scheduler:
                 continue
             try:
@@ -283,26 +293,25 @@ class ServiceTable:
     # ---- Listings ------------------------------------------------------------------------------------
 
     def page(self, cursor: int, limit: int, traffic: Callable) -> tuple[list[dict], int | None]:
-        """Return up to *limit* lines of the listing from line *cursor* on, as rows, and the next cursor or None.
+        """Return up to *limit* lines of the listing from *cursor* on, as rows, and the next cursor or None.
 
         A service is one line and each of its servers another, so a page takes the same short time whether
         there are many services or many servers in one; ``join_pages`` puts a divided service together.
         *traffic* returns what is counted for a service or a server: ``stats``, ``shown`` and ``rates``.
+        A cursor says how many services, and how many lines of the next one, were shown before.
         """
-        rows, end = [], 0
-        for key, service in self.by_key.items():
-            end += 1 + len(service.servers)
-            if end <= cursor:                   # there may be thousands of these
-                continue
-            start = end - 1 - len(service.servers)
-            first, last = max(cursor - start, 0), min(cursor + limit, end) - start
+        rows = []
+        ordinal, first = divmod(cursor, MOST_LINES)
+        while ordinal < len(self.listed) and limit > 0:
+            service = self.listed[ordinal]
+            last = min(first + limit, 1 + len(service.servers))
             if first < last:
-                rows.append({**_service_row(key, service), **traffic(service), "servers": [
+                rows.append({**_service_row(service.key, service), **traffic(service), "servers": [
                     {**_server_row(server), **traffic(server)}
                     for server in service.servers[max(first - 1, 0):last - 1]]})
-            if end > cursor + limit:
-                return rows, cursor + limit
-        return rows, None
+                limit -= last - first
+            ordinal, first = (ordinal, last) if last <= len(service.servers) else (ordinal + 1, 0)
+        return rows, ordinal * MOST_LINES + first if ordinal < len(self.listed) else None
 
 
 def join_pages(rows: list[dict], page: list[dict]) -> None:

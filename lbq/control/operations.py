@@ -13,6 +13,7 @@ import asyncio
 import ipaddress
 import logging
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -53,14 +54,21 @@ from lbq.model import (
     ServiceKey,
 )
 from lbq.options import (
+    DATA_PATHS,
     MAX_CONNECTIONS,
     MAX_SECONDS,
     ServiceWords,
+    auto_refused,
+    check_data_path,
     check_service,
+    check_steered,
+    data_path_of,
+    largest_number,
     mode_of,
     on_delete_of,
     on_quiesce_of,
     parse_sysctl,
+    steering_refused,
 )
 from lbq.schedulers import DEFAULT, flag_bits, flag_names
 from lbq.services import FTP, join_pages
@@ -73,7 +81,8 @@ ENDED_PAGE = 64         # connections to end; likewise
 logger = logging.getLogger("lbq.control")
 Membership = tuple[ServiceKey, int, int, int]       # service; address, port and family of the server
 NEW_SERVER = ServerWords(0, 0, AF_INET, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCSUM)
-SETTING_TYPES = {"scheduler": str, "persistent": int, "netmask": int, "ops": bool, "scheduler_flags": list, "mode": str,
+SETTING_TYPES = {"data_path": str, "scheduler": str, "persistent": int, "netmask": int, "ops": bool,
+                 "scheduler_flags": list, "mode": str,
                  "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int, "pe": str}
 SECONDS = ("persistent", "idle")
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
@@ -116,8 +125,12 @@ class Operations:
         self.facts = facts                      # what `status` tells and never changes
         self.services: dict[ServiceKey, ServiceWords] = {}
         self.servers: dict[Membership, ServerWords] = {}
+        self.places: dict[ServiceKey, set[Membership]] = defaultdict(set)   # the same by service
         self.trash: dict[Membership, ServerWords] = {}      # deleted, but the host still lets their replies through
         self.drains: dict[Membership, Drain] = {}
+        self.steers: dict[Membership, int] = {}             # by which the kernel knows those it rewrites for
+        self.free_steers: list[int] = []
+        self.has_headers_queue = False
         self.change = asyncio.Lock()            # one change at a time, host and engine together
 
     def methods(self) -> dict:
@@ -134,7 +147,8 @@ class Operations:
             await self.process.call("set_sysctl", name, value)
         if key is None:
             return
-        settings = _merged(_new_service(key.family), settings)
+        settings = await self._resolved(key, _merged(self.new_service(key.family), settings))
+        await self._prepare_data_path(settings)
         await self.process.call("add_service", key, *service_arguments(settings))
         self.services[key] = settings
         for server in servers:
@@ -142,13 +156,68 @@ class Operations:
             place = key, *server.place()
             if server.family != key.family:
                 await self.host.call("check_family", server.family)
-            await self.process.call("add_server", *_server_arguments(place, server))
-            self.servers[place] = server
+            steer = self._take_number(place)
+            await self.process.call("add_server", *_server_arguments(place, server, steer))
+            self._has(place, server)
 
-    def members(self) -> tuple[list[ServiceKey], list[tuple[ServiceKey, int, int, int]]]:
-        """Return what the host is to know: services, and their real servers with mode."""
-        return list(self.services), [(key, address, port, server.mode)
-                                     for (key, address, port, _), server in self.servers.items()]
+    def members(self) -> tuple[list[ServiceKey], list[tuple]]:
+        """Return what the host is to know: services, and their real servers with mode, and number if it is steered."""
+        return list(self.services), [(*place[:3], *self._way(place, server))
+                                     for place, server in self.servers.items()]
+
+    def steered(self) -> list[ServiceKey]:
+        """Return the services whose packets the kernel rewrites."""
+        return [key for key in self.services if self._is_steered(key)]
+
+    def _way(self, place: Membership, server: ServerWords) -> tuple[int, ...]:
+        """Return what the host's part in a server depends on: its mode, and the number it is steered by, if it is."""
+        return (server.mode, self.steers[place]) if place in self.steers else (server.mode,)
+
+    def new_service(self, family: int) -> ServiceWords:
+        """Return the settings of a new service about which nothing is said."""
+        return ServiceWords(DEFAULT, 0, NETMASKS[family], False, [], "nat", "keep", "keep", False, 0, "",
+                            self.facts.get("data_path", DATA_PATHS[0]))
+
+    def _is_steered(self, key: ServiceKey) -> bool:
+        return self.services[key].data_path == "steer"
+
+    async def _resolved(self, key: ServiceKey, words: ServiceWords) -> ServiceWords:
+        """Return *words* with the data path that ``auto`` stands for here, and say why."""
+        words = _merged(ServiceWords(data_path=self.facts.get("data_path", DATA_PATHS[0])), words)
+        if words.data_path != "auto":
+            return words
+        reason = (steering_refused(key, ops=words.ops)
+                  or auto_refused(words.mode, self.facts["engine"], self.facts["queue"]))
+        reason = reason or await self.host.call("steering_refused", key.family)
+        self.did(f"data path of {format_service(key)}: " + (
+            f"rewrite, because it cannot be steered: {reason}" if reason else
+            "steer: the kernel rewrites its packets, and lbq sees only headers"))
+        return _merged(words, ServiceWords(data_path="rewrite" if reason else "steer"))
+
+    async def _prepare_data_path(self, words: ServiceWords) -> None:
+        """Have the queue bound that the packets of a service with *words* go to."""
+        if words.data_path != "steer" or self.has_headers_queue:
+            return
+        check_data_path(words.data_path, self.facts["engine"], self.facts["queue"])
+        await self.process.call("open_headers_queue", self.facts["queue"] + 1, self.facts["mark_mask"])
+        self.has_headers_queue = True
+
+    def _take_number(self, place: Membership) -> int:
+        """Return the number that the kernel is to know a new server by: 0 when its service is not steered.
+
+        Nor has a server of port 0 one, which keeps the port that clients ask for.
+        """
+        if not self._is_steered(place[0]) or place[2] == 0:
+            return 0
+        if not self.free_steers and len(self.steers) >= largest_number(self.facts["mark_mask"]):
+            raise ConfigError(f"no room for one more steered server in the mark mask {self.facts['mark_mask']:#x}; "
+                              "say a longer --mark-mask, or --data-path rewrite")
+        self.steers[place] = self.free_steers.pop() if self.free_steers else len(self.steers) + 1
+        return self.steers[place]
+
+    def _give_number_back(self, number: int) -> None:
+        if number:
+            self.free_steers.append(number)
 
     def server_addresses(self, family: int) -> list[int]:
         """Return the addresses of all real servers of *family*, those in the trash too."""
@@ -175,6 +244,7 @@ class Operations:
         for row in rows:
             words = self.services.get(key_of(row))
             row["pe"] = words.pe if words else ""       # deleted since
+            row["data_path"] = words.data_path if words else DATA_PATHS[0]
         return rows
 
     async def stats(self) -> dict:
@@ -240,7 +310,7 @@ class Operations:
     async def add_service(self, service: str, **settings) -> str:
         """Add a virtual service without servers; return what was done."""
         key = parse_service(service)
-        words = _merged(_new_service(key.family), _service_words(settings, key.family))
+        words = _merged(self.new_service(key.family), _service_words(settings, key.family))
         check_service(key, words)
         async with self.change:
             if key in self.services:
@@ -256,6 +326,9 @@ class Operations:
             raise ConfigError("nothing to set; lbq set service --help shows what there is")
         async with self.change:
             key = self._known(service)
+            if said.data_path not in (None, "auto", self.services[key].data_path):
+                raise ConfigError(f"{format_service(key)} has the data path {self.services[key].data_path}, and that "
+                                  "stays; delete the service and add it with another")
             words = _merged(self.services[key], said)
             if said.ops is False and said.ops_replies is None:
                 words.ops_replies = False
@@ -314,6 +387,7 @@ class Operations:
             before = self._there(place)
             words = _filled(said, before)
             check_server(words, key, words.mode)
+            check_steered(self.services[key].data_path, words)
             await self.change_server(place, words)
         changed = ", ".join(f"{name} {value}" for name, value in format_settings(said))
         return self.did(f"server {_name(words)} of {format_service(key)} has {changed} now")
@@ -395,10 +469,13 @@ class Operations:
             failure = None
             for words, address, port, family in await self.process.call("tick"):
                 key = ServiceKey(*words)
-                server = self.trash.pop((key, address, port, family), None)
+                place = key, address, port, family
+                server = self.trash.pop(place, None)
                 if server is not None:
+                    way = self._way(place, server)
+                    self._give_number_back(self.steers.pop(place, 0))
                     try:
-                        await self.host.call("remove_server", key, address, port, server.mode)
+                        await self.host.call("remove_server", key, address, port, *way)
                     except HostError as error:      # the others are forgotten as well
                         failure = error
         await self._drain_on()
@@ -410,9 +487,11 @@ class Operations:
     async def put_service(self, key: ServiceKey, words: ServiceWords) -> None:
         """Add a service that is not there."""
         await self.host.call("check_service", key)
+        words = await self._resolved(key, words)
+        await self._prepare_data_path(words)
         await self.process.call("add_service", key, *service_arguments(words))
         try:
-            await self.host.call("add_service", key)
+            await self.host.call("add_service", key, *([True] if words.data_path == "steer" else []))
         except BaseException:
             await self.process.call("delete_service", key)
             raise
@@ -421,13 +500,13 @@ class Operations:
     async def change_service(self, key: ServiceKey, words: ServiceWords) -> None:
         """Give a service that is there other settings, all of them."""
         await self.process.call("set_service", key, *service_arguments(words))
-        self.services[key] = words
+        self.services[key] = _merged(words, ServiceWords(data_path=self.services[key].data_path))
 
     async def drop_service(self, key: ServiceKey) -> None:
         """Delete a service that is there; its servers rest in the trash."""
         await self.process.call("delete_service", key)
         del self.services[key]
-        for place in [place for place in self.servers if place[0] == key]:
+        for place in self.places.pop(key, ()):
             self.trash[place] = self.servers.pop(place)
         await self.host.call("remove_service", key)
 
@@ -437,40 +516,62 @@ class Operations:
         if family != key.family:
             await self.host.call("check_family", family)
         former = self.trash.get(place)
-        if former is None or former.mode != words.mode:
-            await self.host.call("add_server", key, address, port, words.mode)
+        before = None if former is None else self._way(place, former)
+        number = self.steers.pop(place, 0)
+        if number and self._is_steered(key):
+            self.steers[place] = number
+        else:
+            self._take_number(place)
+        way = self._way(place, words)
         try:
-            back = await self.process.call("add_server", *_server_arguments(place, words))
+            if way != before:
+                await self.host.call("add_server", key, address, port, *way)
+            try:
+                arguments = _server_arguments(place, words, self.steers.get(place, 0))
+                back = await self.process.call("add_server", *arguments)
+            except BaseException:
+                if way != before:
+                    await self.host.call("remove_server", key, address, port, *way)
+                raise
         except BaseException:
-            if former is None or former.mode != words.mode:
-                await self.host.call("remove_server", key, address, port, words.mode)
+            if self.steers.get(place, 0) != number:
+                self._give_number_back(self.steers.pop(place, 0))
+                if number:
+                    self.steers[place] = number
             raise
         self.trash.pop(place, None)
-        self.servers[place] = words
-        if former is not None and former.mode != words.mode:
-            await self.host.call("remove_server", key, address, port, former.mode)
+        self._has(place, words)
+        if before not in (None, way):
+            await self.host.call("remove_server", key, address, port, *before)
+            if number != self.steers.get(place, 0):
+                self._give_number_back(number)
         return back
 
     async def change_server(self, place: Membership, words: ServerWords) -> None:
         """Give a server that is there other settings, all of them."""
-        before = self.servers[place]
-        if words.mode != before.mode:
-            await self.host.call("add_server", *place[:3], words.mode)
+        before, way = self._way(place, self.servers[place]), self._way(place, words)
+        if way != before:
+            await self.host.call("add_server", *place[:3], *way)
         try:
             await self.process.call("set_server", *_server_arguments(place, words))
         except BaseException:
-            if words.mode != before.mode:
-                await self.host.call("remove_server", *place[:3], words.mode)
+            if way != before:
+                await self.host.call("remove_server", *place[:3], *way)
             raise
         self.servers[place] = words
-        if words.mode != before.mode:
-            await self.host.call("remove_server", *place[:3], before.mode)
+        if way != before:
+            await self.host.call("remove_server", *place[:3], *before)
 
     async def drop_server(self, place: Membership) -> int:
         """Delete a server that is there; it rests in the trash; return how many connections it still has."""
         left = await self.process.call("delete_server", place[0], *_engine_place(place))
         self.trash[place] = self.servers.pop(place)
+        self.places[place[0]].discard(place)
         return left
+
+    def _has(self, place: Membership, words: ServerWords) -> None:
+        self.servers[place] = words
+        self.places[place[0]].add(place)
 
     def _known(self, service: str) -> ServiceKey:
         key = parse_service(service)
@@ -486,6 +587,7 @@ class Operations:
         """Return what was *said* about a new server with everything that was not."""
         words = _filled(said, NEW_SERVER._replace(mode=MODES[self.services[key].mode]))
         check_server(words, key, words.mode)
+        check_steered(self.services[key].data_path, words)
         return words
 
     def did(self, sentence: str) -> str:
@@ -504,11 +606,6 @@ def _merged(before: ServiceWords, said: ServiceWords) -> ServiceWords:
     """Return the settings of *before* with those that were *said*."""
     return ServiceWords(**{name: value if value is not None else getattr(before, name)
                            for name, value in vars(said).items()})
-
-
-def _new_service(family: int) -> ServiceWords:
-    """Return the settings of a new service about which nothing is said."""
-    return ServiceWords(DEFAULT, 0, NETMASKS[family], False, [], "nat", "keep", "keep", False, 0, "")
 
 
 def _service_words(settings: dict, family: int) -> ServiceWords:
@@ -530,6 +627,7 @@ def _service_words(settings: dict, family: int) -> ServiceWords:
         raise ConfigError("a service's netmask is like 255.255.255.0, or a prefix length in quotes")
     if settings.get("mode") is not None:
         mode_of(settings["mode"])
+    data_path_of(settings.get("data_path"))
     on_delete_of(settings.get("on_delete"))
     on_quiesce_of(settings.get("on_quiesce"))
     return ServiceWords(**settings)
@@ -545,11 +643,12 @@ def service_arguments(words: ServiceWords) -> tuple[str, int, int, int, int]:
     return words.scheduler, flags, words.persistent, words.netmask, words.idle
 
 
-def _server_arguments(place: Membership, words: ServerWords) -> tuple:
+def _server_arguments(place: Membership, words: ServerWords, steer: int = 0) -> tuple:
     """Return a server with its settings as the engine takes them; its family only when it is not the service's."""
     address, port, *family = _engine_place(place)
-    return (place[0], address, port, words.weight, words.mode, words.upper, words.lower,
-            (words.tunnel, words.tunnel_port, words.tunnel_csum), *family)
+    settings = (place[0], address, port, words.weight, words.mode, words.upper, words.lower,
+                (words.tunnel, words.tunnel_port, words.tunnel_csum))
+    return (*settings, None, steer) if steer else (*settings, *family)      # who is steered is of the service's family
 
 
 def _engine_place(place: Membership) -> tuple:

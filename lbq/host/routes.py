@@ -34,6 +34,7 @@ from lbq.host.netlink import (
 from lbq.model import AF_INET6
 
 Route = tuple[int, int, int, int, str]      # address, mtu, source, device, mac
+Neighbours = dict[tuple[int, int], tuple[int, str]]     # state and MAC, by device and address
 
 RTM_NEWNEIGH, RTM_GETROUTE, RTM_GETNEIGH = 28, 26, 30
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 7, 8
@@ -77,13 +78,13 @@ class Routes:
         """Listen no more."""
         self.socket.close()
 
-    def read(self, addresses: Iterable[int], family: int) -> list[Route]:
-        """Return the routes to *addresses*, and have the kernel ask stale neighbours again."""
-        neighbours = _neighbours(family)
+    def read(self, addresses: Iterable[int], family: int, near: Neighbours | None = None) -> list[Route]:
+        """Return the routes to *addresses*, and have the kernel ask those of the neighbours *near* that are stale."""
+        near = neighbours(family) if near is None else near
         routes = []
         for address in addresses:
             mtu, source, device, hop = _route(address, family)
-            state, mac = neighbours.get((device, hop), (0, ""))
+            state, mac = near.get((device, hop), (0, ""))
             if state & NUD_STALE:
                 _ask_again(family, device, hop, mac)
             routes.append((address, mtu, source, device, mac if state & USABLE else ""))
@@ -113,7 +114,7 @@ def _route(address: int, family: int) -> tuple[int, int, int, int]:
     return mtu, address_of(attributes.get(RTA_PREFSRC)), device, address_of(attributes.get(RTA_GATEWAY)) or address
 
 
-def _neighbours(family: int) -> dict[tuple[int, int], tuple[int, str]]:
+def neighbours(family: int) -> Neighbours:
     """Return state and MAC of every neighbour of *family*, by device and address."""
     found = {}
     for body in ask(NETLINK_ROUTE, RTM_GETNEIGH, NDMSG.pack(family, 0, 0, 0, 0, 0, 0), NLM_F_DUMP):

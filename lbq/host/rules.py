@@ -5,8 +5,9 @@ The rules of ip6tables are the same with sets of their own, and are put in when 
 Sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq-rip`` what replies come from (RIP,
 protocol:rport with NAT; VIP, protocol:vport with DR and TUN, whose replies are already right and are only counted).
 Where every port matters (services of port 0, FTP, replies to services of a firewall mark) whole addresses are in
-``lbq-vip-any`` and ``lbq-rip-any``, whose rules are there only since one of them has a member: a look-up in vain is
-paid by every packet.  So rules change when the first such address comes, and when a firewall mark's service does.
+``lbq-vip-any`` and ``lbq-rip-any``, and what the kernel is to rewrite (``steering.py``) in ``lbq-vip-steer`` and
+``lbq-rip-steer``.  Their rules are there only since one of them has a member: a look-up in vain is paid by every
+packet.  So rules change when the first such address comes, and when a firewall mark's service does.
 
     client ─► raw PREROUTING ─► mangle PREROUTING ─► route ─► … ─► mangle POSTROUTING ─► client
               LBQ-NOTRACK       LBQ-REQUEST: queue                 LBQ-REPLY: queue
@@ -55,10 +56,12 @@ class Sets(NamedTuple):
     rip: str
     any_vip: str
     any_rip: str
+    steer_vip: str
+    steer_rip: str
 
 
-SETS = {AF_INET: Sets("lbq-vip", "lbq-rip", "lbq-vip-any", "lbq-rip-any"),
-        AF_INET6: Sets("lbq6-vip", "lbq6-rip", "lbq6-vip-any", "lbq6-rip-any")}
+SETS = {AF_INET: Sets("lbq-vip", "lbq-rip", "lbq-vip-any", "lbq-rip-any", "lbq-vip-steer", "lbq-rip-steer"),
+        AF_INET6: Sets("lbq6-vip", "lbq6-rip", "lbq6-vip-any", "lbq6-rip-any", "lbq6-vip-steer", "lbq6-rip-steer")}
 ICMP = {AF_INET: "icmp", AF_INET6: "ipv6-icmp"}
 ICMPV6 = 58
 REDIRECT = 137 << 8             # type and code, as a port in a set
@@ -97,44 +100,49 @@ def tables_for(accept_forward: bool) -> tuple[str, ...]:
 
 
 def install_text(family: int, queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = (), *,
-                 every_port: bool = False) -> str:
+                 whole: bool = True, every_port: bool = False, steered: bool = False) -> str:
     """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
 
-    *marks* are the firewall marks that have a service; *every_port* says that a set of whole addresses has members.
+    *marks* are the firewall marks that have a service; *whole*, *every_port* and *steered* say which pairs of sets
+    have members: packets of the last go to the queue behind *queue*, when they are not for one of the others.
     Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
     """
     sets, icmp = SETS[family], ICMP[family]
     no_redirects = [f"-m set --match-set {sets.rip} dst,dst -j DROP"] if family == AF_INET6 else []
     marked = [f"-m mark --mark {mark:#x}" for mark in marks]
     enqueue = f"-j NFQUEUE --queue-num {queue}"
-    not_own = f"-m mark ! --mark {OWN_MARK:#x} {enqueue}"
-    bodies = {
+    bodies: dict[str, list[str]] = {
         # CT lets a packet go on to the next rule; "goto" spares it the look-ups that are left.
-        NOTRACK: [f"-m set --match-set {sets.vip} dst,dst -g {UNTRACKED}",
-                  f"-m set --match-set {sets.rip} src,src -g {UNTRACKED}",
-                  f"-m set --match-set {sets.rip} dst,dst -g {UNTRACKED}",
-                  f"-m mark --mark {OWN_MARK:#x} -g {UNTRACKED}",
-                  *(f"{mark} -g {UNTRACKED}" for mark in marked)],
+        NOTRACK: [],
         UNTRACKED: ["-j CT --notrack"],
         DEFRAG: ["-m socket --nowildcard"],
-        REQUEST: [f"-m set --match-set {sets.vip} dst,dst {not_own}",
-                  f"-p {icmp} -g {ERRORS}",
-                  *(f"{mark} {enqueue}" for mark in marked)],
-        REPLY: [f"-m set --match-set {sets.rip} src,src {not_own}",
-                f"-p {icmp} -g {ERRORS}"],
+        REQUEST: [],
+        REPLY: [],
         ERRORS: [*no_redirects, f"-m mark --mark {OWN_MARK:#x} -j RETURN",
                  *(f"{match} {enqueue} --queue-bypass" for match in ERROR_MATCHES[family])],
-        FORWARD: [f"-m set --match-set {sets.rip} dst,dst -j ACCEPT",
-                  f"-m set --match-set {sets.rip} src,src -j ACCEPT"],
+        FORWARD: [],
     }
+
+    def look_into(vip: str, rip: str, source: str, destination: str, queue: int) -> None:
+        """Add the rules for one pair of sets."""
+        not_own = f"-m mark ! --mark {OWN_MARK:#x} -j NFQUEUE --queue-num {queue}"
+        bodies[NOTRACK] += [f"-m set --match-set {vip} {destination} -g {UNTRACKED}",
+                            f"-m set --match-set {rip} {source} -g {UNTRACKED}",
+                            f"-m set --match-set {rip} {destination} -g {UNTRACKED}"]
+        bodies[REQUEST].append(f"-m set --match-set {vip} {destination} {not_own}")
+        bodies[REPLY].append(f"-m set --match-set {rip} {source} {not_own}")
+        bodies[FORWARD] += [f"-m set --match-set {rip} {destination} -j ACCEPT",
+                            f"-m set --match-set {rip} {source} -j ACCEPT"]
+
+    if whole:
+        look_into(sets.vip, sets.rip, "src,src", "dst,dst", queue)
+    bodies[NOTRACK] += [f"-m mark --mark {OWN_MARK:#x} -g {UNTRACKED}", *(f"{mark} -g {UNTRACKED}" for mark in marked)]
+    bodies[REQUEST] += [f"-p {icmp} -g {ERRORS}", *(f"{mark} {enqueue}" for mark in marked)]
+    bodies[REPLY].append(f"-p {icmp} -g {ERRORS}")
     if every_port:
-        bodies[NOTRACK] += [f"-m set --match-set {sets.any_vip} dst -g {UNTRACKED}",
-                            f"-m set --match-set {sets.any_rip} src -g {UNTRACKED}",
-                            f"-m set --match-set {sets.any_rip} dst -g {UNTRACKED}"]
-        bodies[REQUEST].append(f"-m set --match-set {sets.any_vip} dst {not_own}")
-        bodies[REPLY].append(f"-m set --match-set {sets.any_rip} src {not_own}")
-        bodies[FORWARD] += [f"-m set --match-set {sets.any_rip} dst -j ACCEPT",
-                            f"-m set --match-set {sets.any_rip} src -j ACCEPT"]
+        look_into(sets.any_vip, sets.any_rip, "src", "dst", queue)
+    if steered:
+        look_into(sets.steer_vip, sets.steer_rip, "src,src", "dst,dst", queue + 1)
     lines = []
     for table in tables_for(accept_forward):
         lines.append(f"*{table}")

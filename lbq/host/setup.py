@@ -27,6 +27,7 @@ from lbq.host.netlink import BITS
 from lbq.host.stack import Server, Stack
 from lbq.host.teardown import cleanup
 from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, NAT, ServiceKey
+from lbq.netlink import MARK_MASK
 
 __all__ = ["HostSetup", "cleanup", "local_addresses", "state_directory"]
 
@@ -42,7 +43,7 @@ class HostSetup:
     """What one director needs from its machine."""
 
     def __init__(self, directory: Path, queue: int, *, accept_forward: bool = False,
-                 add_vip: str | None = None, restore: str | None = None,
+                 add_vip: str | None = None, restore: str | None = None, mark_mask: int = MARK_MASK,
                  logger: logging.Logger | None = None):
         self.directory = directory
         self.queue = queue
@@ -51,7 +52,8 @@ class HostSetup:
         self.restore = restore                  # an iptables-restore other than the host's own
         self.logger = logger or logging.getLogger("lbq.host")
         self.record: undo.UndoRecord | None = None
-        self.stacks = {family: Stack(family, queue, accept_forward, self.logger) for family in (AF_INET, AF_INET6)}
+        self.stacks = {family: Stack(family, queue, accept_forward, mark_mask, self.logger)
+                       for family in (AF_INET, AF_INET6)}
 
     def check(self, family: int = AF_INET) -> None:
         """Raise HostError, with the cure, for the first thing this machine lacks; change nothing."""
@@ -66,15 +68,20 @@ class HostSetup:
         if self.stacks[key.family].tables is None:
             self.check(key.family)
 
+    def steering_refused(self, family: int) -> str:
+        """Return why this kernel cannot rewrite packets for us, "" when it can."""
+        return self.stacks[family].steering.probe()
+
     def check_family(self, family: int) -> None:
         """Raise HostError, with the cure, when this machine cannot send to addresses of *family*."""
         if family == AF_INET6:
             probes.check_ipv6()
 
-    def install(self, services: Iterable[ServiceKey], servers: Iterable[Server]) -> list[str]:
-        """Put sets, sysctls and rules in, all or nothing; *servers* are (service, RIP, rport, mode).
+    def install(self, services: Iterable[ServiceKey], servers: Iterable[Server],
+                steered: Iterable[ServiceKey] = ()) -> list[str]:
+        """Put sets, sysctls and rules in, all or nothing; *servers* are (service, RIP, rport, mode, steer).
 
-        Returns what was changed, one line each.
+        *steered* are the services whose packets the kernel rewrites.  Returns what was changed, one line each.
         """
         services, servers = list(services), list(servers)
         lines = self._begin()
@@ -82,7 +89,8 @@ class HostSetup:
             for family, stack in self.stacks.items():
                 mine = [key for key in services if key.family == family]
                 if mine:
-                    lines += self._put_in(stack, mine, [server for server in servers if server[0].family == family])
+                    lines += self._put_in(stack, mine, [server for server in servers if server[0].family == family],
+                                           steered)
                 elif FAMILY_NAMES[family] in self.record.programs:      # a killed director's, of no use any more
                     lines += teardown.undo_family(self.record, family, self.queue)
             undo.save(self.directory, self.record)
@@ -94,36 +102,37 @@ class HostSetup:
             raise
         return lines
 
-    def add_service(self, key: ServiceKey) -> None:
+    def add_service(self, key: ServiceKey, steered: bool = False) -> None:
         """Send the packets of one more service to the queue, or change nothing and raise."""
         stack = self.stacks[key.family]
         if stack.tables is None:
-            self._log(self._put_in_late(stack, key))
+            self._log(self._put_in_late(stack, key, steered))
             self._log([advice.describe_vip(vip, key.family) for vip in stack.vip_addresses()])
             for line in self._warnings(stack):
                 self.logger.warning(line)
             return
         with ExitStack() as undoing:
-            stack.add_service(key, undoing)
-            self._log(self._add_missing_vips(stack))
-            self._log(self._stop_redirects(stack))
+            stack.add_service(key, undoing, steered=steered)
+            vips = [key.address] if key.address else []
+            self._log(self._add_missing_vips(stack, vips))
+            self._log(self._stop_redirects(stack, vips))
             undoing.pop_all()
 
     def remove_service(self, key: ServiceKey) -> None:
         """Leave the packets of the service *key* alone from now on."""
         self.stacks[key.family].remove_service(key)
 
-    def add_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
+    def add_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT, steer: int = 0) -> None:
         """Send the replies of a real server to the queue; several services may add the same one."""
         stack = self.stacks[key.family]
         with ExitStack() as undoing:
-            stack.add_server(key, address, port, mode, undoing)
-            self._log(self._stop_redirects(stack))
+            stack.add_server(key, address, port, mode, steer, undoing)
+            self._log(self._stop_redirects(stack, servers=[address]))
             undoing.pop_all()
 
-    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT) -> None:
+    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT, steer: int = 0) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
-        self.stacks[key.family].remove_server(key, address, port, mode)
+        self.stacks[key.family].remove_server(key, address, port, mode, steer)
 
     def undo(self) -> list[str]:
         """Put everything back; return what was done, one line each."""
@@ -147,7 +156,8 @@ class HostSetup:
         return [line for stack in self._active() for line in self._warnings(stack)]
 
     def _warnings(self, stack: Stack) -> list[str]:
-        return advice.warnings(stack.family, set(stack.vips.wanted), set(stack.rips.wanted), stack.vip_addresses())
+        return advice.warnings(stack.family, {*stack.vips.wanted, *stack.steer_vips.wanted},
+                               {*stack.rips.wanted, *stack.steer_rips.wanted}, stack.vip_addresses())
 
     def _active(self) -> list[Stack]:
         return [stack for stack in self.stacks.values() if stack.tables is not None]
@@ -162,21 +172,22 @@ class HostSetup:
         undo.save(self.directory, self.record)
         return lines
 
-    def _put_in(self, stack: Stack, services: list[ServiceKey], servers: list[Server]) -> list[str]:
+    def _put_in(self, stack: Stack, services: list[ServiceKey], servers: list[Server],
+                steered: Iterable[ServiceKey]) -> list[str]:
         """Put the rules and sets of one family in, with what its packets need of the machine."""
         stack.tables = iptables.find(self.restore, stack.family)
         lines = self._remember(stack)
-        stack.fill(services, servers)
-        lines += self._add_missing_vips(stack)
+        stack.fill(services, servers, steered)
+        lines += self._add_missing_vips(stack, stack.vip_addresses())
         lines += self._forward(stack.family)
-        lines += self._stop_redirects(stack)
+        lines += self._stop_redirects(stack, stack.vip_addresses(), stack.server_addresses())
         stack.put_rules_in()
         return lines
 
-    def _put_in_late(self, stack: Stack, key: ServiceKey) -> list[str]:
+    def _put_in_late(self, stack: Stack, key: ServiceKey, steered: bool) -> list[str]:
         """Put the rules and sets of a family in while the director runs; if that fails, the other family stays."""
         try:
-            return self._put_in(stack, [key], [])
+            return self._put_in(stack, [key], [], [key] if steered else [])
         except BaseException as error:
             stack.tables = None
             try:
@@ -213,8 +224,8 @@ class HostSetup:
         undo.save(self.directory, self.record)
         return sysctl.write_all(values)
 
-    def _stop_redirects(self, stack: Stack) -> list[str]:
-        """Keep ICMP redirects off the devices that lead to real servers and to clients alike.
+    def _stop_redirects(self, stack: Stack, vips: Iterable[int] = (), servers: Iterable[int] = ()) -> list[str]:
+        """Keep ICMP redirects off the devices that lead to real servers and to clients alike, now *vips* and *servers*.
 
         With one-armed NAT such a redirect would teach a real server the direct way to the client, and its
         replies would reach the client without the VIP as their source.  For IPv6 there are no such settings, but
@@ -222,17 +233,19 @@ class HostSetup:
         """
         if stack.family == AF_INET6:
             return []
-        towards_servers = {addresses.device_towards(address, AF_INET) for address in stack.server_addresses()}
-        shared = sorted(towards_servers & addresses.client_devices(stack.vip_addresses(), AF_INET))
+        stack.towards_servers |= {addresses.device_towards(address, AF_INET) for address in servers}
+        if vips:
+            stack.towards_clients |= addresses.client_devices(list(vips), AF_INET)
+        shared = sorted(stack.towards_servers & stack.towards_clients)
         before = sysctl.read_all(sysctl.redirect_keys(shared))
         return self._set(dict.fromkeys(before, "0"), before)
 
-    def _add_missing_vips(self, stack: Stack) -> list[str]:
-        """Add the VIPs that are not delivered, or not answered for, here to the device of --add-vip."""
+    def _add_missing_vips(self, stack: Stack, vips: Iterable[int]) -> list[str]:
+        """Add those of the *vips* that are not delivered, or not answered for, here to the device of --add-vip."""
         if self.add_vip is None:
             return []
         family = stack.family
-        missing = [vip for vip in stack.vip_addresses() if not addresses.is_local(vip, family)
+        missing = [vip for vip in vips if not addresses.is_local(vip, family)
                    or addresses.unanswered_device(vip, family) == self.add_vip]
         for vip in missing:
             self.record.addresses.append([format_address(vip, family), self.add_vip])

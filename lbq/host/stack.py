@@ -12,33 +12,43 @@ from contextlib import ExitStack
 
 from lbq.host import iptables, rules
 from lbq.host.sets import Member, MemberSet, set_named
+from lbq.host.steering import Steering, Target
 from lbq.model import AF_INET6, NAT, ServiceKey
 
 EVERY_PORT = (0, 21)        # services that cover more ports than their own: all, and FTP with its data
 
-Server = tuple[ServiceKey, int, int, int]       # service, RIP, rport, mode
+Server = tuple          # service, RIP, rport, mode, and the number that it is steered by, if it is
 
 
 class Stack:
     """The rules and sets of one family."""
 
-    def __init__(self, family: int, queue: int, accept_forward: bool, logger: logging.Logger):
+    def __init__(self, family: int, queue: int, accept_forward: bool, mark_mask: int, logger: logging.Logger):
         self.family = family
         self.logger = logger
         self.queue = queue
         self.accept_forward = accept_forward
-        self.vips, self.rips, self.any_vips, self.any_rips = (
-            set_named(name, family) for name in rules.SETS[family])
+        self.vips, self.rips, self.any_vips, self.any_rips, self.steer_vips, self.steer_rips = self.sets = [
+            set_named(name, family) for name in rules.SETS[family]]
+        self.steered: set[ServiceKey] = set()   # services whose packets the kernel rewrites
+        self.steering = Steering(family, mark_mask)
         self.marks: Counter[int] = Counter()    # firewall marks that have a service
         self.tables: iptables.Iptables | None = None        # once it is put in
+        self.towards_servers: set[str | None] = set()       # devices, as they were when each address was added
+        self.towards_clients: set[str] = set()
 
-    def fill(self, services: Iterable[ServiceKey], servers: Iterable[Server]) -> None:
-        """Make the sets hold *services* and *servers* and nothing else."""
-        services = list(services)
+    def fill(self, services: Iterable[ServiceKey], servers: Iterable[Server], steered: Iterable[ServiceKey]) -> None:
+        """Make the sets hold *services* and *servers* and nothing else; *steered* are those the kernel rewrites for."""
+        services, servers = list(services), list(servers)
+        self.steered = set(steered) & set(services)
+        if self.steered:
+            self.steering.put_in()
+            for server in servers:
+                self._steer(*server)
         self.marks = Counter(key.fwmark for key in services if key.fwmark)
         members = [place for key in services for place in self._places_of_service(key)]
         members += [place for server in servers for place in self._places_of_server(*server)]
-        for kernel_set in (self.vips, self.rips, self.any_vips, self.any_rips):
+        for kernel_set in self.sets:
             kernel_set.fill(member for where, member in members if where is kernel_set)
 
     def put_rules_in(self) -> None:
@@ -46,7 +56,7 @@ class Stack:
         present = rules.parse(self.tables.save())
         stale = {} if self.accept_forward else {"filter": present.get("filter", [])}
         wanted = rules.install_text(self.family, self.queue, self.accept_forward, present, sorted(self.marks),
-                                    every_port=self._has_every_port())
+                                    **self._needs())
         self.tables.restore(rules.removal_text(stale) + wanted)
         for mark in sorted(self.marks):
             if not rules.sets_mark(present, mark):
@@ -54,8 +64,13 @@ class Stack:
                 self.logger.warning("no rule of %s sets the mark %s yet; one that does must come before lbq's: "
                                     "%s -t raw -I PREROUTING … -j MARK --set-mark %s", command, mark, command, mark)
 
-    def add_service(self, key: ServiceKey, undoing: ExitStack) -> None:
+    def add_service(self, key: ServiceKey, undoing: ExitStack, *, steered: bool = False) -> None:
         """Send the packets of one more service to the queue; *undoing* learns how to take that back."""
+        if steered:
+            if not self.steering.is_in:
+                self.steering.put_in()
+            self.steered.add(key)
+            undoing.callback(self.steered.discard, key)
         lacks_rules = self._add(self._places_of_service(key), undoing)
         if key.fwmark:
             self.marks[key.fwmark] += 1
@@ -70,58 +85,78 @@ class Stack:
             self.put_rules_in()
         for where, member in self._places_of_service(key):
             where.remove(member)
+        self.steered.discard(key)
 
-    def add_server(self, key: ServiceKey, address: int, port: int, mode: int, undoing: ExitStack) -> None:
+    def add_server(self, key: ServiceKey, address: int, port: int, mode: int, steer: int, undoing: ExitStack) -> None:
         """Send the replies of a real server to the queue; *undoing* learns how to take that back.
 
         Several services may add the same one.
         """
-        if self._add(self._places_of_server(key, address, port, mode), undoing):
+        if steer:
+            self._steer(key, address, port, mode, steer)
+            undoing.callback(self._steer_no_more, key, address, port, mode, steer)
+        if self._add(self._places_of_server(key, address, port, mode, steer), undoing):
             self.put_rules_in()
 
-    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int) -> None:
+    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int, steer: int) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
-        for where, member in self._places_of_server(key, address, port, mode):
+        for where, member in self._places_of_server(key, address, port, mode, steer):
             where.remove(member)
+        if steer:
+            self._steer_no_more(key, address, port, mode, steer)
+
+    def _steer(self, key: ServiceKey, address: int, port: int, mode: int, steer: int = 0) -> None:
+        """Let the kernel know which server is meant by the number *steer*."""
+        if steer:
+            self.steering.add(steer, Target(address, port, key.address, key.port, mode))
+
+    def _steer_no_more(self, key: ServiceKey, address: int, port: int, mode: int, steer: int) -> None:
+        self.steering.remove(steer, Target(address, port, key.address, key.port, mode))
 
     def _add(self, places: Iterable[tuple[MemberSet, Member | int]], undoing: ExitStack) -> bool:
-        """Put members into sets; return True when one is the first whole address, for which there are no rules yet."""
-        had_every_port = self._has_every_port()
+        """Put members into sets; return True when one is the first of its kind, for which there are no rules yet."""
+        before = self._needs()
         for where, member in places:
             where.add(member)
             undoing.callback(where.remove, member)
-        return self._has_every_port() != had_every_port
+        return any(needed and not before[what] for what, needed in self._needs().items())
 
-    def _has_every_port(self) -> bool:
-        """Return True when there is a rule for whole addresses to be; one that is there stays without need."""
-        return bool(self.any_vips.wanted or self.any_rips.wanted)
+    def _needs(self) -> dict[str, bool]:
+        """Return for which pairs of sets there are rules to be; some that are there stay without need."""
+        steered = bool(self.steer_vips.wanted or self.steer_rips.wanted)
+        return {"whole": not steered or bool(self.vips.wanted or self.rips.wanted),
+                "every_port": bool(self.any_vips.wanted or self.any_rips.wanted), "steered": steered}
 
     def _forget_mark(self, mark: int) -> None:
         self.marks -= Counter([mark])
 
     def vip_addresses(self) -> list[int]:
         """Return the addresses of all services."""
-        return sorted({address for _, address, _ in self.vips.wanted} | set(self.any_vips.wanted))
+        return sorted({address for _, address, _ in (*self.vips.wanted, *self.steer_vips.wanted)}
+                      | set(self.any_vips.wanted))
 
     def server_addresses(self) -> set[int]:
         """Return the addresses that replies come from."""
-        return {address for _, address, _ in self.rips.wanted} | set(self.any_rips.wanted)
+        return {address for _, address, _ in (*self.rips.wanted, *self.steer_rips.wanted)} | set(self.any_rips.wanted)
 
     def _places_of_service(self, key: ServiceKey) -> list[tuple[MemberSet, Member | int]]:
         """Return which sets get what for a service."""
         if key.fwmark or key.address == 0:      # no packet is addressed to 0.0.0.0 or ::
             return []
+        if key in self.steered:
+            return [(self.steer_vips, (key.protocol, key.address, key.port))]
         places = [(self.vips, (key.protocol, key.address, key.port))] if key.port else []
         return places + ([(self.any_vips, key.address)] if key.port in EVERY_PORT else [])
 
-    def _places_of_server(self, key: ServiceKey, address: int, port: int, mode: int) -> list[tuple]:
+    def _places_of_server(self, key: ServiceKey, address: int, port: int, mode: int, steer: int = 0) -> list[tuple]:
         """Return which sets get what, so that the replies of a server of *key* are seen."""
         every_port = key.fwmark != 0 or key.port in EVERY_PORT
+        rips = self.steer_rips if steer else self.rips
         if mode != NAT:                         # they come from the VIP
             if key.fwmark:
                 return []
-            return [(self.any_rips, key.address) if every_port else (self.rips, (key.protocol, key.address, key.port))]
+            return [(self.any_rips, key.address) if every_port else (rips, (key.protocol, key.address, key.port))]
         places = [(self.rips, (rules.ICMPV6, address, rules.REDIRECT))] if self.family == AF_INET6 else []
         if every_port or port == 0:
             return [*places, (self.any_rips, address)]
-        return [*places, (self.rips, (key.protocol, address, port))]
+        return [*places, (rips, (key.protocol, address, port))]

@@ -15,9 +15,9 @@ from lbq.grammar import parse_address
 from lbq.host import addresses, iptables, nftables, rules, sysctl, undo
 from lbq.host.netlink import BITS
 from lbq.host.sets import set_named
+from lbq.host.steering import Steering
 from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES
-
-QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
+from lbq.netlink import bound_queues
 
 
 def cleanup(directory: Path) -> list[str]:
@@ -49,6 +49,7 @@ def _steps(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[
     program = record.programs.get(FAMILY_NAMES[family])
     of_rules: list[Callable[[], list[str]]] = [] if program is None else [
         lambda: remove_rules(iptables.Iptables(program), family),
+        lambda: _stop_steering(family, own_queue),
         lambda: _destroy_sets(family),
         lambda: _remove_empty_tables(record, family, own_queue),
     ]
@@ -91,12 +92,20 @@ def remove_rules(tables: iptables.Iptables, family: int) -> list[str]:
     return [f"{tables.command()} rules removed"]
 
 
-def bound_queues() -> list[int]:
-    """Return the numbers of the queues that programs in this namespace have bound."""
-    try:
-        return [int(line.split()[0]) for line in QUEUES.read_text().splitlines()]
-    except FileNotFoundError:
-        return []
+def _others(own_queue: int | None) -> list[int]:
+    """Return the numbers of the queues that other programs in this namespace have bound."""
+    own = [] if own_queue is None else [own_queue, own_queue + 1]
+    return [number for number in bound_queues() if number not in own]
+
+
+def _stop_steering(family: int, own_queue: int | None) -> list[str]:
+    """Remove the chains that rewrite; while another program has a queue bound, they only lose what is in them."""
+    steering = Steering(family)
+    others = _others(own_queue)
+    if others and steering.empty():
+        return [f"the table {steering.name} is empty but stays: queue {others[0]} is in use, and removing it would "
+                "drop its packets"]
+    return [f"table {steering.name} removed"] if steering.take_out() else []
 
 
 def _destroy_sets(family: int) -> list[str]:
@@ -114,7 +123,7 @@ def _remove_empty_tables(record: undo.UndoRecord, family: int, own_queue: int | 
     if iptables.Iptables(record.programs[name]).variant != iptables.NFT:
         return []
     before = record.base_chains[name]
-    others = [number for number in bound_queues() if number != own_queue]
+    others = _others(own_queue)
     if others and nftables.newcomers(family, before, rules.TABLES):
         return [f"empty tables stay: queue {others[0]} is in use, and removing them would drop its packets"]
     return [f"empty table {nftables.NAMES[family]} {table} removed"
@@ -135,5 +144,6 @@ def _remove_unrecorded() -> list[str]:
     lines = []
     for family in (AF_INET, AF_INET6):
         lines += [line for tables in iptables.installed(family) for line in remove_rules(tables, family)]
+        lines += _stop_steering(family, None)
         lines += _destroy_sets(family)
     return lines

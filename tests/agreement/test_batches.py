@@ -14,10 +14,11 @@ import pytest
 
 from lbq._fastpath import FastDirector
 from lbq.director import Director
-from tests.helpers import netlink, sampled
+from tests.helpers import engines, netlink, sampled
 from tests.helpers.batches import QUEUE, Kernel
-from tests.helpers.cases import WEB, client, server
-from tests.helpers.engines import add_service
+from tests.helpers.cases import CLIENT6, VIP6, WEB, client, server
+from tests.helpers.engines import add_service, key
+from tests.helpers.packets import endpoint
 from tests.helpers.story import Teller, story
 
 STORIES = max(10, sampled.STEPS // 2000)
@@ -90,6 +91,43 @@ def test_a_payload_without_room_for_a_verdict_before_it_is_no_packet(kernel):
 
     assert [(answer.packet_id, answer.action) for answer in answers] == [(1, 1), (0, 0)]
     assert kernel.director.statistics()["dropped_malformed"] == 1
+
+
+def test_packets_of_both_queues_in_one_batch_go_back_to_where_they_wait(kernel):
+    """Those of the queue behind are answered with the server's number in the mark, whose other bits stay."""
+    director = kernel.director
+    director.take_headers(QUEUE + 1, 0x00FFFF00)
+    director.add_service(key(WEB), "rr")
+    director.add_server(key(WEB), *endpoint("192.168.20.1:80"), steer=0x321)
+    syn, long = client().syn().packet, client().tcp("A", bytes(5000)).packet
+    mark = netlink.attribute(netlink.MARK, (0x81654307).to_bytes(4, "big"))
+
+    def headers(number: int, packet: bytes) -> bytes:
+        cut = netlink.attribute(netlink.CAP_LEN, len(packet).to_bytes(4, "big")) if len(packet) > 128 else b""
+        return netlink.message(netlink.attribute(netlink.PACKET_HDR, number.to_bytes(4, "big") + b"\x08\x00\x00") + mark
+                               + cut + netlink.attribute(netlink.PAYLOAD, packet[:128]), QUEUE + 1)
+
+    answers = kernel.exchange([netlink.packet_message(1, syn, 0, 0, 0, False), headers(2, syn), headers(3, long),
+                               headers(4, client(CLIENT6, VIP6).syn().packet[:50]),
+                               netlink.packet_message(5, long, 0, 0, 0, False)])
+
+    assert [(each.queue, each.packet_id, each.action & 0xFF, each.mark) for each in answers] == [
+        (QUEUE, 1, 1, None), (QUEUE + 1, 2, 1, 0x81032107), (QUEUE + 1, 3, 1, 0x81032107),
+        (QUEUE + 1, 4, 0, None), (QUEUE, 5, 1, None)]
+    assert [each.payload is None for each in answers] == [False, True, True, True, False]
+    counted = engines.servers(director, WEB)["192.168.20.1:80"]["stats"]
+    assert counted["bytes_in"] == 2 * len(syn) + 2 * len(long)
+
+
+def test_what_must_be_seen_whole_is_queued_once_more(kernel):
+    kernel.director.take_headers(QUEUE + 1, 0x00FFFF00)
+    add_service(kernel.director, WEB, "192.168.20.1:80")        # which the kernel knows no number of
+
+    answer, = kernel.exchange([netlink.message(
+        netlink.attribute(netlink.PACKET_HDR, bytes(7)) + netlink.attribute(netlink.PAYLOAD, client().syn().packet),
+        QUEUE + 1)])
+
+    assert (answer.queue, answer.action, answer.mark) == (QUEUE + 1, 3 | QUEUE << 16, None)
 
 
 def test_a_packet_too_large_to_be_returned_is_dropped_and_the_rest_of_its_batch_returned(kernel):

@@ -1,4 +1,4 @@
-"""The fast director does, packet by packet, what the readable one does.
+"""The fast director does, packet by packet, what the readable one does, also where it sees headers only.
 
 Both are told the same random stories.  After each step the verdict, the packet's bytes, the answer to a
 command and the counters must be equal; every few steps all listings too.
@@ -17,14 +17,16 @@ STORIES_A_TEST = 20
 TESTS = max(1, sampled.STEPS // (STORY_STEPS * STORIES_A_TEST))
 CROWD_STEPS = 20_000
 OUTCOMES = ["rewritten", "forwarded", "expired", "started_over", "icmp_sent", "icmp_limited",
-            *(f"passed_{reason}" for reason in PASSED), *(f"dropped_{reason}" for reason in DROPPED)]
+            *(f"passed_{reason}" for reason in PASSED if reason != "whole"),
+            *(f"dropped_{reason}" for reason in DROPPED)]
 CROWDS = max(1, sampled.STEPS // 100_000)
 
 
 def compare(seed: int) -> dict:
     """Tell story *seed* to both directors; return the statistics they agreed on."""
     options = {"max_connections": (3, 8, 1000)[seed % 3], "profile": ("new", "classic")[seed % 2]}
-    reference, fast = (Teller(ENGINES[name](**options)) for name in ("reference", "fast"))
+    names = "reference", "steered" if seed % 4 == 3 else "fast"
+    reference, fast = (Teller(ENGINES[name](**options)) for name in names)
     for number, step in enumerate(story(seed, STORY_STEPS)):
         where = f"story {seed}, step {number}: {step}"
         assert fast.tell(step) == reference.tell(step), where

@@ -9,8 +9,7 @@ import os
 import socket
 
 from tests.helpers import netlink
-
-QUEUE = 7
+from tests.helpers.netlink import QUEUE
 
 
 class Kernel:

@@ -297,7 +297,7 @@ def told(kind: int, code: int, reason: str, mtu: int = 0, later: bool = False,
 def sent_to(real_server: str, wrap: Callable[[bytes], bytes] = bytes) -> Callable[[Result], None]:
     """Expect that the packet left for the machine *real_server* one hop later, in what *wrap* puts around it."""
     def check(result: Result) -> None:
-        action, _, answer, sent, _ = result.verdict
+        action, _, answer, sent, *_ = result.verdict
         assert (action, answer) == (DROP, None), f"{result.verdict} {result.counted}"
         expected = wrap(packets.with_less_ttl(result.sent))
         assert sent == ((address(real_server), expected, 0, AF_INET6 if expected[0] >> 4 == 6 else AF_INET),)

@@ -17,8 +17,10 @@ PURE = os.environ.get("LBQ_PURE") == "1"
 ENGINES = {"reference": Director}
 if not PURE:
     from lbq._fastpath import FastDirector
+    from tests.helpers.steered import Steered
 
     ENGINES["fast"] = FastDirector
+    ENGINES["steered"] = Steered
 
 PREROUTING, LOCAL_IN, FORWARD, LOCAL_OUT, POSTROUTING = range(5)
 LOOPBACK = 1

@@ -8,6 +8,7 @@ import struct
 from typing import NamedTuple
 
 PACKET, VERDICT = 3 << 8 | 0, 3 << 8 | 1
+QUEUE = 7           # what the tests' directors are attached to
 PACKET_HDR, VERDICT_HDR, MARK, INDEV, OUTDEV, HWADDR, PAYLOAD, CAP_LEN, SKB_INFO = 1, 2, 3, 5, 6, 9, 10, 13, 14
 
 
@@ -42,9 +43,9 @@ def packet_message(packet_id: int, content: bytes, hook: int, form: int, out_dev
     return message(body + attribute(PAYLOAD, content))
 
 
-def message(attributes: bytes) -> bytes:
+def message(attributes: bytes, queue: int = QUEUE) -> bytes:
     """Return the message of a queued packet of which *attributes* say everything."""
-    body = struct.pack("!BBH", 2, 0, 0) + attributes
+    body = struct.pack("!BBH", 2, 0, queue) + attributes
     return struct.pack("=IHHII", 16 + len(body), PACKET, 0, 0, 0) + body
 
 

@@ -16,16 +16,29 @@ from tests.helpers.namespaces import PLACES, VARIANTS, Place
 from tests.helpers.routed import vip_routed
 from tests.helpers.topology import FULL, new_lab, visit
 
+OTHER_PATHS = ("steer",)
 OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
 
 
-def pytest_collection_modifyitems(items):
-    """Mark what is in this folder, and skip it, saying why, where it cannot run."""
+def pytest_collection_modifyitems(config, items):
+    """Mark what is in this folder, and skip it, saying why, where it cannot run.
+
+    In the slice for every run, other data paths meet only the tests of traffic that they concern.
+    """
+    left_out = [] if FULL else [item for item in items if _is_of_another_data_path(item) and not re.match(
+        r"test_traffic_(?!tun|ipv6_tun|sctp|bypass)|test_firewalls", item.path.name)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     for item in items:
         if "/tests/lab/" in str(item.path):
             item.add_marker(pytest.mark.lab)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))
+
+
+def _is_of_another_data_path(item) -> bool:
+    return "callspec" in dir(item) and item.callspec.params.get("engine") in OTHER_PATHS
 
 
 @pytest.fixture(params=VARIANTS)
@@ -104,7 +117,10 @@ def either_lab(lab, request):
         yield lab
 
 
-@pytest.fixture(params=["fast", "reference"])
-def engine(request) -> str:
-    """Run the test on both engines."""
-    return request.param
+@pytest.fixture(params=["fast", "reference", *OTHER_PATHS])
+def engine(request, monkeypatch) -> str:
+    """Run the test on both engines, and with the fast one where the kernel rewrites whatever it can."""
+    if request.param not in OTHER_PATHS:
+        return request.param
+    monkeypatch.setenv("LBQ_DATA_PATH", "auto")
+    return "fast"

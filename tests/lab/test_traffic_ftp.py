@@ -84,7 +84,7 @@ def data_connections(lab):
 @pytest.mark.parametrize("way", WAYS)
 def test_files_arrive_intact(lab, engine, way, tmp_path):
     web01, web02 = lab.servers
-    came, source, name = tmp_path / "came", tmp_path / "source", f"{engine}-{way}".replace(" ", "-")
+    came, source, name = tmp_path / "came", tmp_path / "source", tmp_path.name
     source.write_bytes(os.urandom(SIZE))
 
     curl(lab.client, f"ftp://{lab.vip}/content", *WAYS[way], "--output", str(came))
@@ -106,7 +106,7 @@ def test_files_arrive_intact(lab, engine, way, tmp_path):
 def test_files_arrive_intact_over_ipv6(lab, engine, way, tmp_path):
     """The service comes while the director runs: so do IPv6, and the rules for FTP's other ports."""
     web01, web02 = lab.servers
-    service, name = f"[{v6(lab.vip)}]:21", f"{engine}-{way}-6".replace(" ", "-")
+    service, name = f"[{v6(lab.vip)}]:21", tmp_path.name
     came, source = tmp_path / "came", tmp_path / "source"
     source.write_bytes(os.urandom(SIZE))
     tell(lab, "add_service", service=service, scheduler="rr")

@@ -33,6 +33,7 @@ def network():
         web01, web02 = lab.servers
         web01.run(["ip", "link", "add", "behind", "type", "veth", "peer", "name", "behind", "netns", web02.name])
         for server, address in ((web01, NEAR), (web02, FAR)):
+            server.sysctl("net.ipv4.icmp_ratelimit", 0)     # one error a second, else
             server.run(["ip", "address", "add", f"{address}/24", "dev", "behind"])
             server.run(["ip", "link", "set", "behind", "up"])
         web01.sysctl("net.ipv4.ip_forward", 1)

@@ -96,10 +96,24 @@ def test_services_come_in_pages(engine):
         add_service(engine, name)
 
     rows, cursor = engine.list_services(0, 3)
+    more, behind = engine.list_services(cursor, 3)
 
-    assert ([row["port"] for row in rows], cursor) == ([1, 2, 3], 3)
+    assert [row["port"] for row in (*rows, *more)] == [1, 2, 3, 4, 5, 6]
     assert [row["port"] for row in engines.services(engine, limit=3)] == list(range(1, 8))
-    assert engine.list_services(6, 3)[1] is None
+    assert [row["port"] for row in engine.list_services(behind, 3)[0]] == [7]
+    assert engine.list_services(behind, 3)[1] is None
+
+
+def test_a_page_after_its_service_went_begins_with_what_came_into_its_place(engine):
+    for port in (1, 2, 3):
+        add_service(engine, f"tcp:192.168.10.1:{port}", "192.168.20.1:80", "192.168.20.2:80")
+    _, cursor = engine.list_services(0, 2)
+    engine.delete_service(key("tcp:192.168.10.1:1"))
+
+    rows, _ = engine.list_services(cursor, 100)
+
+    assert [row["port"] for row in rows] == [2, 3]
+    assert engine.list_services(10**12, 3) == ([], None)
 
 
 def test_a_service_of_many_servers_comes_in_pages_too(engine):
@@ -313,6 +327,7 @@ def test_an_edit_that_the_scheduler_does_not_take_changes_nothing(engine):
 def test_a_scheduler_that_fails_at_a_tick_keeps_nobody_from_theirs(engine):
     scheduler = with_notices_that_fail(engine)
     scheduler.tick = fail
+    engine.services.ageing[key(WEB)] = engine.services.service(key(WEB))
     add_service(engine, DNS, "192.168.20.1:53")
     engine.delete_server(key(DNS), *endpoint("192.168.20.1:53"))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from lbq.errors import ServiceError
-from lbq.model import AF_INET6, DR, NAT, OPS, PERSISTENT, SCHED2, TUN
+from lbq.model import AF_INET6, DR, NAT, OPS, PERSISTENT, SCHED2, TUN, Verdict
 from lbq.packet import CHECKSUM_NOT_READY, SEGMENTED_LATER
 from tests.helpers import engines, packets
 from tests.helpers.cases import (
@@ -74,7 +74,7 @@ def not_allowed(result):
 
 def bypassed(result):
     """Expect the packet untouched, its mark taken off."""
-    assert result.verdict == (1, False, None, (), True)
+    assert result.verdict == Verdict(1, unmarked=True)
     assert (result.came_out, result.counted["passed_bypass"]) == (result.sent, 1)
 
 

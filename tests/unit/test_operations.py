@@ -695,3 +695,119 @@ def test_a_drained_server_of_ipv6_is_the_one_that_is_meant(operations6, story, c
 
     assert ended(story) == [(0x20010DB8 << 96 | 9, 2000)]
     assert list(operations6.servers) == [(KEY6, RIP, 80, AF_INET)]
+
+
+# ---- Steered services ------------------------------------------------------------------------------------
+
+STEERED = "192.168.10.1:81"
+STEERED_KEY = parse_service(STEERED)
+PLACE = (STEERED_KEY, RIP, 81)
+
+
+@pytest.fixture
+def steered(story):
+    """A director with a steered service and one server, which is number 1."""
+    operations = Operations(FakeProcess(story), FakeHost(story), {"queue": 5, "engine": "fast", "mark_mask": 0x300})
+    asyncio.run(operations.add_service(STEERED, data_path="steer"))
+    asyncio.run(operations.add_server(STEERED, "192.168.20.1"))
+    return operations
+
+
+def test_the_queue_of_headers_is_bound_before_the_first_steered_service_has_rules(steered, story):
+    assert story == [("host", "check_service", STEERED_KEY),
+                     ("engine", "open_headers_queue", 6, 0x300),
+                     ("engine", "add_service", STEERED_KEY, "wlc", 0, 0, 0xFFFFFFFF, 0),
+                     ("host", "add_service", STEERED_KEY, True),
+                     ("host", "add_server", *PLACE, NAT, 1),
+                     ("engine", "add_server", *PLACE, 1, *PLAIN, None, 1)]
+    asyncio.run(steered.add_service("192.168.10.1:82", data_path="steer"))
+    assert [line[1] for line in story].count("open_headers_queue") == 1
+
+
+def test_a_director_that_starts_with_a_steered_service(story):
+    operations = Operations(FakeProcess(story), FakeHost(story), {"queue": 5, "engine": "fast", "mark_mask": 0x300})
+    asyncio.run(operations.begin(STEERED_KEY, ServiceWords(scheduler="wlc", mode="nat", data_path="steer"),
+                                 [parse_server("192.168.20.1", STEERED_KEY)], {}))
+
+    assert story[0] == ("engine", "open_headers_queue", 6, 0x300)
+    assert operations.members() == ([STEERED_KEY], [(*PLACE, NAT, 1)])
+    assert operations.steered() == [STEERED_KEY]
+
+
+def test_another_mode_keeps_the_number(steered, story):
+    story.clear()
+    asyncio.run(steered.set_server(STEERED, "192.168.20.1,mode=dr"))
+
+    assert story == [("host", "add_server", *PLACE, DR, 1), ("engine", "set_server", *PLACE, 1, DR, 0, 0, (0, 0, 0)),
+                     ("host", "remove_server", *PLACE, NAT, 1)]
+
+
+def test_a_number_is_free_once_the_server_is_forgotten(steered, story):
+    asyncio.run(steered.delete_server(STEERED, "192.168.20.1"))
+    asyncio.run(steered.add_server(STEERED, "192.168.20.2"))
+    assert story[-1][-1] == 2
+    steered.process.answers["tick"] = [(list(STEERED_KEY), RIP, 81, AF_INET)]
+    asyncio.run(steered.tick())
+    assert story[-1] == ("host", "remove_server", *PLACE, NAT, 1)
+    asyncio.run(steered.add_server(STEERED, "192.168.20.3"))
+    assert story[-1][-1] == 1
+
+
+def test_a_server_that_is_back_has_the_number_it_had(steered, story):
+    asyncio.run(steered.delete_server(STEERED, "192.168.20.1"))
+    story.clear()
+    asyncio.run(steered.add_server(STEERED, "192.168.20.1"))
+
+    assert story == [("engine", "add_server", *PLACE, 1, *PLAIN, None, 1)]
+
+
+def test_a_server_that_is_back_in_a_service_that_is_steered_no_more(steered, story):
+    asyncio.run(steered.delete_service(STEERED))
+    asyncio.run(steered.add_service(STEERED))
+    story.clear()
+    asyncio.run(steered.add_server(STEERED, "192.168.20.1"))
+
+    assert story == [("host", "add_server", *PLACE, NAT), ("engine", "add_server", *PLACE, 1, *PLAIN),
+                     ("host", "remove_server", *PLACE, NAT, 1)]
+    assert (steered.steers, steered.free_steers) == ({}, [1])
+
+
+@pytest.mark.parametrize("refuses", ["host", "engine"])
+def test_what_is_refused_leaves_no_number_taken(steered, story, refuses):
+    asyncio.run(steered.delete_server(STEERED, "192.168.20.1"))
+    for address, number in (("192.168.20.1", 1), ("192.168.20.2", None)):
+        if refuses == "host":
+            steered.host.refusals["add_server"] = HostError("no")
+        else:
+            steered.process.answers["add_server"] = HostError("no")
+        if number and refuses == "host":
+            continue        # it has its number, and the host is not asked
+        with pytest.raises(HostError, match="no"):
+            asyncio.run(steered.add_server(STEERED, address))
+    assert list(steered.steers.values()) == [1] and steered.free_steers == [2]
+
+
+def test_more_servers_than_numbers(steered):
+    for number in (2, 3):
+        asyncio.run(steered.add_server(STEERED, f"192.168.20.{number}"))
+
+    with pytest.raises(ConfigError, match=r"no room for one more steered server in the mark mask 0x300; say a longer"):
+        asyncio.run(steered.add_server(STEERED, "192.168.20.4"))
+    asyncio.run(steered.add_service(VIP))
+    asyncio.run(steered.add_server(VIP, "192.168.20.4"))
+
+
+def test_the_data_path_of_a_service_stays(steered):
+    with pytest.raises(ConfigError, match="has the data path steer, and that stays; delete the service"):
+        asyncio.run(steered.set_service(STEERED, data_path="rewrite"))
+    with pytest.raises(ConfigError, match="cannot be steered: there is no rule"):
+        asyncio.run(steered.set_server(STEERED, "192.168.20.1,mode=tun"))
+    asyncio.run(steered.set_service(STEERED, data_path="steer", scheduler="rr"))
+
+
+def test_the_reference_engine_steers_nothing(story):
+    facts = {"queue": 0, "engine": "reference", "mark_mask": 0x300}
+    operations = Operations(FakeProcess(story), FakeHost(story), facts)
+    with pytest.raises(ConfigError, match="--engine reference rewrites every packet itself"):
+        asyncio.run(operations.add_service(STEERED, data_path="steer"))
+    assert operations.services == {}

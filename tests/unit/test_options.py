@@ -1,11 +1,21 @@
 """The options of a director: their values, and the one line for each that is wrong."""
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lbq.errors import ConfigError, LbqError
 from lbq.grammar import parse_server, parse_service
-from lbq.options import Options, ServiceWords, director_parser, serve_parser, validate, validate_serve
+from lbq.options import (
+    Options,
+    ServiceWords,
+    director_parser,
+    largest_number,
+    serve_parser,
+    validate,
+    validate_serve,
+)
 
 WORDS = ["--vip", "192.168.10.1:80", "--mode", "nat"]
 
@@ -54,6 +64,36 @@ def test_a_director_can_start_without_a_service():
 @pytest.mark.parametrize("mode", ["dr", "tun"])
 def test_there_are_three_modes(mode):
     assert options("--mode", mode, "--real", "10.0.0.1").mode == mode
+
+
+def test_a_steered_service():
+    found = options("--data-path", "steer", "--mark-mask", "0x3f0", "--mode", "dr", "--real", "10.0.0.1")
+
+    assert (found.settings.data_path, found.mark_mask, largest_number(found.mark_mask)) == ("steer", 0x3F0, 63)
+    assert options().mark_mask == 0xFFFF00
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["--data-path", "ster"], "unknown --data-path 'ster'; did you mean 'steer'?; lbq has rewrite, steer"),
+    (["--vip", "fwmark:7"], "fwmark:7 cannot be steered: a firewall mark has no address"),
+    (["--vip", "192.168.10.1:0", "--persistent"], "cannot be steered: it covers every port"),
+    (["--vip", "sctp:192.168.10.1:80"], "cannot be steered: the kernel does not compute the checksum of SCTP"),
+    (["--vip", "192.168.10.1:21"], "cannot be steered: FTP's messages"),
+    (["--udp", "--ops"], "udp:192.168.10.1:80 cannot be steered: a datagram of --ops is scheduled when"),
+    (["--mode", "tun", "--real", "10.0.0.1"], "real server 10.0.0.1:80 cannot be steered: there is no rule"),
+    (["--real", "10.0.0.1,mode=tun"], "real server 10.0.0.1:80 cannot be steered"),
+    (["--engine", "reference"], "--engine reference rewrites every packet itself"),
+    (["--queue", "65535"], "--data-path steer needs the queue behind --queue"),
+    (["--mark-mask", "0"], "--mark-mask 0: say one row of bits"),
+    (["--mark-mask", "0x5"], "--mark-mask 0x5: say one row of bits"),
+    (["--mark-mask", "0xff000000"], "without 0x02000000, which is lbq's own"),
+    (["--mark-mask", "many"], "--mark-mask many: say one row of bits"),
+    (["--mark-mask", "0x100000000"], "--mark-mask 0x100000000: say"),
+    (["--mark-mask", "-1"], "--mark-mask -1: say"),
+])
+def test_what_cannot_be_steered_is_refused_with_the_reason(words, complaint):
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        options("--data-path", "steer", *(f"{words[0]}={words[1]}", *words[2:]) if words[0] == "--mark-mask" else words)
 
 
 def test_the_environment_chooses_the_profile_and_the_option_wins(monkeypatch):

@@ -160,9 +160,15 @@ class Stepping(Scheduler):
         return self.steps
 
 
+def appoint(table, key, scheduler):
+    """Let *scheduler* work for the service *key*."""
+    table.service(key).scheduler = scheduler
+    table.ageing[key] = table.service(key)
+
+
 def test_what_takes_a_scheduler_long_is_done_step_by_step(table):
     done = []
-    table.service(WEB).scheduler = Stepping(done.append(number) for number in range(3))
+    appoint(table, WEB, Stepping(done.append(number) for number in range(3)))
     table.tick(1)
 
     assert done == []
@@ -176,8 +182,8 @@ def test_a_scheduler_that_fails_in_a_step_is_counted_and_the_others_go_on(table)
     done = []
     other = WEB._replace(port=443)
     table.add_service(other, "rr")
-    table.service(WEB).scheduler = Stepping(1 // 0 for _ in range(3))
-    table.service(other).scheduler = Stepping(done.append(number) for number in range(2))
+    appoint(table, WEB, Stepping(1 // 0 for _ in range(3)))
+    appoint(table, other, Stepping(done.append(number) for number in range(2)))
     table.tick(1)
 
     while table.go_on():
@@ -191,7 +197,7 @@ def test_schedulers_take_their_steps_by_turns(table):
     other = WEB._replace(port=443)
     table.add_service(other, "rr")
     for key, name in ((WEB, "a"), (other, "b")):
-        table.service(key).scheduler = Stepping(map(done.append, [name, name]))
+        appoint(table, key, Stepping(map(done.append, [name, name])))
     table.tick(1)
     while table.go_on():
         pass
@@ -200,7 +206,7 @@ def test_schedulers_take_their_steps_by_turns(table):
 
 
 def test_a_scheduler_that_has_not_finished_is_not_asked_again(table):
-    table.service(WEB).scheduler = Stepping(iter(int, 1))       # without an end
+    appoint(table, WEB, Stepping(iter(int, 1)))       # without an end
     for second in range(3):
         table.tick(second)
         assert table.go_on()
@@ -212,7 +218,7 @@ def test_a_scheduler_that_has_not_finished_is_not_asked_again(table):
                                  lambda table: table.set_service(WEB, "sed", 0, 0)], ids=["deleted", "replaced"])
 def test_the_steps_of_a_scheduler_end_with_it(table, end):
     done = []
-    table.service(WEB).scheduler = Stepping(done.append(number) for number in range(3))
+    appoint(table, WEB, Stepping(done.append(number) for number in range(3)))
     table.tick(1)
     table.go_on()
     end(table)

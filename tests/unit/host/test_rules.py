@@ -109,6 +109,26 @@ def test_whole_addresses_have_rules_once_there_is_one():
     assert set(text.splitlines()) - set((GOLDEN + GOLDEN_FORWARD).splitlines()) == EVERY_PORT
 
 
+def test_steered_services_have_rules_of_their_own_once_there_is_one_behind_all_others():
+    """What belongs to a service that is not steered must be seen whole."""
+    text = rules.install_text(AF_INET, 3, True, {}, [7], every_port=True, steered=True)
+    more = {line.replace("-any dst", "-steer dst,dst").replace("-any src", "-steer src,src").replace("num 3", "num 4")
+            for line in EVERY_PORT}
+
+    assert set(text.splitlines()) - set(rules.install_text(
+        AF_INET, 3, True, {}, [7], every_port=True).splitlines()) == more
+    for chain in ("REQUEST", "REPLY", "NOTRACK"):
+        lines = [line for line in text.splitlines() if line.startswith(f"-A LBQ-{chain}")]
+        assert "-steer" in lines[-1] and not any("-steer" in line for line in lines[:-3])
+
+
+def test_where_all_services_are_steered_nothing_else_is_looked_for():
+    text = rules.install_text(AF_INET, 3, True, {}, whole=False, steered=True)
+
+    assert not re.search(r"lbq-(vip|rip) ", text)
+    assert "-A LBQ-ERRORS -p icmp -m icmp --icmp-type 3 -j NFQUEUE --queue-num 3 --queue-bypass" in text
+
+
 def test_a_jump_that_is_there_and_last_is_not_added_again():
     saved = rules.parse("*mangle\n:LBQ-REQUEST - [0:0]\n-A PREROUTING -j ACCEPT\n-A PREROUTING -j LBQ-REQUEST\n"
                         "-A INPUT -j ACCEPT\nCOMMIT\n")
