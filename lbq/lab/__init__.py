@@ -1,8 +1,7 @@
 """The lab: the topology of the LVS article in network namespaces, to try lbq in and to test it in.
 
 ``topology.Lab`` builds it, ``namespace.Namespace`` is one machine of it, ``web`` its web server,
-``routed`` the networks of DR and TUN,
-``tour`` the tour that ``lbq lab`` gives.
+``routed`` the networks of DR and TUN, ``signals`` how Ctrl-C ends it, ``tour`` the tour that ``lbq lab`` gives.
 """
 from __future__ import annotations
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import http.client
 import shutil
-import signal
 import sys
 from collections import Counter
 from pathlib import Path
 
 from lbq.errors import HostError
-from lbq.lab.namespace import SIGNALS
+from lbq.lab import signals
 from lbq.lab.routed import RoutedLab
 from lbq.lab.topology import Lab, lbq_command, require_root, this_lbq
 
@@ -42,17 +41,6 @@ PICTURES = {"nat": """\
 TITLES = {"nat": "NAT", "dr": "direct routing", "tun": "tunnelling"}
 
 
-_received: list[int] = []       # the signal that asked the lab to end
-
-
-class Interrupted(BaseException):
-    """A signal asked the lab to end (no Exception, so that no library takes it for an error of its own)."""
-
-    def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
-
-
 def main(mode: str, keep: bool) -> int:
     """Give the tour; take everything down at the end, unless *keep*, whatever happened."""
     require_root()
@@ -60,15 +48,15 @@ def main(mode: str, keep: bool) -> int:
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
                         f"if it is from an earlier lab, take that down with: lbq lab {mode} --down")
-    _listen_to_signals()
+    signals.listen()
     status = None
     try:
         try:
             _tour(mode, lab)
             status = 0
         finally:
-            _ignore_signals()       # from here on nothing interrupts
-    except Interrupted as interrupted:
+            signals.ignore()        # from here on nothing interrupts
+    except signals.Interrupted as interrupted:
         print(f"\n{interrupted}: the lab ends here.", flush=True)
         status = interrupted.status
     finally:
@@ -90,34 +78,9 @@ def take_down(mode: str) -> int:
     return 0
 
 
-def _listen_to_signals() -> None:
-    """Turn the first signal into an exception; more of them are ignored.
-
-    Python drops an exception that comes up while it frees an object; _say() raises it then.
-    """
-    def interrupt(number, frame):
-        _ignore_signals()
-        _received.append(number)
-        raise Interrupted(number)
-
-    def unraisable(unraisable):
-        if not isinstance(unraisable.exc_value, Interrupted):
-            sys.__unraisablehook__(unraisable)
-
-    sys.unraisablehook = unraisable
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
-
-
-def _ignore_signals() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _say(text: str) -> None:
     """Print what comes next, unless a signal has asked to end."""
-    if _received:
-        raise Interrupted(_received[0])
+    signals.check()
     print(text, flush=True)
 
 
