@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := build/sanitized/lbq-sanitized
-SOURCES := setup.py pyproject.toml $(shell find lbq -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
+RESULTS := bench/results/$(shell date +%F).json
+SOURCES := setup.py pyproject.toml $(shell find lbq -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'lbq/bench/*.[cl]*')
 
 help:  ## explain the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -32,9 +33,11 @@ soak: $(VENV)/lbq-test  ## a director under mixed traffic and steady changes, fo
 unit: $(VENV)/lbq-test  ## unit, packet, ipvsadm and agreement tests: no root, no network
 	@$(BIN)/python tests/run.py unit pure packets ipvsadm agreement
 
-bench: $(VENV)/lbq-test  ## forwarding, DNAT, HAProxy, lbq and the floor side by side in one run (root)
+bench: $(VENV)/lbq-test  ## forwarding, DNAT, proxies, lbq and the floor side by side in one run, with charts (root)
 	@packaging/install-debian bench
-	@$(BIN)/python bench/run.py
+	@$(BIN)/pip install -q --group bench
+	@$(BIN)/lbq bench --output $(RESULTS) --terminal
+	@$(BIN)/python bench/micro.py $(RESULTS)
 
 bench-memory: $(VENV)/lbq-test  ## scheduler, table and rewrite in memory
 	@$(BIN)/pytest -q bench

@@ -1,8 +1,9 @@
 """The micro benchmarks twice, compiled and interpreted, as one table (part of ``make bench``).
 
-    python bench/micro.py
+    python bench/micro.py [FILE.json]
 
-``pytest bench`` runs them once, with pytest-benchmark's own table.
+With FILE, which ``lbq bench --output`` has written, the numbers are kept there, too.  ``pytest bench`` runs the
+benchmarks once, with pytest-benchmark's own table.
 """
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from lbq.bench.report import micro_table
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,7 +40,14 @@ def _run(pure: bool) -> dict[str, float]:
             for row in rows}
 
 
-if __name__ == "__main__":
-    from report import micro_table
+def main() -> None:
+    """Measure, print, and keep the numbers where the command line says."""
+    micro = run()
+    print("\n".join(micro_table(micro)))
+    if len(sys.argv) > 1:
+        kept = Path(sys.argv[1])
+        kept.write_text(json.dumps({**json.loads(kept.read_text()), "micro": micro}, indent=1) + "\n")
 
-    print("\n".join(micro_table(run())))
+
+if __name__ == "__main__":
+    main()

@@ -494,6 +494,12 @@ def _decap(words: list[str]) -> int:
     return decap.main(words)
 
 
+def _bench(words: list[str]) -> int:
+    from lbq.bench import run  # network namespaces and all: nothing else of lbq needs it to start
+
+    return run.main(words)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "conns": _conns,
@@ -514,6 +520,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "stop": _stop,
     "cleanup": _cleanup,
     "lab": _lab,
+    "bench": _bench,
     "realserver": _realserver,
     "decap": _decap,
 }

@@ -63,6 +63,7 @@ other commands:
   lbq serve [OPTION]...                         a director without a service: lbq add service brings them
   lbq cleanup                                   put the host back after a director was killed
   lbq lab nat|dr|tun [--keep | --down]          try all of it in network namespaces, in a minute
+  lbq bench [--quick] [OPTION]...               this machine's speed, beside plain forwarding, DNAT and proxies
   lbq realserver dr|tun --vip VIP [--undo]      on a real server: the VIP on lo, and no ARP or NDP for it
   lbq decap --vip VIP                           on a real server whose kernel does not end the tunnel: its end
 

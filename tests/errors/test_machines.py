@@ -49,6 +49,12 @@ def test_without_root_there_is_no_cleanup(machine, prefix):
     machine.assert_refuses("cleanup", before=prefix, saying="run lbq as root")
 
 
+@pytest.mark.parametrize("prefix", [WITHOUT_CAPABILITIES, ("setpriv", "--reuid=65534")],
+                         ids=["root without capabilities", "another user"])
+def test_without_root_nothing_is_measured(machine, prefix):
+    machine.assert_refuses("bench", "--columns", "plain", before=prefix, saying="cannot make network namespaces: ")
+
+
 def test_without_root_mistakes_come_first(machine):
     machine.assert_refuses("--vip", "192.168.10.1:80", "--mode", "natt", before=WITHOUT_CAPABILITIES,
                            saying="did you mean 'nat'?")

@@ -89,6 +89,7 @@ MISTAKES = [
     (("conns", "--service", "192.168.10.1"), "has no port"),
     (("set", "service", SERVICE, "--netmask", "255.0.255.0"), "not a row of ones followed by zeros"),
     (("lab", "tnu"), "unknown mode 'tnu'; did you mean 'tun'?"),
+    (("bench", "--columns", "lbq,ngninx"), "unknown column 'ngninx'; did you mean 'nginx'?"),
     (("add", "service", "192.168.10.1:80", "--mode", "drr"), "unknown mode 'drr'"),
     (("sysctl", "conn_reuse_mod=1"), "no sysctl net.ipv4.vs.conn_reuse_mod"),
     (("sysctl", "pmtu_disc=0", "sloppy_tcp=yes"), "net.ipv4.vs.sloppy_tcp=yes: not a number from 0 to"),
