@@ -150,8 +150,6 @@ def values_table(results: Results) -> list[str]:
     notes: list[str] = []
     for name in results.workloads():
         for row in WORKLOADS[name].rows:
-            if row.minus and row.minus not in results.columns:
-                continue
             cells = [_cell(results, name, column, row, notes) for column in results.columns]
             if set(cells) != {NOTHING}:
                 lines.append(_row([row.heading, *cells]))
@@ -179,7 +177,7 @@ def _cell(results: Results, workload: str, column: str, row: Row, notes: list[st
     if values:
         return values.text(row.digits)
     reason = results.missing(workload, column)
-    if not reason:
+    if row.minus or not reason:
         return NOTHING
     if reason not in notes:
         notes.append(reason)

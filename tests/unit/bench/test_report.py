@@ -42,9 +42,17 @@ def test_latency_is_shown_with_what_is_added_to_plain_forwarding(make_run):
 
 
 def test_nothing_is_added_to_a_column_that_was_not_measured(make_run):
-    text = report.markdown(make_run({"pingpong lbq": {"p50_us": [60, 75]}}))
+    text = report.markdown(make_run({"pingpong lbq": {"p50_us": [60, 75]}}, columns=["dnat"],
+                                    missing={"pingpong dnat": "no such table"}))
 
     assert "more than plain" not in text
+
+
+def test_a_number_that_no_column_has_is_no_row(make_run):
+    text = report.markdown(make_run({"flood plain": {"per_second": [1000.0]}}))
+
+    assert row_of(text, "UDP 64 B, unpaced: packets/s")[1:] == ["1,000"]
+    assert "director's CPU" not in text
 
 
 @pytest.mark.parametrize(("limit", "at_most", "reached", "noise", "verdict"), [
