@@ -82,7 +82,7 @@ def draw(run: dict, path: Path) -> None:
     rows = (len(found) + 1) // 2
     figure = Figure(figsize=(13, 1 + 3.2 * rows), layout="constrained")
     figure.suptitle(f"lbq {run['versions']['lbq']} on {run['machine']}, Linux {run['kernel']}, {run['date']}: "
-                    f"medians and quartiles of {run['rounds']} rounds")
+                    f"medians and quartiles, rounds: {run['rounds']}")
     places = list(figure.subplots(rows, 2, squeeze=False).flat)
     for axes, chart in zip(places, found, strict=False):
         axes.set_title(chart.title, fontsize="medium")

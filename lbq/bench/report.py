@@ -303,7 +303,7 @@ def markdown(run: dict) -> str:
     results = Results(run)
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     head = [f"{run['machine']}, Linux {run['kernel']}, {run['date']}; {versions}.",
-            f"`{run['command']}`: {run['rounds']} interleaved rounds of {run['seconds']} s a measurement."]
+            f"`{run['command']}`: rounds: {run['rounds']}, {run['seconds']} s a measurement."]
     parts = [head, floors_line(results), goals_table(results), values_table(results), ratios_table(results),
              memory_table(results), _not_measured(results), micro_table(run.get("micro", {}))]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
