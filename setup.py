@@ -43,6 +43,7 @@ COMPILED = [
     "lbq/_connections.pyx",
     "lbq/_forwarding.pyx",
     "lbq/_related.pyx",
+    "lbq/_offload.pyx",
     "lbq/_fastpath.pyx",
 ]
 DIRECTIVES = {

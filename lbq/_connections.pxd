@@ -33,6 +33,10 @@ cdef class Connections(Slots):
     cdef uint32_t create(self, const Key *key, uint32_t slot, int dport, int flags, uint32_t mark, uint64_t now,
                          bint *made) noexcept nogil
     cdef void _place_addresses(self, uint32_t number, const Key *key, uint32_t slot) noexcept nogil
+    cdef void begin_following(self, uint32_t number) noexcept nogil
+    cdef void expect(self, uint32_t number, Packet *packet) noexcept nogil
+    cdef bint lives_on(self, uint32_t number) noexcept nogil
+    cdef void let_go(self, uint32_t number) noexcept nogil
     cdef void end(self, uint32_t number) noexcept nogil
     cdef void end_one_packet(self, FlowEntry *entry) noexcept nogil
     cdef void expire_now(self, uint32_t number, uint64_t now) noexcept nogil

@@ -15,14 +15,14 @@ from libc.string cimport memcpy, memset
 
 from lbq cimport thresholds
 from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_MIXED, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
-                             FLAG_ONE_PACKET, FLAG_TEMPLATE, INET, INET6, FlowAddresses, FlowEntry, Key, drop_entry,
-                             enter, find, fold6, give_back, hash_key, link_entry, next_due, set_deadline, take_entry,
-                             unlink_entry, wheel_add, wheel_remove)
+                             FLAG_OFFLOADED, FLAG_ONE_PACKET, FLAG_TEMPLATE, INET, INET6, FlowAddresses, FlowEntry,
+                             Key, drop_entry, enter, find, fold6, give_back, hash_key, link_entry, next_due,
+                             set_deadline, take_entry, unlink_entry, wheel_add, wheel_remove)
 from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
                           PASSED_NO_SERVICE, PASSED_NOT_OPENING, PASSED_WHOLE, REWRITTEN, SCTP, TCP, UDP, Packet,
                           client_key, reply_key)
-from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, OPS, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, Address6,
-                         ServerLink, ServerSlot, ServiceSlot, Slots, place_address)
+from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, OPS, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6,
+                         SERVER_OFFLOADED, Address6, ServerLink, ServerSlot, ServiceSlot, Slots, place_address)
 from lbq.model cimport Flow, RealServer, VirtualService
 from lbq cimport packet as pkt
 from lbq.protocols cimport sctp, tcp
@@ -173,6 +173,9 @@ cdef class Connections(Slots):
                 entry.flags |= FLAG_NO_OUTPUT
             if (self.servers[slot].flags & SERVER_INET6 != 0) != (key.family == INET6):
                 entry.flags |= FLAG_MIXED
+            if self.servers[slot].flags & SERVER_OFFLOADED and not flags & (FLAG_TEMPLATE | FLAG_ONE_PACKET):
+                entry.flags |= FLAG_OFFLOADED
+                self.begin_following(number)
         if key.family == INET6:
             self._place_addresses(number, key, slot)
         self.bind(entry)
@@ -208,6 +211,8 @@ cdef class Connections(Slots):
             self.waiting_cport -= 1
         if entry.helper:
             self._forget_ftp(number)
+        if entry.flags & FLAG_OFFLOADED:
+            self.let_go(number)
         if control:
             governor.controlled -= 1
         drop_entry(&self.table, number)
@@ -246,7 +251,8 @@ cdef class Connections(Slots):
             if number == 0:
                 return
             entry = &self.table.entries[number]
-            if entry.controlled:            # in use: from now on it is looked at every minute
+            if entry.controlled or entry.flags & FLAG_OFFLOADED and self.lives_on(number):
+                # In use: from now on it is looked at every minute.
                 entry.timeout = POSTPONED
                 entry.expires += POSTPONED * <uint64_t> SECOND
                 wheel_add(&self.table, number, entry.expires)
@@ -346,6 +352,21 @@ cdef class Connections(Slots):
             return False
         self.drop_counts[packets] = packets
         return True
+
+    # ---- What conntrack carries (_offload.pyx) -----------------------------------------------------------
+
+    cdef void begin_following(self, uint32_t number) noexcept nogil:
+        """Begin to follow what conntrack says of connection *number*."""
+
+    cdef void expect(self, uint32_t number, Packet *packet) noexcept nogil:
+        """Expect to hear of connection *number*, of which *packet* goes to conntrack."""
+
+    cdef bint lives_on(self, uint32_t number) noexcept nogil:
+        """Return True while conntrack has connection *number*."""
+        return False
+
+    cdef void let_go(self, uint32_t number) noexcept nogil:
+        """Have conntrack forget connection *number*, which ends."""
 
     # ---- Every packet: state, timeout ------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """The way of one packet again, at C speed: receive, parse, find, [schedule], forward, account, verdict.
 
-Read director.py first; this file tells the same story under the same headings, in five layers:
+Read director.py first; this file tells the same story under the same headings, in six layers:
 
     _slots.pyx         what is decided by: services, servers and connections in numbered slots, and the commands
     _connections.pyx   the life of a connection: admission, persistence, states, ends
     _forwarding.pyx    DR, TUN, this host: everything that is not plain NAT
     _related.pyx       ICMP errors, FTP
+    _offload.pyx       connections that conntrack carries
     _fastpath.pyx      the established packet and the loop around it
 
 One thread runs ``FastDirector.run`` without the GIL: up to 64 packets per system call come in, up to 64
@@ -24,7 +25,7 @@ from libc.string cimport memcpy, memset
 
 from lbq._bounds cimport close_bytes, open_bytes
 from lbq._connections cimport see
-from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT, INET, INET6,
+from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT, FLAG_OFFLOADED, INET, INET6,
                              MODE_MASK, TICK_BITS, FlowEntry, Key, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport count_in, count_out
@@ -36,7 +37,7 @@ from lbq._packet cimport (DROPPED_MALFORMED, DROPPED_NAT_ICMP, DROPPED_NO_SERVER
                           PASSED_NO_CONNECTION, PASSED_NO_SERVICE, PASSED_NOT_OURS, PASSED_REPLY, PASSED_WHOLE,
                           POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key, from_loopback, hops, parse,
                           reply_key)
-from lbq._related cimport Related
+from lbq._offload cimport Offload
 from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, SERVER_LOCAL, Route,
                          ServerSlot, ServiceSlot)
 from lbq._transmit cimport Outgoing, send_all, sockaddr_in, sockaddr_in6
@@ -93,7 +94,7 @@ cdef struct Statistics:
 
 
 @cython.final                       # its methods call each other directly: 5 to 10 ns of an established packet's 70
-cdef class FastDirector(Related):
+cdef class FastDirector(Offload):
     """The packet path of one director, over the connections, services and servers in its slots.
 
     Addresses are host-order integers, times nanoseconds of CLOCK_MONOTONIC.  The interface is the one of
@@ -127,7 +128,8 @@ cdef class FastDirector(Related):
                 "expired": self.expired, "started_over": self.started_over, "icmp_sent": self.icmp_sent,
                 "icmp_limited": self.icmp_limited, "verdict_errors": counted.verdict_errors,
                 "send_errors": self.send_errors,
-                "scheduler_errors": self.scheduler_errors + self.services.scheduler_errors, **named}
+                "scheduler_errors": self.scheduler_errors + self.services.scheduler_errors, **named,
+                **self.followed_statistics()}
 
     # ---- One packet, for tests and for explaining ---------------------------------------------------
 
@@ -335,7 +337,8 @@ cdef class FastDirector(Related):
             if entry.helper:
                 outcome = self.ftp_client(packet, number, now)
             if outcome == REWRITTEN:
-                if (entry.flags & MODE_MASK == NAT and not server.flags & SERVER_LOCAL and not packet.headers_only and
+                if (entry.flags & (MODE_MASK | FLAG_OFFLOADED) == NAT and not server.flags & SERVER_LOCAL and
+                        not packet.headers_only and
                         (route.mtu == 0 or route.mtu >= packet.length) and hops(packet) > 1 and
                         not from_loopback(packet)):
                     if packet.family == INET:
@@ -463,15 +466,17 @@ cdef class FastDirector(Related):
         cdef pollfd asked
         cdef int count, budget = 0                  # it does not wait before it has looked who is asking
         cdef uint64_t now = coarse_now(), checked = 0
-        cdef bint knocked
+        cdef bint knocked, follows = False
         asked.fd, asked.events = wake_fd, POLLIN
         while True:
             # Once there is one, for no others: MSG_WAITFORONE.  SO_RCVTIMEO ends the waiting, for timers may be due.
             count = recvmmsg(self.queue_fd, self.messages, BATCH,
-                             MSG_DONTWAIT if self.go_on(now) or budget <= 0 else MSG_WAITFORONE, NULL)
+                             MSG_DONTWAIT if self.go_on(now) or budget <= 0 or follows else MSG_WAITFORONE, NULL)
             if count < 0 and c_errno != EAGAIN and c_errno != EINTR and c_errno != ENOBUFS and c_errno != ENOMEM:
                 return c_errno
             now = coarse_now()
+            if self.events_fd >= 0:
+                follows = self.follow(now)          # what conntrack did before these packets came
             knocked = count > 0 and self._handle_batch(count, now)
             budget = 2 * BATCH                      # a batch may make BATCH connections; it must end more than it makes
             if self.table.used:

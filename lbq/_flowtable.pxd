@@ -54,6 +54,7 @@ cdef enum:
     INET6 = 10
     ENTRY_VALID = 0x8000            # flags: above the kernel's own connection flags, which are in model.py
     MODE_MASK = 0x0007
+    FLAG_OFFLOADED = 0x0010         # conntrack rewrites its packets, and says when it ends (_offload.pyx)
     FLAG_NO_OUTPUT = 0x0080
     FLAG_INACTIVE = 0x0100
     FLAG_OUT_SEQ = 0x0200

@@ -25,6 +25,7 @@ cdef class Forwarding(Connections):
 
     cdef int forward(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil
     cdef bint steer(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil
+    cdef void _leave_to_kernel(self, Packet *packet, FlowEntry *entry, uint32_t number) noexcept nogil
     cdef void to_real_server(self, Packet *packet, FlowEntry *entry, bint delivered_here) noexcept nogil
     cdef bint is_for_us(self, Packet *packet) noexcept nogil
     cdef bint _is_loopback(self, uint32_t slot) noexcept nogil

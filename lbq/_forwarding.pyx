@@ -11,10 +11,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lbq._connections cimport Connections
-from lbq._flowtable cimport FLAG_ONE_PACKET, INET6, MODE_MASK, FlowEntry
-from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_NO_ROUTE, DROPPED_TOO_BIG, DROPPED_TTL, DROPPED_UNSEGMENTABLE,
-                          FORWARDED, PASSED_BYPASS, PASSED_LOCAL, PREROUTING, REWRITTEN, SCTP, TCP, UDP, Packet,
-                          from_loopback, hops, is_one)
+from lbq._flowtable cimport FLAG_OFFLOADED, FLAG_ONE_PACKET, INET6, MODE_MASK, FlowEntry
+from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_NO_ROUTE, DROPPED_SERVER_GONE, DROPPED_TOO_BIG, DROPPED_TTL,
+                          DROPPED_UNSEGMENTABLE, FORWARDED, PASSED_BYPASS, PASSED_LOCAL, PREROUTING, REWRITTEN, SCTP,
+                          TCP, UDP, Packet, from_loopback, hops, is_one)
 from lbq._slots cimport NO_ROUTE, NO_SERVER, SERVER_AVAILABLE, SERVER_INET6, SERVER_LOCAL, Route, ServerSlot
 from lbq._transmit cimport ARENA_ROOM, MOST_OUTGOING, Outgoing, send_all
 from lbq cimport packet as pkt
@@ -59,6 +59,10 @@ cdef class Forwarding(Connections):
         packet.steer = 0                    # until it is sure that it goes on
         if entry.server == NO_SERVER:       # IPv6's destination may be this host, which is not allowed
             return DROPPED_BOUNDARY if packet.family == INET6 and self.is_for_us(packet) else PASSED_BYPASS
+        if entry.flags & FLAG_OFFLOADED:    # the kernel rewrites it, however much of it is here
+            number = self.steers[entry.server]
+            if number == 0:
+                return DROPPED_SERVER_GONE
         server = &self.servers[entry.server]
         route = &self.routes[entry.server]
         if server.flags & SERVER_LOCAL:
@@ -66,8 +70,8 @@ cdef class Forwarding(Connections):
                 return PASSED_LOCAL if self.is_for_us(packet) else DROPPED_BOUNDARY
             if packet.queued.hook == PREROUTING and self._is_loopback(entry.server):
                 return DROPPED_BOUNDARY
-            if packet.headers_only:
-                packet.steer = number
+            if number:
+                self._leave_to_kernel(packet, entry, number)
             else:
                 self.to_real_server(packet, entry, True)
             return REWRITTEN
@@ -93,8 +97,8 @@ cdef class Forwarding(Connections):
                 pkt.decrement_ttl(data)
             self.refuse(packet, entry, icmp.NO_ROOM, room, now, NULL)
             return DROPPED_TOO_BIG
-        if packet.headers_only:
-            packet.steer = number
+        if number:
+            self._leave_to_kernel(packet, entry, number)
             return REWRITTEN if mode == NAT else FORWARDED
         if mode == NAT:
             self.to_real_server(packet, entry, False)
@@ -106,6 +110,12 @@ cdef class Forwarding(Connections):
         if mode == TUN:
             return self._send_wrapped(packet, server, route, room)
         return self._send_direct(packet, route, room)
+
+    cdef void _leave_to_kernel(self, Packet *packet, FlowEntry *entry, uint32_t number) noexcept nogil:
+        """Give a packet, of which nothing is wrong, the number that the kernel rewrites it by."""
+        packet.steer = number
+        if entry.flags & FLAG_OFFLOADED:
+            self.expect(<uint32_t> (entry - self.table.entries), packet)
 
     cdef bint steer(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil:
         """Give a packet, of which only headers are here, the number that the kernel rewrites it by.

@@ -10,8 +10,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from lbq._bounds cimport open_bytes
-from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, INET, INET6, MODE_MASK, FlowEntry, Key, find,
-                             fold6, hash_key, set_deadline)
+from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_OFFLOADED, INET, INET6, MODE_MASK,
+                             FlowEntry, Key, find, fold6, hash_key, set_deadline)
 from lbq._forwarding cimport LEAST_MTU, Forwarding, count_in, count_out
 from lbq._packet cimport (DROPPED_FTP, DROPPED_ICMP_CHECKSUM, DROPPED_ICMP_OURS, DROPPED_MALFORMED, DROPPED_NO_SERVER,
                           LOCAL_IN, LOCAL_OUT, PASSED_ICMP, PASSED_REPLY, REWRITTEN, SCTP, TCP, UDP, Packet,
@@ -65,6 +65,8 @@ cdef class Related(Forwarding):
                 return PASSED_ICMP if outcome < DROPPED_NO_SERVER else outcome
             made = True
         entry = &self.table.entries[number]
+        if entry.flags & FLAG_OFFLOADED:        # conntrack rewrites what is related to its connections, too
+            return PASSED_ICMP
         if made and number:                     # its state is NONE until the client itself is heard
             entry.timeout = 3
             set_deadline(&self.table, number, now + 3 * <uint64_t> SECOND)
@@ -124,6 +126,8 @@ cdef class Related(Forwarding):
         if number == 0:
             return PASSED_ICMP
         entry = &self.table.entries[number]
+        if entry.flags & FLAG_OFFLOADED:
+            return PASSED_ICMP
         if entry.flags & MODE_MASK == NAT and not (
                 checksum_right(packet) and (self.is_new or packet.family == INET)):
             return DROPPED_ICMP_CHECKSUM

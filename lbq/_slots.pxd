@@ -9,9 +9,11 @@ cdef enum:
     SERVER_LOCAL = 2
     SERVER_ENDS = 4                 # deleted, and its connections end
     SERVER_INET6 = 8
+    SERVER_OFFLOADED = 16           # conntrack carries its connections
     OPS = 0x04                      # a service's flags, as in model.py
     MOVE_QUIESCED = 0x20000
     OPS_REPLIES = 0x40000
+    OFFLOAD = 0x80000
     NO_SERVER = 0xFFFFFFFF          # in an entry: it goes where the client wanted (cache_bypass)
     NO_ROUTE = -1                   # as an mtu
     COUNTERS = 5                    # in a Counters

@@ -245,6 +245,7 @@ cdef class Slots:
         place.tunnel_type, place.tunnel_port, place.tunnel_flags = server.tunnel
         place.flags = SERVER_AVAILABLE | (SERVER_INET6 if server.family == AF_INET6 else 0)
         place.flags |= SERVER_LOCAL if self._server_is_local(server.slot) else 0
+        place.flags |= SERVER_OFFLOADED if self.service_slots[place.service].flags & OFFLOAD else 0
         self._note_tunnel(server)
 
     cdef void _note_tunnel(self, RealServer server):

@@ -46,6 +46,7 @@ from lbq.model import (
     NAT,
     NO_CPORT,
     NO_OUTPUT,
+    OFFLOADED,
     ONE_PACKET,
     PROTOCOL_NAMES,
     SCTP,
@@ -172,7 +173,7 @@ def decode(record: bytes, now_ns: int) -> dict:
         "state": names[entry["state"]],
         "expires_seconds": max(entry["expires_ns"] - now_ns, 0) // SECOND,
         "packets_in": entry["packets_in"],
-        "flags": entry["flags"] & ~(VALID | MIXED),
+        "flags": entry["flags"] & ~(VALID | MIXED | OFFLOADED),
         "fwmark": entry["fwmark"],
     }
 

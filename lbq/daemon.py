@@ -117,7 +117,8 @@ class Front:
         self.operations = Operations(self.process, self.host, self._facts())
         await self.operations.begin(options.service, options.settings, options.servers, options.sysctls)
         await self._refresh_local_addresses()
-        for line in await self.host.call("install", *self.operations.members(), self.operations.steered()):
+        for line in await self.host.call("install", *self.operations.members(), self.operations.steered(),
+                                         self.operations.offloaded()):
             logger.info(line)
         await self._refresh_local_addresses()       # --add-vip may have made the VIP one of them
         self.routes = Routes()
@@ -261,6 +262,8 @@ class Front:
         notify("STOPPING=1")
         if self.control is not None:
             self.control.close()
+        # Before: what conntrack carries ends with the rules.
+        connections = "unknown" if self.process is None or error is not None else await self._count_connections()
         try:
             for line in await self.host.call("undo"):
                 logger.info(line)
@@ -269,7 +272,7 @@ class Front:
         if self.process is None:
             return
         if error is None:
-            logger.info("stopped; connections that end with it: %s", await self._count_connections())
+            logger.info("stopped; connections that end with it: %s", connections)
         await self.process.stop()
 
     async def _count_connections(self) -> int | str:

@@ -48,6 +48,11 @@ PASSED = {
     "passed_later_fragment": "an IPv6 fragment that has no ports",
     "passed_whole": "only headers came, and more was needed: queued once more, whole",
 }
+OFFLOADED = {           # about connections that conntrack carries
+    "offloaded": "of them carried by conntrack",
+    "adopted": "connections of conntrack's that were taken over as they were",
+    "events_lost": "times that conntrack's events found no room, which a list made good",
+}
 
 
 class QueueCounters(NamedTuple):

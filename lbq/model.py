@@ -26,6 +26,7 @@ MODE_NAMES = {NAT: "nat", LOCAL: "local", TUN: "tun", DR: "dr", BYPASS: "bypass"
 PROTOCOL_NAMES = {IP: "ip", TCP: "tcp", UDP: "udp", SCTP: "sctp"}
 
 # A connection's flags; the numbers are the kernel's IP_VS_CONN_F_*.
+OFFLOADED = 0x0010      # conntrack carries it, and says when it ends; not one of the kernel's
 NO_OUTPUT = 0x0080      # no reply has passed here yet (DR, TUN)
 INACTIVE = 0x0100       # counts as inactive on its server
 OUT_SEQ = 0x0200        # the server's sequence numbers are shifted (FTP)
@@ -46,8 +47,10 @@ SCHED3 = 0x20
 END_DELETED = 0x10000   # connections of a deleted server start over
 MOVE_QUIESCED = 0x20000     # clients of a server of weight 0 go elsewhere as soon as they can
 OPS_REPLIES = 0x40000   # answers to one-packet datagrams come from the VIP
+OFFLOAD = 0x80000       # lbq sees the first packet of a flow, and conntrack the others (docs/data-paths.md)
 SERVICE_FLAGS = {"persistent": PERSISTENT, "ops": OPS, "sched1": SCHED1, "sched2": SCHED2, "sched3": SCHED3,
-                 "end-deleted": END_DELETED, "move-quiesced": MOVE_QUIESCED, "ops-replies": OPS_REPLIES}
+                 "end-deleted": END_DELETED, "move-quiesced": MOVE_QUIESCED, "ops-replies": OPS_REPLIES,
+                 "offload": OFFLOAD}
 
 IPIP, GUE, GRE = range(3)               # how TUN wraps a packet; the kernel's IP_VS_CONN_F_TUNNEL_TYPE_*
 TUNNEL_NAMES = {IPIP: "ipip", GUE: "gue", GRE: "gre"}

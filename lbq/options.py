@@ -24,7 +24,7 @@ from lbq.grammar import (
     parse_server,
     parse_service,
 )
-from lbq.model import CLASSIC, NEW, SCTP, TCP, TUN, UDP, ServiceKey
+from lbq.model import CLASSIC, NAT, NEW, SCTP, TCP, TUN, UDP, ServiceKey
 from lbq.netlink import MARK_MASK, OWN_MARK
 from lbq.schedulers import BUILT_IN, DEFAULT, create, flag_bits, flag_names, names
 from lbq.services import FTP
@@ -34,7 +34,8 @@ PROFILES = (CLASSIC, NEW)
 ALL_FLAGS = tuple(flag for scheduler in ("sh", "mh") for flag in flag_names(scheduler))
 ON_DELETE = ("keep", "end")
 ON_QUIESCE = ("keep", "move")
-DATA_PATHS = ("rewrite", "steer", "auto")
+DATA_PATHS = ("rewrite", "steer", "offload", "auto")
+BY_NUMBER = ("steer", "offload")         # those in which the kernel rewrites, told a number
 MAX_SECONDS = 31 * 24 * 3600    # what ipvsadm takes for -p
 MAX_CONNECTIONS = 1 << 27       # the table's indices have 32 bits, its file 8 GiB
 
@@ -189,7 +190,7 @@ def _add_director_options(parser: Parser) -> None:
     add("--sysctl", metavar="NAME=VALUE", action="append", default=[],
         help="set one of net.ipv4.vs.* from the start; lbq sysctl lists them")
     add("--mark-mask", metavar="MASK", default=f"{MARK_MASK:#010x}",
-        help="bits of the firewall mark that --data-path steer may use, in one row; the others stay as they are "
+        help="bits of the firewall mark that --data-path steer and offload use, in one row; the others stay so "
              f"(default {MARK_MASK:#010x})")
     add("--add-vip", metavar="DEV", help="put the VIP on this device while the director runs")
     add("--json-log", action="store_true", help="log one JSON object a line")
@@ -255,9 +256,10 @@ def add_service_options(parser: Parser) -> None:
         help="with --ops and nat: answers come from the VIP (default: they leave as the real server sends them, as "
              "in kernel IPVS)")
     add("--data-path", metavar="PATH",
-        help="who rewrites the packets: rewrite (default: lbq, any mode) or steer (the kernel, which lbq tells a "
-             "number for each packet, having seen its headers; nat and dr, TCP and UDP; for bulk traffic), or auto "
-             "(steer where service and kernel can).  LBQ_DATA_PATH says it for services that do not")
+        help="who rewrites the packets: rewrite (default: lbq, any mode), steer (the kernel, which lbq tells a number "
+             "for each packet, having seen its headers; nat and dr, TCP and UDP; for bulk traffic), offload (the "
+             "kernel's conntrack, which lbq tells a number for each new flow; nat, TCP and UDP) or auto (steer where "
+             "service and kernel can).  LBQ_DATA_PATH says it for services that do not")
     add("--on-delete", metavar="WHAT",
         help="connections of a deleted server: keep (default; their clients hear nothing until it is added again, as "
              "in kernel IPVS) or end (they start over with another server)")
@@ -303,6 +305,9 @@ def check_service(service: ServiceKey, settings: ServiceWords) -> None:
     reason = steering_refused(service, ops=settings.ops) if settings.data_path == "steer" else ""
     if reason:
         raise ConfigError(f"{format_service(service)} cannot be steered: {reason}; use --data-path rewrite")
+    reason = offloading_refused(service, settings) if settings.data_path == "offload" else ""
+    if reason:
+        raise ConfigError(f"{format_service(service)} cannot be offloaded: {reason}; use --data-path rewrite")
     known = flag_names(settings.scheduler or DEFAULT)
     for flag in settings.scheduler_flags or []:
         if flag not in flag_bits(settings.scheduler or DEFAULT):
@@ -325,6 +330,23 @@ def steering_refused(service: ServiceKey, *, ops: bool | None = False) -> str:
     return ""
 
 
+def offloading_refused(service: ServiceKey, settings: ServiceWords) -> str:
+    """Return why conntrack cannot carry the flows of *service*, "" when it can."""
+    if service.fwmark:
+        return "a firewall mark has no address whose flows it could know"
+    if service.port == 0:
+        return "it covers every port, and the kernel is told one"
+    if service.protocol == SCTP:
+        return "the kernel's rules for that know TCP and UDP"
+    if (service.protocol, service.port) == (TCP, FTP):
+        return "FTP's messages are rewritten, too, and its data connections are announced in them"
+    if settings.ops:
+        return "--ops schedules every datagram, and conntrack keeps those of a client together"
+    if settings.idle:
+        return "--idle is a service's own, and conntrack's timeouts are for all of them (lbq timeouts)"
+    return ""
+
+
 def auto_refused(mode: str, engine: str, queue: int) -> str:
     """Return why ``auto`` does not steer a service with servers of *mode* in this director, "" when it does."""
     if mode == "tun":
@@ -338,6 +360,12 @@ def auto_refused(mode: str, engine: str, queue: int) -> str:
 
 def check_steered(data_path: str | None, server: ServerWords) -> None:
     """Raise ConfigError for a server that a service of this data path cannot have."""
+    if data_path == "offload" and server.port == 0:
+        raise ConfigError(f"real server {format_endpoint(*server.place())} cannot be offloaded: the kernel is told one "
+                          "port; use --data-path rewrite, or say it")
+    if data_path == "offload" and server.mode != NAT:
+        raise ConfigError(f"real server {format_endpoint(*server.place())} cannot be offloaded: conntrack rewrites "
+                          "packets, which is nat and nothing else; use --data-path rewrite, or mode nat")
     if data_path == "steer" and server.mode == TUN:
         raise ConfigError(f"real server {format_endpoint(*server.place())} cannot be steered: there is no rule of the "
                           "kernel's that chooses a tunnel by a number; use --data-path rewrite, or mode nat or dr")
@@ -345,13 +373,13 @@ def check_steered(data_path: str | None, server: ServerWords) -> None:
 
 def check_data_path(data_path: str | None, engine: str, queue: int) -> None:
     """Raise ConfigError when this director has no such data path."""
-    if data_path != "steer":
+    if data_path not in BY_NUMBER:
         return
     if engine != ENGINES[0]:
-        raise ConfigError(f"--engine {engine} rewrites every packet itself; --data-path steer is for "
+        raise ConfigError(f"--engine {engine} rewrites every packet itself; --data-path {data_path} is for "
                           f"--engine {ENGINES[0]}")
     if queue == 65535:
-        raise ConfigError("--data-path steer needs the queue behind --queue, too; say one below 65535")
+        raise ConfigError(f"--data-path {data_path} needs the queue behind --queue, too; say one below 65535")
 
 
 def largest_number(mask: int) -> int:

@@ -23,8 +23,9 @@ from lbq.model import ServiceKey
 QUESTION_BYTES = 65536
 KEYED = ("add_service", "set_service", "delete_service", "add_server", "set_server", "delete_server", "zero")
 COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses", "set_routes",
-            "set_local_addresses6", "set_routes6", "set_largest_mtu", "set_memory", "open_headers_queue", "tick",
-            "end_connections", "list_services", "list_connections", "statistics", "totals")
+            "set_local_addresses6", "set_routes6", "set_largest_mtu", "set_memory", "open_headers_queue",
+            "open_conntrack", "ask_conntrack", "told_by_conntrack", "tick", "end_connections", "list_services",
+            "list_connections", "statistics", "totals")
 
 
 def main() -> None:

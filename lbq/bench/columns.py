@@ -286,6 +286,13 @@ class LbqSteer(Lbq):
     data_path = "steer"
 
 
+class LbqOffload(Lbq):
+    """lbq that sees the first packet of a flow, and leaves the others to the kernel's conntrack."""
+
+    title = "lbq offload"
+    data_path = "offload"
+
+
 class LbqReference(Lbq):
     """lbq's readable engine over the NetfilterQueue package."""
 
@@ -307,6 +314,7 @@ COLUMNS: dict[str, type[Column]] = {
     "nginx": NginxStream,
     "lbq": Lbq,
     "steer": LbqSteer,
+    "offload": LbqOffload,
     "reference": LbqReference,
     "floor": Floor,
     "floor-again": FloorAgain,

@@ -36,6 +36,7 @@ from lbq.grammar import (
     parse_server,
     parse_service,
 )
+from lbq.host.stack import EVERY_PORT
 from lbq.losses import queue_counters
 from lbq.model import (
     AF_INET,
@@ -46,6 +47,7 @@ from lbq.model import (
     MOVE_QUIESCED,
     NAT,
     NOCSUM,
+    OFFLOAD,
     OPS,
     OPS_REPLIES,
     PERSISTENT,
@@ -54,6 +56,7 @@ from lbq.model import (
     ServiceKey,
 )
 from lbq.options import (
+    BY_NUMBER,
     DATA_PATHS,
     MAX_CONNECTIONS,
     MAX_SECONDS,
@@ -77,6 +80,9 @@ from lbq.sysctls import PREFIX
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
 LINES_PAGE = 8          # services and servers; likewise
 ENDED_PAGE = 64         # connections to end; likewise
+CONNTRACK_SECONDS = 2   # what an asker waits for conntrack's counters, and how often it looks
+CONNTRACK_PAUSE = 0.005
+BY_KERNEL = {"steer": (True,), "offload": (False, True)}        # what the host is told of a service's data path
 
 logger = logging.getLogger("lbq.control")
 Membership = tuple[ServiceKey, int, int, int]       # service; address, port and family of the server
@@ -130,7 +136,9 @@ class Operations:
         self.drains: dict[Membership, Drain] = {}
         self.steers: dict[Membership, int] = {}             # by which the kernel knows those it rewrites for
         self.free_steers: list[int] = []
+        self.offloads: set[Membership] = set()              # of those, whose flows conntrack carries
         self.has_headers_queue = False
+        self.hears_conntrack = False
         self.change = asyncio.Lock()            # one change at a time, host and engine together
 
     def methods(self) -> dict:
@@ -148,7 +156,7 @@ class Operations:
         if key is None:
             return
         settings = await self._resolved(key, _merged(self.new_service(key.family), settings))
-        await self._prepare_data_path(settings)
+        await self._prepare_data_path(key, settings)
         await self.process.call("add_service", key, *service_arguments(settings))
         self.services[key] = settings
         for server in servers:
@@ -156,6 +164,7 @@ class Operations:
             place = key, *server.place()
             if server.family != key.family:
                 await self.host.call("check_family", server.family)
+            self._check_tracked(place, server.mode)
             steer = self._take_number(place)
             await self.process.call("add_server", *_server_arguments(place, server, steer))
             self._has(place, server)
@@ -167,19 +176,27 @@ class Operations:
 
     def steered(self) -> list[ServiceKey]:
         """Return the services whose packets the kernel rewrites."""
-        return [key for key in self.services if self._is_steered(key)]
+        return [key for key, words in self.services.items() if words.data_path == "steer"]
+
+    def offloaded(self) -> list[ServiceKey]:
+        """Return the services whose flows conntrack carries."""
+        return [key for key in self.services if self._is_offloaded(key)]
 
     def _way(self, place: Membership, server: ServerWords) -> tuple[int, ...]:
-        """Return what the host's part in a server depends on: its mode, and the number it is steered by, if it is."""
-        return (server.mode, self.steers[place]) if place in self.steers else (server.mode,)
+        """Return what the host's part in a server depends on: its mode, the number it is told by, whether offloaded."""
+        way = (server.mode, self.steers[place]) if place in self.steers else (server.mode,)
+        return (*way, True) if place in self.offloads else way
 
     def new_service(self, family: int) -> ServiceWords:
         """Return the settings of a new service about which nothing is said."""
         return ServiceWords(DEFAULT, 0, NETMASKS[family], False, [], "nat", "keep", "keep", False, 0, "",
                             self.facts.get("data_path", DATA_PATHS[0]))
 
-    def _is_steered(self, key: ServiceKey) -> bool:
-        return self.services[key].data_path == "steer"
+    def _is_by_number(self, key: ServiceKey) -> bool:
+        return self.services[key].data_path in BY_NUMBER
+
+    def _is_offloaded(self, key: ServiceKey) -> bool:
+        return self.services[key].data_path == "offload"
 
     async def _resolved(self, key: ServiceKey, words: ServiceWords) -> ServiceWords:
         """Return *words* with the data path that ``auto`` stands for here, and say why."""
@@ -194,26 +211,54 @@ class Operations:
             "steer: the kernel rewrites its packets, and lbq sees only headers"))
         return _merged(words, ServiceWords(data_path="rewrite" if reason else "steer"))
 
-    async def _prepare_data_path(self, words: ServiceWords) -> None:
-        """Have the queue bound that the packets of a service with *words* go to."""
-        if words.data_path != "steer" or self.has_headers_queue:
+    async def _prepare_data_path(self, key: ServiceKey, words: ServiceWords) -> None:
+        """Have the queue bound that the packets of the service *key* with *words* go to, and conntrack listened to."""
+        if words.data_path not in BY_NUMBER:
             return
         check_data_path(words.data_path, self.facts["engine"], self.facts["queue"])
-        await self.process.call("open_headers_queue", self.facts["queue"] + 1, self.facts["mark_mask"])
-        self.has_headers_queue = True
+        if words.data_path == "offload":
+            reason = await self.host.call("offloading_refused", key.family)
+            if reason:
+                raise HostError(f"{format_service(key)} cannot be offloaded: {reason}; use --data-path rewrite")
+        if not self.has_headers_queue:
+            await self.process.call("open_headers_queue", self.facts["queue"] + 1, self.facts["mark_mask"])
+            self.has_headers_queue = True
+        if words.data_path == "offload" and not self.hears_conntrack:
+            await self.process.call("open_conntrack")
+            await self.host.call("set_flow_timeouts", *await self.process.call("timeouts"))
+            self.hears_conntrack = True
 
     def _take_number(self, place: Membership) -> int:
-        """Return the number that the kernel is to know a new server by: 0 when its service is not steered.
+        """Return the number that the kernel is to know a new server by: 0 when it is not told any of its service.
 
         Nor has a server of port 0 one, which keeps the port that clients ask for.
         """
-        if not self._is_steered(place[0]) or place[2] == 0:
+        if not self._is_by_number(place[0]) or place[2] == 0:
             return 0
         if not self.free_steers and len(self.steers) >= largest_number(self.facts["mark_mask"]):
             raise ConfigError(f"no room for one more steered server in the mark mask {self.facts['mark_mask']:#x}; "
                               "say a longer --mark-mask, or --data-path rewrite")
         self.steers[place] = self.free_steers.pop() if self.free_steers else len(self.steers) + 1
+        if self._is_offloaded(place[0]):
+            self.offloads.add(place)
         return self.steers[place]
+
+    def _check_tracked(self, place: Membership, mode: int) -> None:
+        """Raise ConfigError when conntrack would have to track one service's packets of a server, and not another's."""
+        key, address, port, family = place
+        if self._is_offloaded(key):
+            others = [other for other in (*self.servers, *self.trash) if other not in self.offloads]
+        else:
+            others = list(self.offloads)
+        for other in others:
+            its = self.servers.get(other) or self.trash.get(other)
+            if (other[1], other[3]) != (address, family) or its is None or (its.mode, mode) != (NAT, NAT):
+                continue
+            if (other[0].protocol, other[2]) == (key.protocol, port) or _covers_ports(other[0]) or _covers_ports(key):
+                raise ConfigError(
+                    f"real server {format_endpoint(address, port, family)} is also one of {format_service(other[0])}, "
+                    f"and only one of the two services is offloaded: conntrack sees its replies, or does not; give "
+                    "both the same --data-path, or the server another port")
 
     def _give_number_back(self, number: int) -> None:
         if number:
@@ -237,6 +282,7 @@ class Operations:
 
     async def list(self) -> list:
         """Return a row for every service, with its servers, newest first."""
+        await self._hear_conntrack()
         rows, cursor = [], 0
         while cursor is not None:
             page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
@@ -246,6 +292,15 @@ class Operations:
             row["pe"] = words.pe if words else ""       # deleted since
             row["data_path"] = words.data_path if words else DATA_PATHS[0]
         return rows
+
+    async def _hear_conntrack(self) -> None:
+        """Wait until the engine has read what conntrack counts, as long as that is of use."""
+        if not self.hears_conntrack:
+            return
+        number = await self.process.call("ask_conntrack")
+        deadline = time.monotonic() + CONNTRACK_SECONDS
+        while await self.process.call("told_by_conntrack") < number and time.monotonic() < deadline:
+            await asyncio.sleep(CONNTRACK_PAUSE)
 
     async def stats(self) -> dict:
         """Return the services' rows, the sum of all services', the engine's counters and the kernel's for the queue."""
@@ -258,6 +313,8 @@ class Operations:
         """Return a page of connections and the cursor of the next one, or None after the last."""
         if not 0 <= cursor <= MAX_CONNECTIONS or limit < 1:
             raise ConfigError(f"a page has a cursor from 0 to {MAX_CONNECTIONS} and a limit from 1")
+        if cursor == 0:
+            await self._hear_conntrack()
         page, raw = await self.process.call("list_connections", cursor, min(limit, PAGE))
         return {"connections": [decode(record, page["now"]) for record in split(raw)], "next": page["ok"]}
 
@@ -302,6 +359,8 @@ class Operations:
             raise ConfigError(f"a timeout is a number of seconds from 1 to {MAX_SECONDS}, or 0 to keep it")
         if any((tcp, tcpfin, udp)):
             await self.process.call("set_timeouts", tcp, tcpfin, udp)
+            if self.hears_conntrack:
+                await self.host.call("set_flow_timeouts", *await self.process.call("timeouts"))
             self.did(f"timeouts set: tcp {tcp}, tcpfin {tcpfin}, udp {udp} (0: as it was)")
         return dict(zip(("tcp", "tcpfin", "udp"), await self.process.call("timeouts"), strict=True))
 
@@ -326,10 +385,11 @@ class Operations:
             raise ConfigError("nothing to set; lbq set service --help shows what there is")
         async with self.change:
             key = self._known(service)
-            if said.data_path not in (None, "auto", self.services[key].data_path):
-                raise ConfigError(f"{format_service(key)} has the data path {self.services[key].data_path}, and that "
-                                  "stays; delete the service and add it with another")
-            words = _merged(self.services[key], said)
+            data_path = self.services[key].data_path
+            if said.data_path not in (None, "auto", data_path):
+                raise ConfigError(f"{format_service(key)} has the data path {data_path}, and that stays; delete the "
+                                  "service and add it with another")
+            words = _merged(_merged(self.services[key], said), ServiceWords(data_path=data_path))
             if said.ops is False and said.ops_replies is None:
                 words.ops_replies = False
             if said.scheduler is not None and said.scheduler_flags is None:
@@ -474,6 +534,7 @@ class Operations:
                 if server is not None:
                     way = self._way(place, server)
                     self._give_number_back(self.steers.pop(place, 0))
+                    self.offloads.discard(place)
                     try:
                         await self.host.call("remove_server", key, address, port, *way)
                     except HostError as error:      # the others are forgotten as well
@@ -488,27 +549,31 @@ class Operations:
         """Add a service that is not there."""
         await self.host.call("check_service", key)
         words = await self._resolved(key, words)
-        await self._prepare_data_path(words)
+        await self._prepare_data_path(key, words)
         await self.process.call("add_service", key, *service_arguments(words))
         try:
-            await self.host.call("add_service", key, *([True] if words.data_path == "steer" else []))
+            await self.host.call("add_service", key, *BY_KERNEL.get(words.data_path, ()))
         except BaseException:
             await self.process.call("delete_service", key)
             raise
         self.services[key] = words
 
     async def change_service(self, key: ServiceKey, words: ServiceWords) -> None:
-        """Give a service that is there other settings, all of them."""
+        """Give a service that is there other settings, all of them; its data path stays."""
+        words = _merged(words, ServiceWords(data_path=self.services[key].data_path))
         await self.process.call("set_service", key, *service_arguments(words))
-        self.services[key] = _merged(words, ServiceWords(data_path=self.services[key].data_path))
+        self.services[key] = words
 
     async def drop_service(self, key: ServiceKey) -> None:
         """Delete a service that is there; its servers rest in the trash."""
         await self.process.call("delete_service", key)
         del self.services[key]
-        for place in self.places.pop(key, ()):
+        dropped = self.places.pop(key, set())
+        for place in dropped:
             self.trash[place] = self.servers.pop(place)
         await self.host.call("remove_service", key)
+        for place in dropped:
+            await self._close(place)
 
     async def put_server(self, place: Membership, words: ServerWords) -> int:
         """Add a server that is not there; return how many connections it has, if it comes out of the trash."""
@@ -516,9 +581,14 @@ class Operations:
         if family != key.family:
             await self.host.call("check_family", family)
         former = self.trash.get(place)
+        if (place in self.offloads) != self._is_offloaded(key) and former is not None:
+            raise ConfigError(f"real server {format_endpoint(address, port, family)} has been deleted from "
+                              f"{format_service(key)} when that had another data path, and is not forgotten yet; end "
+                              "its connections (lbq end) and try again in some minutes")
+        self._check_tracked(place, words.mode)
         before = None if former is None else self._way(place, former)
         number = self.steers.pop(place, 0)
-        if number and self._is_steered(key):
+        if number and self._is_by_number(key):
             self.steers[place] = number
         else:
             self._take_number(place)
@@ -538,9 +608,13 @@ class Operations:
                 self._give_number_back(self.steers.pop(place, 0))
                 if number:
                     self.steers[place] = number
+                else:
+                    self.offloads.discard(place)
             raise
         self.trash.pop(place, None)
         self._has(place, words)
+        if former is not None and place in self.offloads:
+            await self.host.call("open_server", key, address, port)
         if before not in (None, way):
             await self.host.call("remove_server", key, address, port, *before)
             if number != self.steers.get(place, 0):
@@ -567,7 +641,13 @@ class Operations:
         left = await self.process.call("delete_server", place[0], *_engine_place(place))
         self.trash[place] = self.servers.pop(place)
         self.places[place[0]].discard(place)
+        await self._close(place)
         return left
+
+    async def _close(self, place: Membership) -> None:
+        """Have the kernel drop what clients still send to a deleted server, where lbq does not see it."""
+        if place in self.offloads:
+            await self.host.call("close_server", *place[:3])
 
     def _has(self, place: Membership, words: ServerWords) -> None:
         self.servers[place] = words
@@ -637,7 +717,7 @@ def service_arguments(words: ServiceWords) -> tuple[str, int, int, int, int]:
     """Return a service's settings as the engine takes them."""
     flags = (PERSISTENT if words.persistent else 0) | (OPS if words.ops else 0)
     flags |= (END_DELETED if words.on_delete == "end" else 0) | (MOVE_QUIESCED if words.on_quiesce == "move" else 0)
-    flags |= OPS_REPLIES if words.ops_replies else 0
+    flags |= (OPS_REPLIES if words.ops_replies else 0) | (OFFLOAD if words.data_path == "offload" else 0)
     for flag in words.scheduler_flags:
         flags |= flag_bits(words.scheduler)[flag]
     return words.scheduler, flags, words.persistent, words.netmask, words.idle
@@ -662,6 +742,11 @@ def _found_by(row: dict) -> tuple[int, int, int, int, int, int]:
     client = ipaddress.ip_address(row["caddr"])
     return (PROTOCOL_NUMBERS[row["protocol"]], int(client), row["cport"], int(ipaddress.ip_address(row["vaddr"])),
             row["vport"], AF_INET if client.version == 4 else AF_INET6)
+
+
+def _covers_ports(key: ServiceKey) -> bool:
+    """Return True when every reply of a service's servers must be seen, whatever port it comes from."""
+    return key.fwmark != 0 or key.port in EVERY_PORT
 
 
 def _may_govern(row: dict) -> bool:

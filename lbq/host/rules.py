@@ -6,8 +6,9 @@ Sets hold the members: ``lbq-vip`` the services (VIP, protocol:vport), ``lbq-rip
 protocol:rport with NAT; VIP, protocol:vport with DR and TUN, whose replies are already right and are only counted).
 Where every port matters (services of port 0, FTP, replies to services of a firewall mark) whole addresses are in
 ``lbq-vip-any`` and ``lbq-rip-any``, and what the kernel is to rewrite (``steering.py``) in ``lbq-vip-steer`` and
-``lbq-rip-steer``.  Their rules are there only since one of them has a member: a look-up in vain is paid by every
-packet.  So rules change when the first such address comes, and when a firewall mark's service does.
+``lbq-rip-steer``, and what conntrack is to carry (``offloading.py``) in ``lbq-vip-offload`` and ``lbq-rip-offload``.
+Their rules are there only since one of them has a member: a look-up in vain is paid by every packet.  So rules change
+when the first such address comes, and when a firewall mark's service does.
 
     client ─► raw PREROUTING ─► mangle PREROUTING ─► route ─► … ─► mangle POSTROUTING ─► client
               LBQ-NOTRACK       LBQ-REQUEST: queue                 LBQ-REPLY: queue
@@ -33,6 +34,9 @@ packet.  So rules change when the first such address comes, and when a firewall 
 - **Fragments.**  A later fragment has no ports and matches no set.  The rule in LBQ-DEFRAG is never reached
   (nothing jumps there), but that it exists makes the kernel reassemble: the ``socket`` match asks for that
   when it is loaded, for all of the namespace.
+- **Offloaded services** are tracked: conntrack carries their flows, and lbq sees what belongs to none yet
+  (LBQ-OFFLOAD).  Once a flow's first packet is through (CONFIRMED) none of it comes back, answered or not.  What
+  conntrack calls INVALID is dropped: it would reach this host with the VIP for its destination, and be reset.
 - **No --queue-bypass** for services: when nobody listens, their packets are dropped, never let through unbalanced.
 
 Kernel: xt_set, xt_CT, xt_NFQUEUE, xt_socket (nf_defrag_ipv4_enable(), nf_defrag_ipv6_enable()); ip6_forward() and
@@ -58,10 +62,14 @@ class Sets(NamedTuple):
     any_rip: str
     steer_vip: str
     steer_rip: str
+    offload_vip: str
+    offload_rip: str
 
 
-SETS = {AF_INET: Sets("lbq-vip", "lbq-rip", "lbq-vip-any", "lbq-rip-any", "lbq-vip-steer", "lbq-rip-steer"),
-        AF_INET6: Sets("lbq6-vip", "lbq6-rip", "lbq6-vip-any", "lbq6-rip-any", "lbq6-vip-steer", "lbq6-rip-steer")}
+SETS = {AF_INET: Sets("lbq-vip", "lbq-rip", "lbq-vip-any", "lbq-rip-any", "lbq-vip-steer", "lbq-rip-steer",
+                      "lbq-vip-offload", "lbq-rip-offload"),
+        AF_INET6: Sets("lbq6-vip", "lbq6-rip", "lbq6-vip-any", "lbq6-rip-any", "lbq6-vip-steer", "lbq6-rip-steer",
+                       "lbq6-vip-offload", "lbq6-rip-offload")}
 ICMP = {AF_INET: "icmp", AF_INET6: "ipv6-icmp"}
 ICMPV6 = 58
 REDIRECT = 137 << 8             # type and code, as a port in a set
@@ -71,9 +79,9 @@ ERROR_MATCHES = {               # destination unreachable, source quench, time e
     AF_INET6: [f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind}" for kind in (1, 2, 3, 4)]}
 
 NOTRACK, UNTRACKED, DEFRAG = "LBQ-NOTRACK", "LBQ-UNTRACKED", "LBQ-DEFRAG"
-REQUEST, REPLY, ERRORS = "LBQ-REQUEST", "LBQ-REPLY", "LBQ-ERRORS"
+REQUEST, REPLY, ERRORS, OFFLOAD = "LBQ-REQUEST", "LBQ-REPLY", "LBQ-ERRORS", "LBQ-OFFLOAD"
 FORWARD = "LBQ-FORWARD"
-CHAINS = {"raw": (NOTRACK, UNTRACKED, DEFRAG), "mangle": (REQUEST, REPLY, ERRORS), "filter": (FORWARD,)}
+CHAINS = {"raw": (NOTRACK, UNTRACKED, DEFRAG), "mangle": (REQUEST, REPLY, ERRORS, OFFLOAD), "filter": (FORWARD,)}
 JUMPS = {"raw": (("PREROUTING", NOTRACK), ("OUTPUT", NOTRACK)),
          "mangle": (("PREROUTING", REQUEST), ("OUTPUT", REQUEST), ("POSTROUTING", REPLY), ("INPUT", REPLY)),
          "filter": (("FORWARD", FORWARD),)}
@@ -100,11 +108,12 @@ def tables_for(accept_forward: bool) -> tuple[str, ...]:
 
 
 def install_text(family: int, queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = (), *,
-                 whole: bool = True, every_port: bool = False, steered: bool = False) -> str:
+                 whole: bool = True, every_port: bool = False, steered: bool = False, offloaded: bool = False) -> str:
     """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
 
-    *marks* are the firewall marks that have a service; *whole*, *every_port* and *steered* say which pairs of sets
-    have members: packets of the last go to the queue behind *queue*, when they are not for one of the others.
+    *marks* are the firewall marks that have a service; *whole*, *every_port*, *steered* and *offloaded* say which
+    pairs of sets have members: packets of the last two go to the queue behind *queue*, those of *steered* when they are
+    not for one of the others.
     Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
     """
     sets, icmp = SETS[family], ICMP[family]
@@ -121,7 +130,15 @@ def install_text(family: int, queue: int, accept_forward: bool, present: Saved, 
         ERRORS: [*no_redirects, f"-m mark --mark {OWN_MARK:#x} -j RETURN",
                  *(f"{match} {enqueue} --queue-bypass" for match in ERROR_MATCHES[family])],
         FORWARD: [],
+        OFFLOAD: [],
     }
+    if offloaded:
+        bodies[NOTRACK].append(f"-m set --match-set {sets.offload_vip} dst,dst -j RETURN")
+        bodies[REQUEST].append(f"-m set --match-set {sets.offload_vip} dst,dst -g {OFFLOAD}")
+        bodies[OFFLOAD] += ["-m conntrack --ctstate INVALID,UNTRACKED -j DROP",
+                            f"-m conntrack ! --ctstatus CONFIRMED -j NFQUEUE --queue-num {queue + 1}"]
+        bodies[FORWARD] += [f"-m set --match-set {sets.offload_rip} dst,dst -j ACCEPT",
+                            f"-m set --match-set {sets.offload_rip} src,src -j ACCEPT"]
 
     def look_into(vip: str, rip: str, source: str, destination: str, queue: int) -> None:
         """Add the rules for one pair of sets."""
@@ -146,8 +163,9 @@ def install_text(family: int, queue: int, accept_forward: bool, present: Saved, 
     lines = []
     for table in tables_for(accept_forward):
         lines.append(f"*{table}")
-        lines += [f":{chain} - [0:0]" for chain in CHAINS[table]]
-        lines += [f"-A {chain} {rule}" for chain in CHAINS[table] for rule in bodies[chain]]
+        chains = [chain for chain in CHAINS[table] if chain != OFFLOAD or offloaded]
+        lines += [f":{chain} - [0:0]" for chain in chains]
+        lines += [f"-A {chain} {rule}" for chain in chains for rule in bodies[chain]]
         for base, chain in JUMPS[table]:
             lines += _jump(table, base, chain, present.get(table, []))
         lines.append("COMMIT")

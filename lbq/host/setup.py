@@ -21,9 +21,10 @@ from pathlib import Path
 
 from lbq.errors import HostError
 from lbq.grammar import format_address
-from lbq.host import addresses, advice, iptables, nftables, probes, rules, sysctl, teardown, undo
+from lbq.host import addresses, advice, flows, iptables, nftables, probes, rules, sysctl, teardown, undo
 from lbq.host.addresses import local_addresses
 from lbq.host.netlink import BITS
+from lbq.host.offloading import Timeouts
 from lbq.host.stack import Server, Stack
 from lbq.host.teardown import cleanup
 from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, NAT, ServiceKey
@@ -72,16 +73,30 @@ class HostSetup:
         """Return why this kernel cannot rewrite packets for us, "" when it can."""
         return self.stacks[family].steering.probe()
 
+    def offloading_refused(self, family: int) -> str:
+        """Return why conntrack cannot carry flows for us here, "" when it can."""
+        stack = self.stacks[family]
+        variant = iptables.find(self.restore, family).variant
+        if not probes.extension_is_known(variant, probes.MATCH, "conntrack", family):
+            return "this kernel's rules do not know conntrack (modprobe xt_conntrack)"
+        return stack.offloading.probe() or flows.probe()
+
+    def set_flow_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
+        """Let flows that conntrack begins to carry from now on last so many seconds without a packet."""
+        for stack in self.stacks.values():
+            stack.offloading.set_timeouts(Timeouts(tcp, tcp_fin, udp))
+
     def check_family(self, family: int) -> None:
         """Raise HostError, with the cure, when this machine cannot send to addresses of *family*."""
         if family == AF_INET6:
             probes.check_ipv6()
 
     def install(self, services: Iterable[ServiceKey], servers: Iterable[Server],
-                steered: Iterable[ServiceKey] = ()) -> list[str]:
-        """Put sets, sysctls and rules in, all or nothing; *servers* are (service, RIP, rport, mode, steer).
+                steered: Iterable[ServiceKey] = (), offloaded: Iterable[ServiceKey] = ()) -> list[str]:
+        """Put sets, sysctls and rules in, all or nothing; *servers* are (service, RIP, rport, mode, steer, offloaded).
 
-        *steered* are the services whose packets the kernel rewrites.  Returns what was changed, one line each.
+        *steered* are the services whose packets the kernel rewrites, *offloaded* those whose flows conntrack carries.
+        Returns what was changed, one line each.
         """
         services, servers = list(services), list(servers)
         lines = self._begin()
@@ -90,7 +105,7 @@ class HostSetup:
                 mine = [key for key in services if key.family == family]
                 if mine:
                     lines += self._put_in(stack, mine, [server for server in servers if server[0].family == family],
-                                           steered)
+                                           steered, offloaded)
                 elif FAMILY_NAMES[family] in self.record.programs:      # a killed director's, of no use any more
                     lines += teardown.undo_family(self.record, family, self.queue)
             undo.save(self.directory, self.record)
@@ -102,17 +117,19 @@ class HostSetup:
             raise
         return lines
 
-    def add_service(self, key: ServiceKey, steered: bool = False) -> None:
+    def add_service(self, key: ServiceKey, steered: bool = False, offloaded: bool = False) -> None:
         """Send the packets of one more service to the queue, or change nothing and raise."""
         stack = self.stacks[key.family]
         if stack.tables is None:
-            self._log(self._put_in_late(stack, key, steered))
+            self._log(self._put_in_late(stack, key, steered, offloaded))
             self._log([advice.describe_vip(vip, key.family) for vip in stack.vip_addresses()])
             for line in self._warnings(stack):
                 self.logger.warning(line)
             return
         with ExitStack() as undoing:
-            stack.add_service(key, undoing, steered=steered)
+            if offloaded:
+                self._log(self._have_conntrack_tell())
+            stack.add_service(key, undoing, steered=steered, offloaded=offloaded)
             vips = [key.address] if key.address else []
             self._log(self._add_missing_vips(stack, vips))
             self._log(self._stop_redirects(stack, vips))
@@ -122,17 +139,27 @@ class HostSetup:
         """Leave the packets of the service *key* alone from now on."""
         self.stacks[key.family].remove_service(key)
 
-    def add_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT, steer: int = 0) -> None:
+    def add_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT, steer: int = 0,
+                   offloaded: bool = False) -> None:
         """Send the replies of a real server to the queue; several services may add the same one."""
         stack = self.stacks[key.family]
         with ExitStack() as undoing:
-            stack.add_server(key, address, port, mode, steer, undoing)
+            stack.add_server(key, address, port, mode, steer, offloaded, undoing)
             self._log(self._stop_redirects(stack, servers=[address]))
             undoing.pop_all()
 
-    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT, steer: int = 0) -> None:
+    def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT, steer: int = 0,
+                      offloaded: bool = False) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
-        self.stacks[key.family].remove_server(key, address, port, mode, steer)
+        self.stacks[key.family].remove_server(key, address, port, mode, steer, offloaded)
+
+    def close_server(self, key: ServiceKey, address: int, port: int) -> None:
+        """Drop what clients still send in the flows of an offloaded server, which was deleted."""
+        self.stacks[key.family].close_server(key, address, port)
+
+    def open_server(self, key: ServiceKey, address: int, port: int) -> None:
+        """Let the flows of an offloaded server go on, which is back."""
+        self.stacks[key.family].open_server(key, address, port)
 
     def undo(self) -> list[str]:
         """Put everything back; return what was done, one line each."""
@@ -156,8 +183,9 @@ class HostSetup:
         return [line for stack in self._active() for line in self._warnings(stack)]
 
     def _warnings(self, stack: Stack) -> list[str]:
-        return advice.warnings(stack.family, {*stack.vips.wanted, *stack.steer_vips.wanted},
-                               {*stack.rips.wanted, *stack.steer_rips.wanted}, stack.vip_addresses())
+        return advice.warnings(stack.family, {*stack.vips.wanted, *stack.steer_vips.wanted, *stack.offload_vips.wanted},
+                               {*stack.rips.wanted, *stack.steer_rips.wanted, *stack.offload_rips.wanted},
+                               stack.vip_addresses())
 
     def _active(self) -> list[Stack]:
         return [stack for stack in self.stacks.values() if stack.tables is not None]
@@ -173,21 +201,25 @@ class HostSetup:
         return lines
 
     def _put_in(self, stack: Stack, services: list[ServiceKey], servers: list[Server],
-                steered: Iterable[ServiceKey]) -> list[str]:
+                steered: Iterable[ServiceKey], offloaded: Iterable[ServiceKey]) -> list[str]:
         """Put the rules and sets of one family in, with what its packets need of the machine."""
         stack.tables = iptables.find(self.restore, stack.family)
         lines = self._remember(stack)
-        stack.fill(services, servers, steered)
+        stack.fill(services, servers, steered, offloaded)
+        if stack.offloaded:
+            lines += self._have_conntrack_tell()
         lines += self._add_missing_vips(stack, stack.vip_addresses())
         lines += self._forward(stack.family)
         lines += self._stop_redirects(stack, stack.vip_addresses(), stack.server_addresses())
         stack.put_rules_in()
+        for key in stack.offloaded:
+            stack.forget_flows(key)
         return lines
 
-    def _put_in_late(self, stack: Stack, key: ServiceKey, steered: bool) -> list[str]:
+    def _put_in_late(self, stack: Stack, key: ServiceKey, steered: bool, offloaded: bool) -> list[str]:
         """Put the rules and sets of a family in while the director runs; if that fails, the other family stays."""
         try:
-            return self._put_in(stack, [key], [], [key] if steered else [])
+            return self._put_in(stack, [key], [], [key] if steered else [], [key] if offloaded else [])
         except BaseException as error:
             stack.tables = None
             try:
@@ -223,6 +255,13 @@ class HostSetup:
             self.record.sysctls.setdefault(key, value)
         undo.save(self.directory, self.record)
         return sysctl.write_all(values)
+
+    def _have_conntrack_tell(self) -> list[str]:
+        """Have conntrack count packets, and tell of its connections."""
+        values = {flows.ACCOUNTING: "1"}
+        if sysctl.read(flows.TELLING) == "0":
+            values[flows.TELLING] = "1"
+        return self._set(values, sysctl.read_all(list(values)))
 
     def _stop_redirects(self, stack: Stack, vips: Iterable[int] = (), servers: Iterable[int] = ()) -> list[str]:
         """Keep ICMP redirects off the devices that lead to real servers and to clients alike, now *vips* and *servers*.

@@ -24,6 +24,8 @@ IP_FORWARD = "net/ipv4/ip_forward"
 INTERFACES = "net/ipv4/conf"
 FORWARDING6 = "net/ipv6/conf/all/forwarding"
 INTERFACES6 = "net/ipv6/conf"
+CONNTRACK = "net/netfilter/"
+EITHER = 0
 FIRST = (IP_FORWARD, FORWARDING6)       # when values are put back: they overwrite others
 
 Values = dict[str, str]
@@ -71,7 +73,9 @@ def spoken(key: str) -> str:
 
 
 def family_of(key: str) -> int:
-    """Return the family whose packets *key* concerns."""
+    """Return the family whose packets *key* concerns, EITHER for conntrack's settings."""
+    if key.startswith(CONNTRACK):
+        return EITHER
     return AF_INET6 if key.startswith("net/ipv6/") else AF_INET
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from lbq.errors import HostError, RulesNotApplied
 from lbq.grammar import parse_address
-from lbq.host import addresses, iptables, nftables, rules, sysctl, undo
+from lbq.host import addresses, flows, iptables, nftables, rules, sysctl, undo
 from lbq.host.netlink import BITS
+from lbq.host.offloading import Offloading
 from lbq.host.sets import set_named
 from lbq.host.steering import Steering
 from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES
@@ -33,7 +34,8 @@ def cleanup(directory: Path) -> list[str]:
 
 def undo_all(record: undo.UndoRecord, own_queue: int | None = None) -> list[str]:
     """Undo all of *record*; a step that fails does not keep the others from being done."""
-    return _do_all([step for family in FAMILY_NAMES for step in _steps(record, family, own_queue)])
+    return _do_all([*(step for family in FAMILY_NAMES for step in _steps(record, family, own_queue)),
+                    lambda: _restore_sysctls(record, sysctl.EITHER)])
 
 
 def undo_family(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[str]:
@@ -49,14 +51,19 @@ def _steps(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[
     program = record.programs.get(FAMILY_NAMES[family])
     of_rules: list[Callable[[], list[str]]] = [] if program is None else [
         lambda: remove_rules(iptables.Iptables(program), family),
-        lambda: _stop_steering(family, own_queue),
+        lambda: _stop_kernel(Steering(family), own_queue),
+        lambda: _stop_kernel(Offloading(family), own_queue),
+        lambda: _end_flows(family),
         lambda: _destroy_sets(family),
         lambda: _remove_empty_tables(record, family, own_queue),
     ]
     return [*of_rules,
             lambda: _remove_addresses(record, family),
-            lambda: sysctl.restore({key: value for key, value in record.sysctls.items()
-                                    if sysctl.family_of(key) == family})]
+            lambda: _restore_sysctls(record, family)]
+
+
+def _restore_sysctls(record: undo.UndoRecord, family: int) -> list[str]:
+    return sysctl.restore({key: value for key, value in record.sysctls.items() if sysctl.family_of(key) == family})
 
 
 def _do_all(steps: list[Callable[[], list[str]]]) -> list[str]:
@@ -98,14 +105,22 @@ def _others(own_queue: int | None) -> list[int]:
     return [number for number in bound_queues() if number not in own]
 
 
-def _stop_steering(family: int, own_queue: int | None) -> list[str]:
+def _stop_kernel(part: Steering | Offloading, own_queue: int | None) -> list[str]:
     """Remove the chains that rewrite; while another program has a queue bound, they only lose what is in them."""
-    steering = Steering(family)
     others = _others(own_queue)
-    if others and steering.empty():
-        return [f"the table {steering.name} is empty but stays: queue {others[0]} is in use, and removing it would "
+    if others and part.empty():
+        return [f"the table {part.name} is empty but stays: queue {others[0]} is in use, and removing it would "
                 "drop its packets"]
-    return [f"table {steering.name} removed"] if steering.take_out() else []
+    return [f"table {part.name} removed"] if part.take_out() else []
+
+
+def _end_flows(family: int) -> list[str]:
+    """Have conntrack forget the flows to offloaded services; without rules no new ones begin."""
+    services = set_named(rules.SETS[family].offload_vip, family).members()
+    if not services:
+        return []
+    count = flows.forget(family, lambda flow: flow.is_translated and (flow.protocol, flow.vip, flow.vport) in services)
+    return [f"flows of offloaded services that end: {count}"]
 
 
 def _destroy_sets(family: int) -> list[str]:
@@ -144,6 +159,7 @@ def _remove_unrecorded() -> list[str]:
     lines = []
     for family in (AF_INET, AF_INET6):
         lines += [line for tables in iptables.installed(family) for line in remove_rules(tables, family)]
-        lines += _stop_steering(family, None)
+        lines += _stop_kernel(Steering(family), None) + _stop_kernel(Offloading(family), None)
+        lines += _end_flows(family)
         lines += _destroy_sets(family)
     return lines

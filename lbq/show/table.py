@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 
-from lbq.losses import DROPPED, PASSED
+from lbq.losses import DROPPED, OFFLOADED, PASSED
 from lbq.show import ipvs
 
 OWN_FLAGS = ("end-deleted", "move-quiesced", "ops-replies")     # what ipvsadm does not know
@@ -101,6 +101,9 @@ def _outcomes(counters: dict, queue: dict | None) -> Iterator[str]:
         yield _count("connections that a packet of their client's started over", counters["started_over"],
                      "started_over")
     yield _count(f"connections now (of at most {counters['connections_max']})", counters["connections"])
+    for name, words in OFFLOADED.items():
+        if counters.get(name):
+            yield _count(words, counters[name], name)
     if queue is not None:
         yield _count("waiting in the kernel's queue", queue["waiting"])
 

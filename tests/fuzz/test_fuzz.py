@@ -18,7 +18,8 @@ FULL_SECONDS = 1800
 SECONDS = int(os.environ.get("LBQ_FUZZ_SECONDS") or (FULL_SECONDS if os.environ.get("LBQ_FULL") == "1" else 100))
 FIRST = int(os.environ.get("LBQ_FUZZ_FIRST") or 0)
 PROCESSES = 2
-SHARES = {"packets": 0.40, "alone": 0.10, "netlink": 0.22, "control": 0.10, "cuts": 0.08, "words": 0.05, "files": 0.05}
+SHARES = {"packets": 0.36, "alone": 0.10, "netlink": 0.22, "control": 0.10, "cuts": 0.08, "words": 0.05, "files": 0.05,
+          "conntrack": 0.04}
 MOST_GROWN_KIB = 64 << 10       # in the second half of the time
 PLAYED: Counter = Counter()
 

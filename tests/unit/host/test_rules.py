@@ -122,6 +122,25 @@ def test_steered_services_have_rules_of_their_own_once_there_is_one_behind_all_o
         assert "-steer" in lines[-1] and not any("-steer" in line for line in lines[:-3])
 
 
+def test_offloaded_services_have_rules_of_their_own_before_all_others():
+    """What conntrack is to carry must not be untracked because the VIP, or the server, is another service's, too."""
+    text = rules.install_text(AF_INET, 3, True, {}, [7], every_port=True, offloaded=True)
+    more = set(text.splitlines()) - set(rules.install_text(AF_INET, 3, True, {}, [7], every_port=True).splitlines())
+
+    assert more == {
+        ":LBQ-OFFLOAD - [0:0]",
+        "-A LBQ-NOTRACK -m set --match-set lbq-vip-offload dst,dst -j RETURN",
+        "-A LBQ-REQUEST -m set --match-set lbq-vip-offload dst,dst -g LBQ-OFFLOAD",
+        "-A LBQ-OFFLOAD -m conntrack --ctstate INVALID,UNTRACKED -j DROP",
+        "-A LBQ-OFFLOAD -m conntrack ! --ctstatus CONFIRMED -j NFQUEUE --queue-num 4",
+        "-A LBQ-FORWARD -m set --match-set lbq-rip-offload dst,dst -j ACCEPT",
+        "-A LBQ-FORWARD -m set --match-set lbq-rip-offload src,src -j ACCEPT"}
+    for chain in ("REQUEST", "NOTRACK", "FORWARD"):
+        assert "-offload" in next(line for line in text.splitlines() if line.startswith(f"-A LBQ-{chain}"))
+    saved = rules.parse(text.replace(" - [0:0]", " - [0:0]"))
+    assert "-X LBQ-OFFLOAD" in rules.removal_text(saved)
+
+
 def test_where_all_services_are_steered_nothing_else_is_looked_for():
     text = rules.install_text(AF_INET, 3, True, {}, whole=False, steered=True)
 
@@ -188,7 +207,7 @@ def test_nothing_of_ours_means_nothing_to_remove():
 
 
 def test_removing_what_was_installed_leaves_no_line_of_it():
-    installed = rules.parse(rules.install_text(AF_INET6, 0, True, {}).replace("-I ", "-A "))
+    installed = rules.parse(rules.install_text(AF_INET6, 0, True, {}, offloaded=True).replace("-I ", "-A "))
 
     text = rules.removal_text(installed)
 
