@@ -10,7 +10,7 @@ Four chains, whatever the number of servers, right behind the hooks of mangle wh
 in them can be said with, and is listed by, the ``nft`` program.  With NAT the bits of the number are taken out of the
 mark again, so that routing rules and the user's own see the mark that was there.
 
-Kernel: include/uapi/linux/netfilter/nf_tables.h; nft_payload.c, nft_payload_set_eval(); nf_dup_ipv4.c.
+Kernel: nft_payload.c, nft_payload_set_eval(); nf_dup_ipv4.c, nf_dup_ipv6.c.
 """
 from __future__ import annotations
 
@@ -20,23 +20,9 @@ import struct
 from typing import NamedTuple
 
 from lbq.errors import HostError
-from lbq.host.netlink import (
-    BITS,
-    NETLINK_NETFILTER,
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_EXCL,
-    address_bytes,
-    ask,
-    attribute,
-    nested,
-    netfilter,
-    number,
-    text,
-    transact,
-    walk,
-)
-from lbq.host.nftables import NAMES, NFNL_SUBSYS_NFTABLES, tables
+from lbq.host import nft
+from lbq.host.netlink import address_bytes, number, transact
+from lbq.host.nftables import NFNL_SUBSYS_NFTABLES
 from lbq.model import AF_INET, NAT, TUN
 from lbq.netlink import MARK_MASK, OWN_MARK
 
@@ -44,37 +30,11 @@ TABLE = "lbq-steer"
 PRIORITY = -145             # behind mangle, whose is -150
 LARGEST = 65535             # numbers
 
-NEWTABLE, DELTABLE, NEWCHAIN, NEWRULE, DELRULE, NEWSET, GETSET, DELSET, NEWELEM, DELELEM = (
-    NFNL_SUBSYS_NFTABLES << 8 | message for message in (0, 2, 3, 6, 8, 9, 10, 11, 12, 14))
-NLM_F_APPEND = 0x800
-
-# Attributes, by what they are of.
-TABLE_NAME = 1
-CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_TYPE = 1, 3, 4, 7
-HOOK_NUMBER, HOOK_PRIORITY = 1, 2
-RULE_TABLE, RULE_CHAIN, RULE_EXPRESSIONS = 1, 2, 4
-SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LENGTH, SET_DATA_TYPE, SET_DATA_LENGTH, SET_DESC, SET_ID = (
-    1, 2, 3, 4, 5, 6, 7, 9, 10)
-DESC_SIZE = 1
-ELEMENTS_TABLE, ELEMENTS_SET, ELEMENTS = 1, 2, 3
-ELEMENT_KEY, ELEMENT_DATA = 1, 2
-LIST_ITEM, DATA_VALUE, DATA_VERDICT, VERDICT_CODE = 1, 1, 2, 1
-EXPRESSION_NAME, EXPRESSION_DATA = 1, 2
-
-IS_MAP = 0x8
-TYPE_MARK, TYPE_SERVICE = 19, 13    # nft's own numbers, which the kernel only keeps
-TYPE_ADDRESS = {4: 7, 16: 8}                        # by length in bytes
-META_MARK = 3
-VERDICT_REGISTER = 0
 NUMBER, FOUND = 8, 9        # 32-bit registers: the number, and what is looked up by it
 NETWORK_HEADER, TRANSPORT_HEADER = 1, 2
 INET_CHECKSUM, FOLLOW_CHECKSUM = 1, 1               # the IP header's own; and that of TCP or UDP, too
 ADDRESS_AT = {True: {4: 16, 16: 24}, False: {4: 12, 16: 8}}     # is it the destination's? by length
 PORT_AT = {True: 2, False: 0}
-PREROUTING, LOCAL_IN, LOCAL_OUT, POSTROUTING = 0, 1, 3, 4
-NF_DROP, NF_ACCEPT = 0, 1
-EQUAL = 0
-
 RIP, RPORT, DIRECT, VIP, VPORT = MAPS = "rip", "rport", "direct", "vip", "vport"
 
 
@@ -94,7 +54,7 @@ class Steering:
     def __init__(self, family: int, mask: int = MARK_MASK):
         self.family = family
         self.mask = mask
-        self.length = BITS[family] // 8                 # of an address, bytes
+        self.table = nft.Table(family, TABLE)
         self.shift = (mask & -mask).bit_length() - 1
         self.is_in = False
 
@@ -102,78 +62,70 @@ class Steering:
         """Return what this kernel lacks, "" for nothing; all is made and removed again in one step, in no hook."""
         if self.is_in:
             return ""
-        table = TABLE + "-probe"
+        table = nft.Table(self.family, TABLE + "-probe")
         try:
             transact(NFNL_SUBSYS_NFTABLES, [
-                self._message(NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, text(TABLE_NAME, table)),
-                *(self._map(name, table) for name in MAPS),
-                self._message(NEWCHAIN, NLM_F_CREATE, text(CHAIN_TABLE, table) + text(CHAIN_NAME, "probe")),
-                *(self._rule("probe", rule, table) for rule in (*self._requests(), *self._replies())),
-                self._message(DELTABLE, 0, text(TABLE_NAME, table))])
+                table.create(), *(self._map(table, name) for name in MAPS), table.chain("probe"),
+                *(table.rule("probe", rule) for rule in (*self._requests(), *self._replies())), table.delete()])
         except OSError as error:
             return f"this kernel's nf_tables cannot do it ({os.strerror(error.errno)})"
         return ""
 
     def put_in(self) -> None:
         """Make table, maps and chains; those of a killed director go, as nothing is told by their numbers any more."""
-        there = TABLE in tables(self.family)
-        messages = [self._message(DELTABLE, 0, text(TABLE_NAME, TABLE))] if there else []
-        messages += [self._message(NEWTABLE, NLM_F_CREATE, text(TABLE_NAME, TABLE)), *map(self._map, MAPS)]
+        messages = [self.table.delete()] if self.table.is_there() else []
+        messages += [self.table.create(), *(self._map(self.table, name) for name in MAPS)]
         requests, replies = self._requests(), self._replies()
-        for name, hook, kind, rules in (("prerouting", PREROUTING, "filter", requests),
-                                        ("output", LOCAL_OUT, "route", requests),
-                                        ("input", LOCAL_IN, "filter", replies),
-                                        ("postrouting", POSTROUTING, "filter", replies)):
-            messages.append(self._chain(name, hook, kind))
-            messages += [self._rule(name, rule) for rule in rules]
+        for name, hook, kind, rules in (("prerouting", nft.PREROUTING, "filter", requests),
+                                        ("output", nft.LOCAL_OUT, "route", requests),
+                                        ("input", nft.LOCAL_IN, "filter", replies),
+                                        ("postrouting", nft.POSTROUTING, "filter", replies)):
+            messages.append(self.table.chain(name, hook, kind, PRIORITY))
+            messages += [self.table.rule(name, rule) for rule in rules]
         self._transact("put in the rules that rewrite for", messages)
         self.is_in = True
 
     def take_out(self) -> bool:
         """Remove everything; return False when there is nothing."""
         self.is_in = False
-        if TABLE not in tables(self.family):
+        if not self.table.is_there():
             return False
-        self._transact("take out the rules that rewrite for", [self._message(DELTABLE, 0, text(TABLE_NAME, TABLE))])
+        self._transact("take out the rules that rewrite for", [self.table.delete()])
         return True
-
-    @property
-    def name(self) -> str:
-        """Return what ``nft`` calls the table."""
-        return f"{NAMES[self.family]} {TABLE}"
 
     def empty(self) -> bool:
         """Take everything out of the chains, and the maps away; return False when there is nothing."""
-        if TABLE not in tables(self.family):
+        if not self.table.is_there():
             return False
-        self._transact("empty the rules that rewrite for", [
-            self._message(DELRULE, 0, text(RULE_TABLE, TABLE)),
-            *(self._message(DELSET, 0, text(SET_TABLE, TABLE) + text(SET_NAME, name)) for name in self._maps())])
+        self._transact("empty the rules that rewrite for", self.table.empty())
         return True
 
     def add(self, steer: int, target: Target) -> None:
         """Let the kernel know the number *steer*."""
-        self._transact("add a real server of", [self._elements(NEWELEM, NLM_F_CREATE | NLM_F_EXCL, name, steer, value)
+        self._transact("add a real server of", [self.table.add_element(name, self._key(steer), value)
                                                 for name, value in self._values(target)])
 
     def remove(self, steer: int, target: Target) -> None:
         """Let the kernel forget the number *steer*, which was *target*."""
-        self._transact("remove a real server of", [self._elements(DELELEM, 0, name, steer, None)
+        self._transact("remove a real server of", [self.table.delete_element(name, self._key(steer))
                                                    for name, _ in self._values(target)])
 
-    def _maps(self) -> list[str]:
-        """Return the names of the table's maps."""
-        bodies = ask(NETLINK_NETFILTER, GETSET, netfilter(self.family) + text(SET_TABLE, TABLE), NLM_F_DUMP)
-        return [dict(walk(body[4:]))[SET_NAME].rstrip(b"\0").decode() for body in bodies]
+    def _key(self, steer: int) -> bytes:
+        return struct.pack("=I", steer << self.shift)
 
     def _values(self, target: Target) -> list[tuple[str, bytes]]:
         """Return which map has what for a number."""
         if target.mode == TUN:
             return []               # lbq asks for the whole packet then
+        rip, vip = address_bytes(target.rip, self.family), address_bytes(target.vip, self.family)
         if target.mode != NAT:
-            return [(DIRECT, address_bytes(target.rip, self.family))]
-        return [(RIP, address_bytes(target.rip, self.family)), (RPORT, struct.pack(">H", target.rport)),
-                (VIP, address_bytes(target.vip, self.family)), (VPORT, struct.pack(">H", target.vport))]
+            return [(DIRECT, rip)]
+        return [(RIP, rip), (RPORT, struct.pack(">H", target.rport)),
+                (VIP, vip), (VPORT, struct.pack(">H", target.vport))]
+
+    def _map(self, table: nft.Table, name: str) -> nft.Message:
+        data = (nft.TYPE_SERVICE, 2) if name in (RPORT, VPORT) else (table.address_type, table.length)
+        return table.mark_map(name, MAPS.index(name) + 1, *data, LARGEST)
 
     # ---- Rules --------------------------------------------------------------------------------------------
 
@@ -185,72 +137,30 @@ class Steering:
 
     def _others(self) -> list[bytes]:
         """Return the expressions that let a packet go on which has no number: most packets of most hosts."""
-        return [*self._number(),
-                _expression("cmp", number(1, NUMBER), number(2, EQUAL), nested(3, attribute(DATA_VALUE, bytes(4)))),
-                _verdict(NF_ACCEPT)]
+        return [*nft.load_mark(NUMBER, self.mask), nft.only_if(NUMBER, bytes(4)), nft.verdict(nft.NF_ACCEPT)]
 
     def _rewrite(self, address_map: str, port_map: str, *, is_request: bool) -> list[bytes]:
         """Return the expressions that write the address and port which the maps have for the packet's number."""
+        length = self.table.length
         checksum = (number(6, INET_CHECKSUM), number(7, 10)) if self.family == AF_INET else ()
-        return [*self._number(), _look_up(address_map),
-                _expression("payload", number(5, FOUND), number(2, NETWORK_HEADER),
-                            number(3, ADDRESS_AT[is_request][self.length]), number(4, self.length), *checksum,
-                            number(8, FOLLOW_CHECKSUM)),
+        return [*nft.load_mark(NUMBER, self.mask), _look_up(address_map),
+                nft.expression("payload", number(5, FOUND), number(2, NETWORK_HEADER),
+                               number(3, ADDRESS_AT[is_request][length]), number(4, length), *checksum,
+                               number(8, FOLLOW_CHECKSUM)),
                 _look_up(port_map),
-                _expression("payload", number(5, FOUND), number(2, TRANSPORT_HEADER), number(3, PORT_AT[is_request]),
-                            number(4, 2), number(8, FOLLOW_CHECKSUM)),
-                *self._give_mark_back()]
+                nft.expression("payload", number(5, FOUND), number(2, TRANSPORT_HEADER),
+                               number(3, PORT_AT[is_request]), number(4, 2), number(8, FOLLOW_CHECKSUM)),
+                *nft.load_mark(NUMBER, ~self.mask & 0xFFFFFFFF), nft.store_mark(NUMBER)]
 
     def _send_direct(self) -> list[bytes]:
-        """Return the expressions that send the packet to the machine which the map has for its number."""
-        own = nested(2, attribute(DATA_VALUE, struct.pack("=I", OWN_MARK)))     # the copy meets the rules of OUTPUT
-        return [*self._number(), _look_up(DIRECT),
-                _expression("immediate", number(1, NUMBER), own),
-                _expression("meta", number(3, NUMBER), number(2, META_MARK)),
-                _expression("dup", number(1, FOUND)), _verdict(NF_DROP)]
+        """Return the expressions that send the packet to the machine which the map has for its number.
 
-    def _number(self) -> list[bytes]:
-        """Return the expressions that take the packet's number out of its mark."""
-        return [_expression("meta", number(1, NUMBER), number(2, META_MARK)), self._mask(self.mask)]
+        The copy meets the rules of OUTPUT, and must not be queued there once more.
+        """
+        return [*nft.load_mark(NUMBER, self.mask), _look_up(DIRECT), nft.load_number(NUMBER, OWN_MARK),
+                nft.store_mark(NUMBER), nft.expression("dup", number(1, FOUND)), nft.verdict(nft.NF_DROP)]
 
-    def _give_mark_back(self) -> list[bytes]:
-        return [_expression("meta", number(1, NUMBER), number(2, META_MARK)), self._mask(~self.mask & 0xFFFFFFFF),
-                _expression("meta", number(3, NUMBER), number(2, META_MARK))]
-
-    def _mask(self, mask: int) -> bytes:
-        return _expression("bitwise", number(1, NUMBER), number(2, NUMBER), number(3, 4),
-                           nested(4, attribute(DATA_VALUE, struct.pack("=I", mask))),
-                           nested(5, attribute(DATA_VALUE, bytes(4))))
-
-    # ---- Messages -----------------------------------------------------------------------------------------
-
-    def _map(self, name: str, table: str = TABLE) -> tuple:
-        data_type, data_length = ((TYPE_SERVICE, 2) if name in (RPORT, VPORT)
-                                  else (TYPE_ADDRESS[self.length], self.length))
-        return self._message(NEWSET, NLM_F_CREATE, text(SET_TABLE, table) + text(SET_NAME, name)
-                             + number(SET_FLAGS, IS_MAP) + number(SET_KEY_TYPE, TYPE_MARK) + number(SET_KEY_LENGTH, 4)
-                             + number(SET_DATA_TYPE, data_type) + number(SET_DATA_LENGTH, data_length)
-                             + nested(SET_DESC, number(DESC_SIZE, LARGEST)) + number(SET_ID, MAPS.index(name) + 1))
-
-    def _chain(self, name: str, hook: int, kind: str) -> tuple:
-        place = nested(CHAIN_HOOK, number(HOOK_NUMBER, hook), number(HOOK_PRIORITY, PRIORITY & 0xFFFFFFFF))
-        return self._message(NEWCHAIN, NLM_F_CREATE, text(CHAIN_TABLE, TABLE) + text(CHAIN_NAME, name) + place
-                             + text(CHAIN_TYPE, kind))
-
-    def _rule(self, chain: str, expressions: list[bytes], table: str = TABLE) -> tuple:
-        return self._message(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, text(RULE_TABLE, table) + text(RULE_CHAIN, chain)
-                             + nested(RULE_EXPRESSIONS, *expressions))
-
-    def _elements(self, message: int, flags: int, name: str, steer: int, value: bytes | None) -> tuple:
-        key = nested(ELEMENT_KEY, attribute(DATA_VALUE, struct.pack("=I", steer << self.shift)))
-        data = b"" if value is None else nested(ELEMENT_DATA, attribute(DATA_VALUE, value))
-        return self._message(message, flags, text(ELEMENTS_TABLE, TABLE) + text(ELEMENTS_SET, name)
-                             + nested(ELEMENTS, nested(LIST_ITEM, key, data)))
-
-    def _message(self, kind: int, flags: int, body: bytes) -> tuple:
-        return kind, flags, netfilter(self.family) + body
-
-    def _transact(self, attempt: str, messages: list[tuple]) -> None:
+    def _transact(self, attempt: str, messages: list[nft.Message]) -> None:
         if not messages:
             return
         try:
@@ -258,20 +168,9 @@ class Steering:
         except OSError as error:
             cure = ("this kernel lacks what that needs (nf_tables with maps, and nft_dup for DR)"
                     if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL) else "nothing was changed")
-            raise HostError(f"cannot {attempt} steered services ({NAMES[self.family]}): {os.strerror(error.errno)}; "
+            raise HostError(f"cannot {attempt} steered services ({self.table}): {os.strerror(error.errno)}; "
                             f"{cure}; use --data-path rewrite") from error
 
 
 def _look_up(name: str) -> bytes:
-    """Return the expression that looks the number up; a packet whose number is not in the map meets the next rule."""
-    return _expression("lookup", text(1, name), number(2, NUMBER), number(3, FOUND), number(4, MAPS.index(name) + 1))
-
-
-def _verdict(code: int) -> bytes:
-    """Return the expression that ends the chain with netfilter's verdict *code*."""
-    return _expression("immediate", number(1, VERDICT_REGISTER),
-                       nested(2, nested(DATA_VERDICT, number(VERDICT_CODE, code))))
-
-
-def _expression(name: str, *attributes: bytes) -> bytes:
-    return nested(LIST_ITEM, text(EXPRESSION_NAME, name), nested(EXPRESSION_DATA, *attributes))
+    return nft.look_up(name, MAPS.index(name) + 1, NUMBER, FOUND)

@@ -109,9 +109,9 @@ def _stop_kernel(part: Steering | Offloading, own_queue: int | None) -> list[str
     """Remove the chains that rewrite; while another program has a queue bound, they only lose what is in them."""
     others = _others(own_queue)
     if others and part.empty():
-        return [f"the table {part.name} is empty but stays: queue {others[0]} is in use, and removing it would "
+        return [f"the table {part.table} is empty but stays: queue {others[0]} is in use, and removing it would "
                 "drop its packets"]
-    return [f"table {part.name} removed"] if part.take_out() else []
+    return [f"table {part.table} removed"] if part.take_out() else []
 
 
 def _end_flows(family: int) -> list[str]:

@@ -14,8 +14,9 @@ LEAST_A_SECOND = 10         # requests; a test that hardly asked proves nothing
 LEAST_CHANGES_A_SECOND = 1
 GROWTH = {"front": 1 << 20, "worker": 512 << 10}        # bytes: more than that is no noise
 # Counters that also tell something else: a SYN-ACK that comes twice when a busy machine was late (bad sums are counted
-# apart), and a sender's own packets that are too large once it has heard of a tunnel's smaller MTU.
-NOT_BROKEN = ("TcpInErrs", "IpFragFails", "Ip6FragFails")
+# apart), also when its timestamp is older than what has come since, and a sender's own packets that are too large once
+# it has heard of a tunnel's smaller MTU.
+NOT_BROKEN = ("TcpInErrs", "TcpPAWSEstab", "IpFragFails", "Ip6FragFails")
 COMPLAINT = re.compile(r"warning|error|Traceback", re.IGNORECASE)
 EXPECTED_IN_LOG = re.compile(r"the real server of its connection was deleted|not the first packet of a connection|"
                              r"no real server yet|replies of no known connection|no virtual service yet|"
