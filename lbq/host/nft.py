@@ -7,8 +7,11 @@ Kernel: include/uapi/linux/netfilter/nf_tables.h; net/netfilter/nf_tables_api.c.
 """
 from __future__ import annotations
 
+import errno
+import os
 import struct
 
+from lbq.errors import HostError
 from lbq.host.netlink import (
     BITS,
     NETLINK_NETFILTER,
@@ -21,6 +24,7 @@ from lbq.host.netlink import (
     netfilter,
     number,
     text,
+    transact,
     walk,
 )
 from lbq.host.nftables import NAMES, NFNL_SUBSYS_NFTABLES, tables
@@ -146,6 +150,65 @@ class Table:
 
     def _message(self, kind: int, flags: int, body: bytes) -> Message:
         return kind, flags, netfilter(self.family) + body
+
+
+class NumberedServers:
+    """What the rules of steering and of offloading have in common: a table of ours that knows servers by a number.
+
+    *name* is the table's, *mask* the bits of a mark that a number has, *what* the services whose packets it concerns,
+    and *needs* what of nf_tables that takes, in words.
+    """
+
+    def __init__(self, family: int, name: str, mask: int, what: str, needs: str):
+        self.family = family
+        self.mask = mask
+        self.table = Table(family, name)
+        self.what, self.needs = what, needs
+        self.shift = (mask & -mask).bit_length() - 1
+        self.is_in = False
+
+    def take_out(self) -> bool:
+        """Remove everything; return False when there is nothing."""
+        self.is_in = False
+        if not self.table.is_there():
+            return False
+        self.transact("take out the rules for", [self.table.delete()])
+        return True
+
+    def empty(self) -> bool:
+        """Take everything out of the chains, and the maps away; return False when there is nothing."""
+        if not self.table.is_there():
+            return False
+        self.transact("empty the rules for", self.table.empty())
+        return True
+
+    def key(self, steer: int) -> bytes:
+        """Return the mark that tells the number *steer*, as maps have it."""
+        return struct.pack("=I", steer << self.shift)
+
+    def transact(self, attempt: str, messages: list[Message]) -> None:
+        """Apply *messages*, all or none; raises HostError that says what was attempted."""
+        if not messages:
+            return
+        try:
+            transact(NFNL_SUBSYS_NFTABLES, messages)
+        except OSError as error:
+            raise self.cannot(attempt, error) from error
+
+    def cannot(self, attempt: str, error: OSError) -> HostError:
+        """Return what says that *attempt* failed."""
+        cure = (f"this kernel lacks what that needs ({self.needs})"
+                if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL) else "nothing was changed")
+        return HostError(f"cannot {attempt} {self.what} services ({self.table}): {os.strerror(error.errno)}; {cure}; "
+                         "use --data-path rewrite")
+
+    def lacks(self, messages: list[Message]) -> str:
+        """Return why the kernel does not take *messages*, which leave nothing behind; "" when it does."""
+        try:
+            transact(NFNL_SUBSYS_NFTABLES, messages)
+        except OSError as error:
+            return f"this kernel's nf_tables cannot do it ({os.strerror(error.errno)})"
+        return ""
 
 
 def _size_and_identity(size: int, identity: int) -> bytes:

@@ -13,12 +13,9 @@ Kernel: include/uapi/linux/netfilter/nf_tables.h; nft_nat.c, nft_ct.c; nf_nat_co
 """
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from typing import NamedTuple
 
-from lbq.errors import HostError
 from lbq.host import nft
 from lbq.host.netlink import address_bytes, attribute, nested, number, text, transact
 from lbq.host.nftables import NFNL_SUBSYS_NFTABLES
@@ -66,16 +63,12 @@ class Timeouts(NamedTuple):
     udp: int = DATAGRAMS
 
 
-class Offloading:
+class Offloading(nft.NumberedServers):
     """The chains, maps and timeouts of one family."""
 
     def __init__(self, family: int, mask: int = MARK_MASK):
-        self.family = family
-        self.mask = mask
-        self.table = nft.Table(family, TABLE)
-        self.shift = (mask & -mask).bit_length() - 1
+        super().__init__(family, TABLE, mask, "offloaded", "nf_tables with maps and nat")
         self.timeouts = Timeouts()
-        self.is_in = False
         self.has_timeouts = True                        # until the kernel says that it has none
         self.has_closed = False                         # the chains for deleted servers are there
         self.closed: set[Target] = set()
@@ -88,14 +81,10 @@ class Offloading:
         if self.is_in:
             return ""
         table = nft.Table(self.family, TABLE + "-probe")
-        try:
-            transact(NFNL_SUBSYS_NFTABLES, [
-                table.create(), *(self._set(table, name) for name in SETS), table.chain("probe"),
-                table.rule("probe", self._drop_closed()), table.chain("nat", nft.PREROUTING, "nat", NAT_PRIORITY),
-                table.rule("nat", self._translate(TCP, with_timeouts=False)), table.delete()])
-        except OSError as error:
-            return f"this kernel's nf_tables cannot do it ({os.strerror(error.errno)})"
-        return ""
+        return self.lacks([
+            table.create(), *(self._set(table, name) for name in SETS), table.chain("probe"),
+            table.rule("probe", self._drop_closed()), table.chain("nat", nft.PREROUTING, "nat", NAT_PRIORITY),
+            table.rule("nat", self._translate(TCP, with_timeouts=False)), table.delete()])
 
     def put_in(self) -> None:
         """Make table, maps and chains; what a killed director has left there is taken over, but for numbers."""
@@ -110,39 +99,24 @@ class Offloading:
                     self.is_in, self.has_closed = True, False
                     self.closed = set()
                     return
-        raise self._cannot("put in the rules of", failure) from failure
-
-    def take_out(self) -> bool:
-        """Remove everything; return False when there is nothing."""
-        self.is_in = False
-        if not self.table.is_there():
-            return False
-        self._transact("take out the rules of", [self.table.delete()])
-        return True
-
-    def empty(self) -> bool:
-        """Take everything out of the chains, and the maps away; return False when there is nothing."""
-        if not self.table.is_there():
-            return False
-        self._transact("empty the rules of", self.table.empty())
-        return True
+        raise self.cannot("put in the rules for", failure) from failure
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Give flows that begin from now on other timeouts."""
         self.timeouts = timeouts
         if self.is_in and self.has_timeouts:
-            self._transact("change the timeouts of", [
+            self.transact("change the timeouts of", [
                 *(self.table.delete_rules(name) for name in ("prerouting", "output")), *self._rules()])
 
     def add(self, steer: int, target: Target) -> None:
         """Let the kernel know the number *steer*."""
-        self._transact("add a real server of", [
-            self.table.add_element(name, self._key(steer), value) for name, value in (
+        self.transact("add a real server of", [
+            self.table.add_element(name, self.key(steer), value) for name, value in (
                 (RIP, address_bytes(target.rip, self.family)), (RPORT, struct.pack(">H", target.rport)))])
 
     def remove(self, steer: int, target: Target) -> None:
         """Let the kernel forget the number *steer*, which was *target*."""
-        self._transact("remove a real server of", [self.table.delete_element(name, self._key(steer))
+        self.transact("remove a real server of", [self.table.delete_element(name, self.key(steer))
                                                    for name in (RIP, RPORT)])
         self.open(target)
 
@@ -156,14 +130,14 @@ class Offloading:
                 messages += [self.table.chain(name, hook, "filter", CLOSED_PRIORITY),
                              self.table.rule(name, self._drop_closed())]
         messages.append(self.table.add_element(GONE, self._flows_to(target), flags=0))
-        self._transact("close a real server of", messages)
+        self.transact("close a real server of", messages)
         self.has_closed = True
         self.closed.add(target)
 
     def open(self, target: Target) -> None:
         """Let the flows to *target* go on."""
         if target in self.closed:
-            self._transact("open a real server of", [self.table.delete_element(GONE, self._flows_to(target))])
+            self.transact("open a real server of", [self.table.delete_element(GONE, self._flows_to(target))])
             self.closed.discard(target)
 
     # ---- Rules --------------------------------------------------------------------------------------------
@@ -240,26 +214,11 @@ class Offloading:
         data = (nft.TYPE_SERVICE, 2) if name == RPORT else (table.address_type, table.length)
         return table.mark_map(name, identity, *data, LARGEST)
 
-    def _key(self, steer: int) -> bytes:
-        return struct.pack("=I", steer << self.shift)
-
     def _flows_to(self, target: Target) -> bytes:
         """Return the member of the set *gone* that a deleted server is."""
         return (struct.pack("=B3x", target.protocol) + address_bytes(target.vip, self.family)
                 + struct.pack(">H2x", target.vport) + address_bytes(target.rip, self.family)
                 + struct.pack(">H2x", target.rport))
-
-    def _transact(self, attempt: str, messages: list[nft.Message]) -> None:
-        try:
-            transact(NFNL_SUBSYS_NFTABLES, messages)
-        except OSError as error:
-            raise self._cannot(attempt, error) from error
-
-    def _cannot(self, attempt: str, error: OSError) -> HostError:
-        cure = ("this kernel lacks what that needs (nf_tables with maps and nat)"
-                if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL) else "nothing was changed")
-        return HostError(f"cannot {attempt} offloaded services ({self.table}): {os.strerror(error.errno)}; "
-                         f"{cure}; use --data-path rewrite")
 
 
 def _look_up(name: str, found: int | None = None) -> bytes:

@@ -14,15 +14,11 @@ Kernel: nft_payload.c, nft_payload_set_eval(); nf_dup_ipv4.c, nf_dup_ipv6.c.
 """
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from typing import NamedTuple
 
-from lbq.errors import HostError
 from lbq.host import nft
-from lbq.host.netlink import address_bytes, number, transact
-from lbq.host.nftables import NFNL_SUBSYS_NFTABLES
+from lbq.host.netlink import address_bytes, number
 from lbq.model import AF_INET, NAT, TUN
 from lbq.netlink import MARK_MASK, OWN_MARK
 
@@ -48,28 +44,20 @@ class Target(NamedTuple):
     mode: int
 
 
-class Steering:
+class Steering(nft.NumberedServers):
     """The chains and maps of one family."""
 
     def __init__(self, family: int, mask: int = MARK_MASK):
-        self.family = family
-        self.mask = mask
-        self.table = nft.Table(family, TABLE)
-        self.shift = (mask & -mask).bit_length() - 1
-        self.is_in = False
+        super().__init__(family, TABLE, mask, "steered", "nf_tables with maps, and nft_dup for DR")
 
     def probe(self) -> str:
         """Return what this kernel lacks, "" for nothing; all is made and removed again in one step, in no hook."""
         if self.is_in:
             return ""
         table = nft.Table(self.family, TABLE + "-probe")
-        try:
-            transact(NFNL_SUBSYS_NFTABLES, [
-                table.create(), *(self._map(table, name) for name in MAPS), table.chain("probe"),
-                *(table.rule("probe", rule) for rule in (*self._requests(), *self._replies())), table.delete()])
-        except OSError as error:
-            return f"this kernel's nf_tables cannot do it ({os.strerror(error.errno)})"
-        return ""
+        return self.lacks([
+            table.create(), *(self._map(table, name) for name in MAPS), table.chain("probe"),
+            *(table.rule("probe", rule) for rule in (*self._requests(), *self._replies())), table.delete()])
 
     def put_in(self) -> None:
         """Make table, maps and chains; those of a killed director go, as nothing is told by their numbers any more."""
@@ -82,36 +70,18 @@ class Steering:
                                         ("postrouting", nft.POSTROUTING, "filter", replies)):
             messages.append(self.table.chain(name, hook, kind, PRIORITY))
             messages += [self.table.rule(name, rule) for rule in rules]
-        self._transact("put in the rules that rewrite for", messages)
+        self.transact("put in the rules for", messages)
         self.is_in = True
-
-    def take_out(self) -> bool:
-        """Remove everything; return False when there is nothing."""
-        self.is_in = False
-        if not self.table.is_there():
-            return False
-        self._transact("take out the rules that rewrite for", [self.table.delete()])
-        return True
-
-    def empty(self) -> bool:
-        """Take everything out of the chains, and the maps away; return False when there is nothing."""
-        if not self.table.is_there():
-            return False
-        self._transact("empty the rules that rewrite for", self.table.empty())
-        return True
 
     def add(self, steer: int, target: Target) -> None:
         """Let the kernel know the number *steer*."""
-        self._transact("add a real server of", [self.table.add_element(name, self._key(steer), value)
+        self.transact("add a real server of", [self.table.add_element(name, self.key(steer), value)
                                                 for name, value in self._values(target)])
 
     def remove(self, steer: int, target: Target) -> None:
         """Let the kernel forget the number *steer*, which was *target*."""
-        self._transact("remove a real server of", [self.table.delete_element(name, self._key(steer))
+        self.transact("remove a real server of", [self.table.delete_element(name, self.key(steer))
                                                    for name, _ in self._values(target)])
-
-    def _key(self, steer: int) -> bytes:
-        return struct.pack("=I", steer << self.shift)
 
     def _values(self, target: Target) -> list[tuple[str, bytes]]:
         """Return which map has what for a number."""
@@ -159,17 +129,6 @@ class Steering:
         """
         return [*nft.load_mark(NUMBER, self.mask), _look_up(DIRECT), nft.load_number(NUMBER, OWN_MARK),
                 nft.store_mark(NUMBER), nft.expression("dup", number(1, FOUND)), nft.verdict(nft.NF_DROP)]
-
-    def _transact(self, attempt: str, messages: list[nft.Message]) -> None:
-        if not messages:
-            return
-        try:
-            transact(NFNL_SUBSYS_NFTABLES, messages)
-        except OSError as error:
-            cure = ("this kernel lacks what that needs (nf_tables with maps, and nft_dup for DR)"
-                    if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL) else "nothing was changed")
-            raise HostError(f"cannot {attempt} steered services ({self.table}): {os.strerror(error.errno)}; "
-                            f"{cure}; use --data-path rewrite") from error
 
 
 def _look_up(name: str) -> bytes:
