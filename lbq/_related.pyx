@@ -176,9 +176,9 @@ cdef class Related(Forwarding):
         for i in range(self.tunnel_count):
             server = &self.servers[self.tunnels[i]]
             if (server.address == address and tun.protocol_of(server.tunnel_type, False) == protocol and
-                    (server.tunnel_type != GUE or server.tunnel_port == quoted_port(packet, quoted))):
-                slot = self.tunnels[i]
-                break
+                    (server.tunnel_type != GUE or server.tunnel_port == quoted_port(packet, quoted)) and
+                    (slot < 0 or <int> self.tunnels[i] < slot)):
+                slot = self.tunnels[i]      # of several, as in related.py, the one in the first slot
         if slot < 0:
             return REWRITTEN
         server = &self.servers[slot]

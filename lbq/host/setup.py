@@ -145,7 +145,7 @@ class HostSetup:
         stack = self.stacks[key.family]
         with ExitStack() as undoing:
             stack.add_server(key, address, port, mode, steer, offloaded, undoing)
-            self._log(self._stop_redirects(stack, servers=[address]))
+            self._log(self._stop_redirects(stack, servers=[address] if mode == NAT else []))
             undoing.pop_all()
 
     def remove_server(self, key: ServiceKey, address: int, port: int, mode: int = NAT, steer: int = 0,

@@ -18,7 +18,7 @@ from lbq.netlink import KNOCK
 from tests.fuzz import families, mutate, packets
 from tests.fuzz.judge import adds_up
 from tests.helpers import netlink
-from tests.helpers.batches import QUEUE, Kernel
+from tests.helpers.batches import Kernel
 from tests.helpers.story import Teller
 
 BATCHES = 25
@@ -86,7 +86,8 @@ def exchange(kernel: Kernel, reference: Director, messages: list[bytes]) -> None
         packet = bytearray(queued.content or b"")
         verdict = reference.handle(packet, queued.hook, queued.form, queued.out_device, time.monotonic_ns(),
                                    queued.truncated, queued.mark)
-        expected.append(netlink.Verdict(QUEUE, queued.packet_id, verdict.action,
+        queue = struct.unpack_from("!H", message, 18)[0]        # where the packet waits, as the message says
+        expected.append(netlink.Verdict(queue, queued.packet_id, verdict.action,
                                         bytes(packet) if verdict.changed else None,
                                         0 if verdict.unmarked else None))
     seen = kernel.exchange(messages)

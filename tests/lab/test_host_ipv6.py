@@ -13,7 +13,7 @@ from lbq import realserver
 from lbq.grammar import parse_address
 from lbq.host import addresses
 from lbq.host.routes import NO_ROUTE, Routes, largest_mtu
-from lbq.model import AF_INET, AF_INET6, NAT
+from lbq.model import AF_INET, AF_INET6, NAT, TUN
 from tests.helpers.namespaces import (
     IPV4,
     IPV6,
@@ -188,6 +188,17 @@ def test_the_way_to_a_server_is_told_with_mtu_source_and_mac(hosts):
     assert director.call(largest_mtu) == 1700
     assert director.call(routes.read, [number(IPV4.rip)], AF_INET)[0][:4] == (
         number(IPV4.rip), 1500, number(IPV4.inside), device)
+
+
+@pytest.mark.parametrize(("place", "other"), [(IPV4, IPV6), (IPV6, IPV4)], ids=["4-in-6", "6-in-4"])
+def test_a_tunnels_end_of_the_other_family_comes_and_goes_while_a_director_runs(hosts, place, other):
+    _, director, _ = hosts
+    setup = install(director, "nft", place)
+    end = place.service, number(other.rip), 80, TUN
+
+    director.call(setup.add_server, *end)
+    director.call(setup.remove_server, *end)
+    director.call(setup.undo)
 
 
 def test_a_neighbour_that_has_long_been_silent_is_asked_again(hosts):
