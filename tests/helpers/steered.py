@@ -23,7 +23,8 @@ class Steered:
     def __init__(self, *args, **options):
         self.fast = FastDirector(*args, **options)
         self.targets: dict[int, tuple] = {}     # number -> RIP, rport, VIP, vport
-        self.twice = dict.fromkeys(("packets", "bytes", "accepted", "passed_whole"), 0)
+        # A scheduler that has no server for a long packet is asked twice, and a user's own may fail twice.
+        self.twice = dict.fromkeys(("packets", "bytes", "accepted", "passed_whole", "scheduler_errors"), 0)
         self.local: set[int] = set()
         self.only_whole = False         # a server with a number was made one of DR: who sends what, the lab shows
 
