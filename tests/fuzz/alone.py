@@ -11,6 +11,7 @@ from collections import Counter
 from lbq._fastpath import FastDirector
 from tests.fuzz import families, packets
 from tests.fuzz.judge import adds_up
+from tests.helpers.steered import Steered
 from tests.helpers.story import Step, Teller
 
 LOOKED_AT = 50      # steps between two looks at the counters
@@ -22,7 +23,8 @@ def play(seed: int, counted: Counter, tell=None) -> None:
     choose = random.Random(seed)
     corpus = families.of_case(seed)
     profile = choose.choice(("new", "classic"))
-    teller = Teller(FastDirector(max_connections=choose.choice((3, 40, 1000)), profile=profile))
+    kind = choose.choice((FastDirector, Steered))       # the second sees headers only
+    teller = Teller(kind(max_connections=choose.choice((3, 40, 1000)), profile=profile))
     for number, step in enumerate(random_ones(choose, packets.steps(choose, corpus, teller.engine, seed))):
         if tell:
             tell(step)

@@ -29,7 +29,7 @@ CHECKSUM = {TCP: (16, 2), UDP: (6, 2), SCTP: (8, 4)}     # where in the transpor
 SCTP_INIT, SCTP_ABORT = 1, 6
 FTP_DATA = 20
 FIELDS = conntrack.FIELDS
-OUTCOMES = ("rewritten", "forwarded", *(f"passed_{reason}" for reason in PASSED),
+OUTCOMES = ("rewritten", "forwarded", *(f"passed_{reason}" for reason in PASSED if reason != "whole"),
             *(f"dropped_{reason}" for reason in DROPPED))
 NOT_UNDERSTOOD = ("dropped_truncated", "dropped_malformed", "dropped_fragment")
 
