@@ -302,17 +302,24 @@ def check_service(service: ServiceKey, settings: ServiceWords) -> None:
     if settings.ops_replies and service.fwmark:
         raise ConfigError(f"{format_service(service)}: --ops-replies needs a VIP for answers to come from, and a "
                           "firewall mark has none")
-    reason = steering_refused(service, ops=settings.ops) if settings.data_path == "steer" else ""
-    if reason:
-        raise ConfigError(f"{format_service(service)} cannot be steered: {reason}; use --data-path rewrite")
-    reason = offloading_refused(service, settings) if settings.data_path == "offload" else ""
-    if reason:
-        raise ConfigError(f"{format_service(service)} cannot be offloaded: {reason}; use --data-path rewrite")
+    check_service_on_data_path(service, settings)
     known = flag_names(settings.scheduler or DEFAULT)
     for flag in settings.scheduler_flags or []:
         if flag not in flag_bits(settings.scheduler or DEFAULT):
             raise ConfigError(f"scheduler {settings.scheduler or DEFAULT} has no flag {flag}"
                               + (f"; it has {', '.join(known)}" if known else ""))
+
+
+def check_service_on_data_path(service: ServiceKey, settings: ServiceWords) -> None:
+    """Raise ConfigError, with the reason, when the kernel cannot do what the data path of *service* leaves to it."""
+    if settings.data_path == "steer":
+        what, reason = "steered", steering_refused(service, ops=settings.ops)
+    elif settings.data_path == "offload":
+        what, reason = "offloaded", offloading_refused(service, settings)
+    else:
+        return
+    if reason:
+        raise ConfigError(f"{format_service(service)} cannot be {what}: {reason}; use --data-path rewrite")
 
 
 def steering_refused(service: ServiceKey, *, ops: bool | None = False) -> str:

@@ -64,6 +64,7 @@ from lbq.options import (
     auto_refused,
     check_data_path,
     check_service,
+    check_service_on_data_path,
     check_steered,
     data_path_of,
     largest_number,
@@ -199,9 +200,10 @@ class Operations:
         return self.services[key].data_path == "offload"
 
     async def _resolved(self, key: ServiceKey, words: ServiceWords) -> ServiceWords:
-        """Return *words* with the data path that ``auto`` stands for here, and say why."""
+        """Return *words* with a data path that *key* can have: the director's when none is said, one for ``auto``."""
         words = _merged(ServiceWords(data_path=self.facts.get("data_path", DATA_PATHS[0])), words)
         if words.data_path != "auto":
+            check_service_on_data_path(key, words)
             return words
         reason = (steering_refused(key, ops=words.ops)
                   or auto_refused(words.mode, self.facts["engine"], self.facts["queue"]))
@@ -242,6 +244,11 @@ class Operations:
         if self._is_offloaded(place[0]):
             self.offloads.add(place)
         return self.steers[place]
+
+    def _check_offloaded(self, key: ServiceKey, words: ServerWords) -> None:
+        """Raise ConfigError for what conntrack cannot do, whoever asks: of a steered service lbq would do it itself."""
+        if self._is_offloaded(key):
+            check_steered("offload", words)
 
     def _check_tracked(self, place: Membership, mode: int) -> None:
         """Raise ConfigError when conntrack would have to track one service's packets of a server, and not another's."""
@@ -585,6 +592,7 @@ class Operations:
             raise ConfigError(f"real server {format_endpoint(address, port, family)} has been deleted from "
                               f"{format_service(key)} when that had another data path, and is not forgotten yet; end "
                               "its connections (lbq end) and try again in some minutes")
+        self._check_offloaded(key, words)
         self._check_tracked(place, words.mode)
         before = None if former is None else self._way(place, former)
         number = self.steers.pop(place, 0)
@@ -623,6 +631,7 @@ class Operations:
 
     async def change_server(self, place: Membership, words: ServerWords) -> None:
         """Give a server that is there other settings, all of them."""
+        self._check_offloaded(place[0], words)
         before, way = self._way(place, self.servers[place]), self._way(place, words)
         if way != before:
             await self.host.call("add_server", *place[:3], *way)

@@ -811,3 +811,39 @@ def test_the_reference_engine_steers_nothing(story):
     with pytest.raises(ConfigError, match="--engine reference rewrites every packet itself"):
         asyncio.run(operations.add_service(STEERED, data_path="steer"))
     assert operations.services == {}
+
+
+def with_default(story, data_path) -> Operations:
+    """Return a director with LBQ_DATA_PATH set."""
+    facts = {"queue": 5, "engine": "fast", "mark_mask": 0x300, "data_path": data_path}
+    return Operations(FakeProcess(story), FakeHost(story), facts)
+
+
+@pytest.mark.parametrize("data_path", ["steer", "offload"])
+def test_a_data_path_by_default_is_refused_like_one_that_is_said(story, data_path):
+    """Also to ipvsadm, which says nothing about it, and to a director that starts."""
+    operations = with_default(story, data_path)
+    key = parse_service("sctp:192.168.10.1:80")
+    words = operations.new_service(AF_INET)
+    words.data_path = None
+
+    with pytest.raises(ConfigError, match=r"sctp:192\.168\.10\.1:80 cannot be (steered|offloaded): the kernel"):
+        asyncio.run(operations.put_service(key, words))
+    with pytest.raises(ConfigError, match="cannot be"):
+        asyncio.run(operations.begin(key, ServiceWords(scheduler="wlc", mode="nat"), [], {}))
+    assert operations.services == {} and not [line for line in story if line[0] == "engine"]
+
+
+def test_ipvsadm_adds_no_server_that_conntrack_cannot_serve(story):
+    operations = with_default(story, "offload")
+    operations.process.answers["timeouts"] = 900, 120, 300
+    asyncio.run(operations.add_service(STEERED))
+    server = parse_server("192.168.20.1,mode=nat", STEERED_KEY)
+    words = server._replace(weight=1, upper=0, lower=0, tunnel=0, tunnel_port=0, tunnel_csum=0)
+    asyncio.run(operations.put_server((*PLACE, AF_INET), words))
+    story.clear()
+
+    for change in (operations.put_server, operations.change_server):
+        with pytest.raises(ConfigError, match="cannot be offloaded: conntrack rewrites"):
+            asyncio.run(change((*PLACE, AF_INET), words._replace(mode=DR)))
+    assert story == [] and operations.servers[(*PLACE, AF_INET)] == words
