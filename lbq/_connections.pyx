@@ -19,7 +19,7 @@ from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_MIXE
                              Key, drop_entry, enter, find, fold6, give_back, hash_key, link_entry, next_due,
                              set_deadline, take_entry, unlink_entry, wheel_add, wheel_remove)
 from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
-                          PASSED_NO_SERVICE, PASSED_NOT_OPENING, PASSED_WHOLE, REWRITTEN, SCTP, TCP, UDP, Packet,
+                          PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet,
                           client_key, reply_key)
 from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, OPS, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6,
                          SERVER_OFFLOADED, Address6, ServerLink, ServerSlot, ServiceSlot, Slots, place_address)
@@ -414,8 +414,6 @@ cdef class Connections(Slots):
             return PASSED_NO_SERVICE
         service -= 1
         place = &self.service_slots[service]
-        if packet.headers_only and (self.settings.drop_rate or packet.source_port == 0 or one_packet(place, packet)):
-            return PASSED_WHOLE                 # for these, two looks are two decisions
         if self.settings.drop_rate:
             self.settings.drop_counter -= 1
             if self.settings.drop_counter <= 0:

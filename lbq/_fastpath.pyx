@@ -78,7 +78,7 @@ cdef enum:
     FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
     NAT = 0
     REUSE_FIN_WAIT = 2              # in conn_reuse_mode
-    HEADERS = 128                   # bytes of a packet that the kernel rewrites; IPv4's and TCP's headers have 120
+    HEADERS = 128                   # bytes that are seen of a longer packet; IPv4's and TCP's headers have 120
 
 OUTCOME_NAMES = (
     "rewritten", "forwarded", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
@@ -137,7 +137,7 @@ cdef class FastDirector(Offload):
                uint32_t mark=0, int headers=0):
         """Decide about one packet as ``run`` would; it is rewritten in place.
 
-        *headers* > 0: only so many bytes are seen, and the kernel rewrites the packet, told the verdict's number.
+        *headers* > 0: only so many bytes are seen, and the kernel rewrites a longer one, told the verdict's number.
         """
         cdef Packet one
         memset(&one, 0, sizeof(one))
@@ -151,7 +151,7 @@ cdef class FastDirector(Offload):
         one.queued.out_device = out_device
         one.queued.mark = mark
         one.queued.truncated = truncated or one.queued.length < one.queued.whole
-        one.headers_only = headers > 0
+        one.headers_only = one.queued.length < one.queued.whole
         close_bytes(one.queued.data + one.queued.length, one.queued.whole - one.queued.length + FTP_GROWTH)
         self._prepare(&one)
         self.telling = True
@@ -197,9 +197,9 @@ cdef class FastDirector(Offload):
         packet.related = False
         packet.former = packet.steer = 0
         if packet.outcome != REWRITTEN:
-            if packet.headers_only and (packet.outcome == PASSED_ICMP or packet.here < packet.length and (
-                    packet.outcome == PASSED_NOT_OURS or packet.outcome == DROPPED_MALFORMED)):
-                packet.outcome = PASSED_WHOLE       # only headers came, and more was needed
+            if packet.headers_only and (packet.outcome == PASSED_ICMP or packet.outcome == PASSED_NOT_OURS or
+                                        packet.outcome == DROPPED_MALFORMED):
+                packet.outcome = PASSED_WHOLE       # more is needed
             return
         if packet.reply:
             key = reply_key(packet)
@@ -278,7 +278,7 @@ cdef class FastDirector(Offload):
         if packet.protocol == TCP and packet.flags & tcp.RST or (
                 packet.protocol == SCTP and packet.flags == sctp.EVENT_ABORT):
             return PASSED_NO_CONNECTION
-        if packet.here < packet.length:
+        if packet.headers_only:
             return PASSED_WHOLE
         # From us, not from a client who is elsewhere.
         self.refuse(packet, NULL, icmp.NO_SERVER, 0, now,
@@ -308,12 +308,12 @@ cdef class FastDirector(Offload):
             elif self._may_move(entry, packet):
                 former, may_stay, number = number, True, 0
         if number == 0:
+            if packet.headers_only:         # before anything is decided, for that is done once
+                return PASSED_WHOLE
             outcome = self.admit(packet, now, &number)
             if outcome == DROPPED_NO_SERVER and may_stay:
                 number, former, outcome = former, 0, REWRITTEN      # there is no better one
             packet.former = former
-            if outcome == PASSED_WHOLE or (outcome == DROPPED_NO_SERVER and packet.here < packet.length):
-                return PASSED_WHOLE             # nothing is ended yet; the answer quotes all of it
             if outcome == DROPPED_NO_SERVER:
                 self.refuse(packet, NULL, icmp.NO_SERVER, 0, now, NULL)
             if former and ends:             # now: the kernel's scheduler, too, still counts it
@@ -506,7 +506,8 @@ cdef class FastDirector(Offload):
                     self.counted.verdict_errors += 1
                 continue
             read_message(message, self.messages[i].msg_len, &self.batch[n].queued)
-            self.batch[n].headers_only = self.batch[n].queued.queue == self.headers_queue
+            packet = &self.batch[n]
+            packet.headers_only = packet.queued.truncated and packet.queued.queue == self.headers_queue
             close_around(message, &self.batch[n].queued)
             self._prepare(&self.batch[n])
             self.batch[n].message = message

@@ -181,7 +181,7 @@ cdef class Forwarding(Connections):
         """
         cdef unsigned char *data = packet.queued.data
         cdef unsigned char *source = <unsigned char *> packet.destination6
-        if packet.related or self.answer_length or packet.here < packet.length:
+        if packet.related or self.answer_length or packet.headers_only:
             return False
         if not self._may_answer(packet, reason, now):
             self.icmp_limited += 1

@@ -53,7 +53,7 @@ cdef struct Packet:
     Queued queued
     unsigned char *message          # the netlink message it came in
     int length                      # of the IP packet
-    int here                        # bytes of it that are here: all, but for a headers_only packet
+    int here                        # bytes of it that are here: all, but of a headers_only packet
     int header                      # where the transport's header starts
     int protocol
     int family
@@ -64,7 +64,7 @@ cdef struct Packet:
     int destination_port
     const uint8_t *source6          # an IPv6 address, 16 bytes
     const uint8_t *destination6
-    bint headers_only               # the kernel kept the rest: it rewrites the packet, told by a mark
+    bint headers_only               # the kernel kept the rest, and rewrites the packet when a mark tells it how
     uint32_t steer                  # the number in that mark; 0: none
     bint reply                      # from a real server
     bint related                    # not itself here: an ICMP error quotes it

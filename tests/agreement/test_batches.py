@@ -94,7 +94,7 @@ def test_a_payload_without_room_for_a_verdict_before_it_is_no_packet(kernel):
 
 
 def test_packets_of_both_queues_in_one_batch_go_back_to_where_they_wait(kernel):
-    """Those of the queue behind are answered with the server's number in the mark, whose other bits stay."""
+    """Long ones of the queue behind are answered with the server's number in the mark, whose other bits stay."""
     director = kernel.director
     director.take_headers(QUEUE + 1, 0x00FFFF00)
     director.add_service(key(WEB), "rr")
@@ -112,20 +112,22 @@ def test_packets_of_both_queues_in_one_batch_go_back_to_where_they_wait(kernel):
                                netlink.packet_message(5, long, 0, 0, 0, False)])
 
     assert [(each.queue, each.packet_id, each.action & 0xFF, each.mark) for each in answers] == [
-        (QUEUE, 1, 1, None), (QUEUE + 1, 2, 1, 0x81032107), (QUEUE + 1, 3, 1, 0x81032107),
+        (QUEUE, 1, 1, None), (QUEUE + 1, 2, 1, None), (QUEUE + 1, 3, 1, 0x81032107),
         (QUEUE + 1, 4, 0, None), (QUEUE, 5, 1, None)]
-    assert [each.payload is None for each in answers] == [False, True, True, True, False]
+    assert [each.payload is None for each in answers] == [False, False, True, True, False]
     counted = engines.servers(director, WEB)["192.168.20.1:80"]["stats"]
     assert counted["bytes_in"] == 2 * len(syn) + 2 * len(long)
 
 
 def test_what_must_be_seen_whole_is_queued_once_more(kernel):
     kernel.director.take_headers(QUEUE + 1, 0x00FFFF00)
-    add_service(kernel.director, WEB, "192.168.20.1:80")        # which the kernel knows no number of
+    add_service(kernel.director, WEB, "192.168.20.1:80")
+    opening = client().tcp("S", bytes(5000)).packet
 
     answer, = kernel.exchange([netlink.message(
-        netlink.attribute(netlink.PACKET_HDR, bytes(7)) + netlink.attribute(netlink.PAYLOAD, client().syn().packet),
-        QUEUE + 1)])
+        netlink.attribute(netlink.PACKET_HDR, bytes(7))
+        + netlink.attribute(netlink.CAP_LEN, len(opening).to_bytes(4, "big"))
+        + netlink.attribute(netlink.PAYLOAD, opening[:128]), QUEUE + 1)])
 
     assert (answer.queue, answer.action, answer.mark) == (QUEUE + 1, 3 | QUEUE << 16, None)
 

@@ -17,6 +17,7 @@ from lbq.model import AF_INET
 from tests.fuzz import families, mutate
 from tests.fuzz.judge import Judge
 from tests.helpers.engines import FORWARD, LOCAL_IN, LOCAL_OUT, NS, POSTROUTING, PREROUTING
+from tests.helpers.steered import Steered
 from tests.helpers.story import JUMPS, Step, Teller, story
 
 STEPS = 600             # of a case
@@ -36,7 +37,8 @@ def play(seed: int, counted: Counter, tell=None) -> None:
     choose = random.Random(seed)
     corpus = families.of_case(seed)
     options = {"max_connections": choose.choice((3, 40, 1000, 1000)), "profile": choose.choice(("new", "classic"))}
-    reference, fast = Teller(Director(**options)), Teller(FastDirector(**options))
+    kind = choose.choice((FastDirector, FastDirector, Steered))
+    reference, fast = Teller(Director(**options)), Teller(kind(**options))
     judge = Judge(reference.engine, fast.engine)
     for number, step in enumerate(steps(choose, corpus, reference.engine, seed)):
         if tell:

@@ -21,7 +21,6 @@ if not PURE:
 
     ENGINES["fast"] = FastDirector
     ENGINES["steered"] = Steered
-DIRECTORS = {name: ENGINES[name] for name in ENGINES if name != "steered"}      # what is played live beside a kernel
 
 PREROUTING, LOCAL_IN, FORWARD, LOCAL_OUT, POSTROUTING = range(5)
 LOOPBACK = 1

@@ -1,4 +1,4 @@
-"""The fast director seen through headers only, and the kernel's part in it: whoever is told a number rewrites.
+"""The fast director seeing only headers of long packets, and the kernel's part in it: who is told a number rewrites.
 
 What the rules of host/steering.py do, this does with ``modes/nat.py``; the lab holds one against the other.  So every
 case of the packet suite and every decision of the kernel's is held against the data path ``steer``, too.
@@ -6,13 +6,13 @@ case of the packet suite and every decision of the kernel's is held against the 
 from __future__ import annotations
 
 from lbq._fastpath import FastDirector
-from lbq.model import AF_INET6, DR, NAT, Verdict, packed
+from lbq.model import AF_INET, AF_INET6, DR, NAT, Verdict, packed
 from lbq.modes import nat
 from lbq.options import steering_refused
 from lbq.outcomes import QUEUE
 from lbq.packet import find_transport
 
-HEADERS = 128
+HEADERS = 60            # those of IPv6 and TCP without options; the real 128 would leave most of the packets here whole
 REPLY_HOOKS = (1, 4)
 LOCAL_IN, LOOPBACK = 1, 1
 
@@ -23,9 +23,8 @@ class Steered:
     def __init__(self, *args, **options):
         self.fast = FastDirector(*args, **options)
         self.targets: dict[int, tuple] = {}     # number -> RIP, rport, VIP, vport
-        # A scheduler that has no server for a long packet is asked twice, and a user's own may fail twice.
-        self.twice = dict.fromkeys(("packets", "bytes", "accepted", "passed_whole", "scheduler_errors"), 0)
-        self.local: set[int] = set()
+        self.twice = dict.fromkeys(("packets", "bytes", "accepted", "passed_whole"), 0)
+        self.local: dict[int, set[int]] = {}    # this host's addresses, by family
         self.only_whole = False         # a server with a number was made one of DR: who sends what, the lab shows
 
     def __getattr__(self, name: str):
@@ -33,12 +32,12 @@ class Steered:
 
     def set_local_addresses(self, addresses) -> None:
         """Remember which servers are this host: what goes there is delivered, not segmented."""
-        self.local |= set(addresses)
+        self.local[AF_INET] = set(addresses)
         self.fast.set_local_addresses(addresses)
 
     def set_local_addresses6(self, addresses) -> None:
         """Likewise."""
-        self.local |= set(addresses)
+        self.local[AF_INET6] = set(addresses)
         self.fast.set_local_addresses6(addresses)
 
     def set_server(self, key, address, port, weight, mode=NAT, *others, **options) -> None:
@@ -79,8 +78,9 @@ class Steered:
                  vport: int) -> None:
         reply = hook in REPLY_HOOKS
         address, port = (vip, vport) if reply else (rip, rport)
-        delivered_here = hook == LOCAL_IN or out_device == LOOPBACK if reply else rip in self.local
-        if packet[0] >> 4 == 6:
+        family = AF_INET6 if packet[0] >> 4 == 6 else AF_INET
+        delivered_here = hook == LOCAL_IN or out_device == LOOPBACK if reply else rip in self.local.get(family, ())
+        if family == AF_INET6:
             found = find_transport(packet, 0, len(packet))
             rewrite = nat.to_client6 if reply else nat.to_real_server6
             rewrite(packet, found & 0xFF, found >> 10, 40 + int.from_bytes(packet[4:6], "big"),

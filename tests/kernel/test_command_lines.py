@@ -16,7 +16,7 @@ import pytest
 
 from lbq.show import ipvs
 from tests.helpers import transcripts
-from tests.helpers.engines import DIRECTORS
+from tests.helpers.engines import ENGINES
 from tests.helpers.local_director import LocalDirector
 from tests.helpers.namespaces import machines
 from tests.helpers.processes import director_in
@@ -53,7 +53,7 @@ def no_name_server(monkeypatch):
 def test_command_lines_are_answered_as_by_the_real_tool():
     for given, transcript in session.transcripts("classic", sequences(SEED, LINES), "command_agent",
                                                       STEP_SECONDS):
-        for name, engine in DIRECTORS.items():
+        for name, engine in ENGINES.items():
             compare(given, transcript, name, engine)
 
     assert not COMMANDS.differences, "\n".join(COMMANDS.differences[:SHOWN])

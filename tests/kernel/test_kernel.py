@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.engines import DIRECTORS
+from tests.helpers.engines import ENGINES
 from tests.kernel.ipv6 import told
 from tests.kernel.report import FULL, REPORTS, Report
 from tests.kernel.scenarios import scenarios
@@ -36,7 +36,7 @@ def wanted(kind: str, family: int) -> int:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kind", "family"), FULL)
 def test_lbq_does_what_the_kernel_does(kind, family):
-    report = REPORTS[kind, family] = Report(kind, DIRECTORS, family)
+    report = REPORTS[kind, family] = Report(kind, ENGINES, family)
     stories = told(scenarios(SEED, wanted(kind, family) * ASKED[family] // 25), family, kind)
     for scenario, transcript in transcripts(kind, stories):
         report.add(scenario, transcript)
@@ -49,7 +49,7 @@ def test_lbq_does_what_the_kernel_does(kind, family):
 
 def shortened(difference, kind: str) -> str:
     """Return what differs in the shortest scenario that shows it, and where that was left."""
-    scenario, what = shrink(difference.scenario, kind, {difference.engine: DIRECTORS[difference.engine]})
+    scenario, what = shrink(difference.scenario, kind, {difference.engine: ENGINES[difference.engine]})
     if scenario is difference.scenario:
         what += f": {difference}"
     path = KEEP / f"lbq-kernel-{kind}-{scenario['seed']}.json"

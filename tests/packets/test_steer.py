@@ -1,4 +1,4 @@
-"""Packets of which only headers come: the number that the kernel rewrites them by, and what must be seen whole.
+"""Long packets of which only headers come: the number that the kernel rewrites them by, and what must be seen whole.
 
 What is decided about them is held against the other directors by every other case: ``tests/helpers/steered.py``.
 """
@@ -33,8 +33,15 @@ def serve(director, service, real_server, mode=NAT, steer=NUMBER, flags=0):
     director.add_server(key(service), *endpoint(real_server), 1, mode, 0, 0, Tunnel(), None, steer)
 
 
+def opened(director, seen, headers=HEADERS):
+    """Have a connection opened by a short packet, which is here and so rewritten as ever."""
+    assert director.handle(bytearray(seen.packet), seen.hook, out_device=seen.out_device, headers=headers).steer == 0
+    assert director.statistics()["conns"] == 1
+
+
 def handled(director, seen, headers=HEADERS):
-    """Return the verdict on a packet, which must not have been touched."""
+    """Return the verdict on a packet that is longer than what is seen of it, and so must not have been touched."""
+    assert len(seen.packet) > headers
     packet = bytearray(seen.packet)
     verdict = director.handle(packet, seen.hook, out_device=seen.out_device, headers=headers)
     assert packet == seen.packet
@@ -47,7 +54,7 @@ def test_request_and_reply_are_answered_with_the_servers_number(director, servic
     serve(director, service, real_server)
     vip = service.removeprefix("tcp:")
 
-    assert handled(director, client(cip, vip).syn())[:2] == (ACCEPT, False)
+    opened(director, client(cip, vip).syn())
     for seen in (client(cip, vip).ack(PAYLOAD), server(real_server, cip).ack(PAYLOAD)):
         before = director.statistics()
         verdict = handled(director, seen)
@@ -58,26 +65,47 @@ def test_request_and_reply_are_answered_with_the_servers_number(director, servic
     assert counted["bytes_in"] - counted["bytes_out"] == len(client(cip, vip).syn().packet)
 
 
+def test_what_is_here_whole_is_rewritten_here(director):
+    serve(director, WEB, "192.168.20.1:8080")
+    syn, synack = client().syn(), server("192.168.20.1:8080").synack()
+
+    for seen in (syn, synack):
+        packet = bytearray(seen.packet)
+        verdict = director.handle(packet, seen.hook, headers=HEADERS)
+        assert (verdict.changed, verdict.steer) == (True, 0)
+        assert packet != seen.packet
+    assert director.statistics()["passed_whole"] == 0
+
+
 def test_a_server_without_a_number_is_served_whole_and_counts_once(director):
     serve(director, WEB, "192.168.20.1:8080", steer=0)
-    syn = client().syn()
+    opened(director, client().syn())
+    seen = client().ack(PAYLOAD)
 
-    assert handled(director, syn).action == QUEUE
-    packet = bytearray(syn.packet)
-    assert director.handle(packet, syn.hook).changed
-    assert handled(director, server("192.168.20.1:8080").synack()).action == QUEUE
+    assert handled(director, seen).action == QUEUE
+    assert director.handle(bytearray(seen.packet), seen.hook).changed
+    assert handled(director, server("192.168.20.1:8080").ack(PAYLOAD)).action == QUEUE
     counted = director.statistics()
     assert (counted["passed_whole"], counted["conns"]) == (2, 1)
-    assert engines.servers(director, WEB)["192.168.20.1:8080"]["stats"]["packets_in"] == 1
+    assert engines.servers(director, WEB)["192.168.20.1:8080"]["stats"]["packets_in"] == 2
+
+
+def test_what_begins_a_connection_is_seen_whole_before_anything_is_decided(director):
+    serve(director, WEB, "192.168.20.1:80")
+    before = engines.servers(director, WEB)
+
+    assert handled(director, client().tcp("S", PAYLOAD)).action == QUEUE
+    assert (engines.servers(director, WEB), director.statistics()["conns"]) == (before, 0)
 
 
 def test_a_packet_whose_headers_are_too_long_is_asked_for_whole(director):
     serve(director, WEB6, "[2001:db8:5::1]:80")
     options = (60, bytes([6, 15]) + bytes(126))     # destination options of 128 bytes
-    long = client("[2001:db8:c:1::9]:40000", "[2001:db8:1::1]:80", extensions=[options]).syn()
+    long = client("[2001:db8:c:1::9]:40000", "[2001:db8:1::1]:80", extensions=[options]).ack(PAYLOAD)
+    opened(director, client("[2001:db8:c:1::9]:40000", "[2001:db8:1::1]:80").syn())
 
     assert handled(director, long).action == QUEUE
-    assert handled(director, long, headers=len(long.packet)).steer == NUMBER
+    assert handled(director, long, headers=200).steer == NUMBER
 
 
 @pytest.mark.parametrize("length", range(20, 40))
@@ -91,13 +119,13 @@ def test_a_broken_packet_that_is_here_is_dropped(director):
     serve(director, WEB, "192.168.20.1:80")
 
     short = client().syn().cut(30).with_byte(3, 30)
-    assert handled(director, short).action == DROP
+    assert director.handle(bytearray(short.packet), short.hook, headers=HEADERS).action == DROP
     assert director.statistics()["dropped_malformed"] == 1
 
 
 def test_icmp_is_seen_whole(director):
     serve(director, WEB, "192.168.20.1:80")
-    packet = bytearray(bytes.fromhex("4500001c000000004001") + bytes(18))
+    packet = bytearray(bytes.fromhex("450000c8000000004001") + bytes(190))
 
     assert director.handle(packet, 0, headers=HEADERS).action == QUEUE
 
@@ -105,25 +133,27 @@ def test_icmp_is_seen_whole(director):
 def test_dr_steers_what_the_kernels_copy_leaves_as_it_is(director):
     """That copy has DF set, and of the host's own packets no lower TTL (nf_dup_ipv4.c)."""
     serve(director, WEB, "192.168.20.1:80", DR)
-    opening = client().syn()
+    opened(director, client().syn())
+    seen = client().ack(PAYLOAD)
 
-    assert handled(director, opening.with_byte(6, 0)).action == QUEUE
-    verdict = handled(director, opening.with_byte(6, DONT_FRAGMENT))
+    assert handled(director, seen.with_byte(6, 0)).action == QUEUE
+    verdict = handled(director, seen.with_byte(6, DONT_FRAGMENT))
     assert (verdict.action, verdict.steer, verdict.sent) == (ACCEPT, NUMBER, ())
-    assert director.statistics()["forwarded"] == 1
-    assert handled(director, local_client().syn().with_byte(6, DONT_FRAGMENT)).action == QUEUE
+    assert director.statistics()["forwarded"] == 2
+    assert handled(director, local_client().ack(PAYLOAD).with_byte(6, DONT_FRAGMENT)).action == QUEUE
 
 
 def test_a_tunnel_is_seen_whole(director):
     serve(director, WEB, "192.168.20.1:80", TUN)
+    opened(director, client().syn())
 
-    assert handled(director, client().syn()).action == QUEUE
+    assert handled(director, client().ack(PAYLOAD)).action == QUEUE
 
 
 @pytest.mark.parametrize(("mtu", "ttl"), [(600, 64), (-1, 64), (1500, 1)])
 def test_what_is_answered_with_an_error_that_quotes_it_is_seen_whole(director, mtu, ttl):
     serve(director, WEB, "192.168.20.1:80")
-    handled(director, client().syn())
+    opened(director, client().syn())
     director.set_routes([(address("192.168.20.1"), mtu, address("192.168.20.254"), 2, "")])
     before = engines.servers(director, WEB)["192.168.20.1:80"]["stats"]
 
@@ -135,7 +165,7 @@ def test_what_no_server_can_take_is_seen_whole_unless_all_of_it_is_here(director
     director.add_service(key(WEB), "rr")
 
     assert handled(director, client().tcp("S", PAYLOAD)).action == QUEUE
-    assert handled(director, client().syn()).answer is not None
+    assert director.handle(bytearray(client().syn().packet), 0, headers=HEADERS).answer is not None
 
 
 def test_one_packet_scheduling_sees_every_datagram_whole_and_schedules_it_once(director):
@@ -150,8 +180,8 @@ def test_one_packet_scheduling_sees_every_datagram_whole_and_schedules_it_once(d
 
 def test_a_server_that_comes_back_may_have_another_number(director):
     serve(director, WEB, "192.168.20.1:80")
-    handled(director, client().syn())
+    opened(director, client().syn())
     director.delete_server(key(WEB), *endpoint("192.168.20.1:80"))
     director.add_server(key(WEB), *endpoint("192.168.20.1:80"), 1, NAT, 0, 0, Tunnel(), None, 9)
 
-    assert handled(director, client().ack()).steer == 9
+    assert handled(director, client().ack(PAYLOAD)).steer == 9
