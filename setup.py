@@ -39,6 +39,7 @@ COMPILED = [
     "lbq/schedulers/lblc.py",
     "lbq/schedulers/lblcr.py",
     "lbq/schedulers/twos.py",
+    "lbq/_batch.pyx",
     "lbq/_slots.pyx",
     "lbq/_connections.pyx",
     "lbq/_forwarding.pyx",

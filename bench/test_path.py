@@ -5,6 +5,8 @@ is in ``extra_info``.
 """
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from lbq.director import Director
@@ -33,6 +35,21 @@ def test_established_packet_forwarded(benchmark, fast_director, mode, family):
     director = fast_director(100_000, mode=mode, family=family)
 
     measure_established(benchmark, director, 100_000)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_established_packet_of_workers(benchmark, fast_director, workers):
+    """What *workers* need for a packet together, while each makes the packets of its next batch beside the lock."""
+    director = fast_director(100_000)
+    director.benchmark_opening(100_000)
+    director.benchmark_workers(workers)
+
+    with ThreadPoolExecutor(workers) as threads:
+        def measure():
+            return list(threads.map(lambda number: director.benchmark_established(PACKETS, number + 1, number),
+                                    range(workers)))
+
+        benchmark.extra_info["ns"] = sum(benchmark.pedantic(measure, rounds=1)) / workers ** 2
 
 
 def measure_established(benchmark, director, flows: int) -> None:

@@ -1,37 +1,43 @@
 """The way of one packet again, at C speed: receive, parse, find, [schedule], forward, account, verdict.
 
-Read director.py first; this file tells the same story under the same headings, in six layers:
+Read director.py first; this file tells the same story under the same headings, in seven layers:
 
     _slots.pyx         what is decided by: services, servers and connections in numbered slots, and the commands
     _connections.pyx   the life of a connection: admission, persistence, states, ends
     _forwarding.pyx    DR, TUN, this host: everything that is not plain NAT
     _related.pyx       ICMP errors, FTP
     _offload.pyx       connections that conntrack carries
+    _batch.pyx         64 packets of one worker: receive, verdicts
     _fastpath.pyx      the established packet and the loop around it
 
-One thread runs ``FastDirector.run`` without the GIL: up to 64 packets per system call come in, up to 64
-verdicts per system call go out, in the order of their numbers.  The GIL is taken at one place,
-``choose``, for a new connection only (and for FTP control packets).  An established packet touches two cache lines
-of the table and those of its server and service; the lines of a whole batch are asked for before the first is used.
+A worker's thread runs without the GIL: up to 64 packets per system call come in, up to 64 verdicts per system call go
+out, in the order of their numbers.  The GIL is taken at one place, ``choose``, for a new connection only (and for
+FTP control packets).  An established packet touches two cache lines of the table and those of its server and service;
+the lines of a whole batch are asked for before the first is used.
+
+**Workers** share everything that is decided by, and decide one after the other: each receives, parses and sends
+verdicts beside the others, and holds the lock while it decides about its batch.  So a decision is the same as with one
+worker (rr in turn, templates and FTP for all, counters exact), and that is a small part of what a packet costs, most
+of which is the kernel's (docs/performance.md).  The first worker holds the lock whenever it is in Python: between two
+batches it does the front's commands.  Who holds it may wait for the GIL; who has the GIL never waits for it.
 
 Kernel: net/netfilter/nfnetlink_queue.c for the queue, net/netfilter/ipvs/ for everything decided here.
 """
-import mmap
 import os
+import threading
 cimport cython
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno as c_errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from lbq._batch cimport BATCH, HEADERS, MESSAGE_ROOM, Batch, verdict_of
 from lbq._bounds cimport close_bytes, open_bytes
 from lbq._connections cimport see
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT, FLAG_OFFLOADED, INET, INET6,
                              MODE_MASK, TICK_BITS, FlowEntry, Key, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport count_in, count_out
-from lbq._nfqueue cimport (MSG_DONTWAIT, MSG_WAITFORONE, VERDICT_ACCEPT, VERDICT_DROP, VERDICT_HEADER, VERDICT_QUEUE,
-                           Queued, iovec, is_knock, is_packet, mmsghdr, msghdr, read_message, recvmmsg, sendmsg,
-                           verdict_alone, verdict_marked, verdict_with_packet)
+from lbq._nfqueue cimport MSG_DONTWAIT, MSG_WAITFORONE, Queued
 from lbq._packet cimport (DROPPED_MALFORMED, DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE,
                           DROPPED_TRUNCATED, FORWARDED, LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP,
                           PASSED_NO_CONNECTION, PASSED_NO_SERVICE, PASSED_NOT_OURS, PASSED_REPLY, PASSED_WHOLE,
@@ -40,7 +46,7 @@ from lbq._packet cimport (DROPPED_MALFORMED, DROPPED_NAT_ICMP, DROPPED_NO_SERVER
 from lbq._offload cimport Offload
 from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, SERVER_LOCAL, Route,
                          ServerSlot, ServiceSlot)
-from lbq._transmit cimport Outgoing, send_all, sockaddr_in, sockaddr_in6
+from lbq._transmit cimport Outgoing, sockaddr_in, sockaddr_in6
 from lbq cimport packet as pkt
 from lbq.modes cimport nat
 from lbq.protocols cimport icmp, sctp, tcp
@@ -64,21 +70,22 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, timespec *now)
     int CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct sockaddr "sockaddr":
         pass
     ssize_t sendto(int fd, const void *data, size_t length, int flags, const sockaddr *to, unsigned int size)
 
 cdef enum:
-    BATCH = 64                      # messages per system call; past the knee of the curve, see docs/performance.md
-    # A packet and its attributes; an odd number of cache lines and of pages, so that the headers of 64 messages do
-    # not compete for the same sets of the caches.
-    MESSAGE_ROOM = 65536 + 4096 + 192
-    TIMERS_MS = 100                 # what waiting for packets may last: connections end meanwhile
     FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
     NAT = 0
     REUSE_FIN_WAIT = 2              # in conn_reuse_mode
-    HEADERS = 128                   # bytes that are seen of a longer packet; IPv4's and TCP's headers have 120
 
 OUTCOME_NAMES = (
     "rewritten", "forwarded", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
@@ -89,7 +96,7 @@ OUTCOME_NAMES = (
     "dropped_unsegmentable", "dropped_ftp", "dropped_icmp_checksum", "dropped_icmp_ours", "dropped_nat_icmp")
 
 cdef struct Statistics:
-    uint64_t packets, bytes, verdict_errors
+    uint64_t packets, bytes
     uint64_t outcomes[OUTCOMES]
 
 
@@ -102,19 +109,23 @@ cdef class FastDirector(Offload):
     """
     cdef Statistics counted
     cdef uint32_t looked_up                 # the table's changes when the entries of a batch were fetched ahead
-    cdef object queue_socket, raw_sockets, packet_socket, receive_memory
-    cdef int queue, queue_fd
-    cdef int headers_queue                  # of packets that the kernel rewrites; -1: none
-    cdef uint32_t mark_mask                 # what the kernel is told by,
-    cdef int mark_shift                     # from this bit on
-    cdef unsigned char *buffers
-    cdef mmsghdr messages[BATCH]
-    cdef iovec incoming[BATCH]
-    cdef iovec outgoing[BATCH]
-    cdef Packet batch[BATCH]
+    cdef list batches                       # of the workers
+    cdef Batch first                        # the one of the thread that does the front's commands
+    cdef object raw_sockets, packet_socket
+    cdef list threads                       # of the other workers
+    cdef bint many                          # are there others? then the lock is used
+    cdef bint stopping                      # they are to end
+    cdef int failed                         # one of them has, for this errno
+    cdef int endings                        # of connections, between two batches of the first worker
+    cdef pthread_mutex_t mutex
 
     def __cinit__(self):
-        self.queue_fd = self.headers_queue = -1
+        pthread_mutex_init(&self.mutex, NULL)
+        self.first = Batch()
+        self.batches = [self.first]
+        self.threads = []
+        self.endings = 2 * BATCH
+        self.box = &self.first.box
 
     def statistics(self):
         """Return all counters by name."""
@@ -123,11 +134,15 @@ cdef class FastDirector(Offload):
         named = {name: counted.outcomes[outcome] for outcome, name in enumerate(OUTCOME_NAMES)}
         accepted = sum(number for name, number in named.items()
                        if name == "rewritten" or name.startswith("passed"))
+        refused, lost = 0, 0
+        for batch in self.batches:
+            refused += (<Batch> batch).refused
+            lost += (<Batch> batch).lost
         return {"packets": counted.packets, "bytes": counted.bytes, "accepted": accepted,
                 "connections": self.table.used, "connections_max": self.table.capacity, "conns": self.conns,
                 "expired": self.expired, "started_over": self.started_over, "icmp_sent": self.icmp_sent,
-                "icmp_limited": self.icmp_limited, "verdict_errors": counted.verdict_errors,
-                "send_errors": self.send_errors,
+                "icmp_limited": self.icmp_limited, "verdict_errors": refused,
+                "send_errors": self.send_errors + lost,
                 "scheduler_errors": self.scheduler_errors + self.services.scheduler_errors, **named,
                 **self.followed_statistics()}
 
@@ -403,177 +418,161 @@ cdef class FastDirector(Offload):
 
     # ---- Receive, verdict: the loop ------------------------------------------------------------------------
 
-    def open_queue(self, int number, int queue_length=65536):
-        """Bind NFQUEUE *number* with whole packets, GSO ones unsegmented, and open the sockets of DR, TUN and ICMP."""
-        self.attach(netlink.open_queue(number, queue_length, 2 * BATCH * MESSAGE_ROOM), number)
+    def open_queue(self, int number, int queue_length=65536, int workers=1):
+        """Bind NFQUEUE *number* with whole packets, GSO ones unsegmented, and open the sockets of DR, TUN and ICMP.
+
+        Each of the *workers* has one of the queues from *number* on; all but the first run in threads of their own
+        from now on, each on a processor of its own while there are enough.
+        """
+        self.batches += [Batch() for _ in range(workers - 1)]
+        for i, batch in enumerate(self.batches):
+            batch.attach(netlink.open_queue(number + i, queue_length, 2 * BATCH * MESSAGE_ROOM), number + i)
         self.raw_sockets = netlink.open_raw()
         self.packet_socket = netlink.open_packet()
-        self.box.raw_fd = self.raw_sockets[AF_INET].fileno()
-        if AF_INET6 in self.raw_sockets:
-            self.box.raw6_fd = self.raw_sockets[AF_INET6].fileno()
-        self.box.packet_fd = self.packet_socket.fileno()
+        for batch in self.batches:
+            batch.send_by(self.packet_socket, self.raw_sockets)
+        if workers == 1:
+            return
+        self.many, self.endings = True, 2 * BATCH * workers
+        pthread_mutex_lock(&self.mutex)         # held from now on but while the first worker waits, or sends
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[0]})
+        for i in range(1, workers):
+            self.threads.append(threading.Thread(target=self._work, daemon=True,
+                                                 args=(i, processors[i % len(processors)])))
+            self.threads[-1].start()
 
     def open_headers_queue(self, int number, mark_mask, int queue_length=65536):
-        """Bind one more queue, of packets that the kernel rewrites, told by the bits *mark_mask* of their marks."""
-        netlink.add_queue(self.queue_socket, number, queue_length, HEADERS)
-        self.take_headers(number, mark_mask)
+        """Bind one more queue for each worker, of packets that the kernel rewrites.
+
+        It is told by the bits *mark_mask* of their marks.
+        """
+        for i, batch in enumerate(self.batches):
+            netlink.add_queue((<Batch> batch).queue_socket, number + i, queue_length, HEADERS)
+            batch.take_headers(number + i, mark_mask)
 
     def take_headers(self, int number, mark_mask):
         """Take queue *number* of the same socket for one whose packets come without what follows their headers."""
-        self.headers_queue = number
-        self.mark_mask = mark_mask
-        self.mark_shift = (mark_mask & -mark_mask).bit_length() - 1
+        self.first.take_headers(number, mark_mask)
 
     def attach(self, queue_socket, int number):
         """Take the packets of queue *number* from *queue_socket*; a test's may be a socket pair."""
-        queue_socket.setblocking(True)
-        netlink.wait_at_most(queue_socket, TIMERS_MS)
-        self.queue_socket = queue_socket
-        self.queue_fd = queue_socket.fileno()
-        self.queue = number
-        self._allocate_buffers()
+        self.first.attach(queue_socket, number)
 
-    def _allocate_buffers(self):
-        cdef unsigned char[::1] view
-        cdef int i
-        self.receive_memory = mmap.mmap(-1, BATCH * MESSAGE_ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        view = self.receive_memory
-        self.buffers = &view[0]
-        for i in range(BATCH):
-            self.incoming[i].iov_base = self.buffers + i * MESSAGE_ROOM
-            self.incoming[i].iov_len = MESSAGE_ROOM
-            self.messages[i].msg_hdr.msg_iov = &self.incoming[i]
-            self.messages[i].msg_hdr.msg_iovlen = 1
+    def close(self):
+        """End the other workers; packets in their queues get no answer any more."""
+        self.stopping = True
+        if self.many:
+            pthread_mutex_unlock(&self.mutex)
+        for thread in self.threads:
+            thread.join()
+        self.threads.clear()
+        if self.many:
+            pthread_mutex_lock(&self.mutex)
 
     def port(self):
         """Return the number that ``netlink.Door`` finds the queue's socket by."""
-        return self.queue_socket.getsockname()[0]
+        return self.first.queue_socket.getsockname()[0]
 
     def run(self, int wake_fd):
         """Handle packets until *wake_fd* is readable."""
         cdef int error
         self.in_loop = True
         with nogil:
-            error = self._run(wake_fd)
+            error = self._run(self.first, wake_fd)
         if error:
-            raise HostError(f"cannot receive from NFQUEUE {self.queue}: {os.strerror(error)}; is CAP_NET_ADMIN gone?")
+            raise HostError(f"cannot receive from NFQUEUE {self.first.queue}: {os.strerror(error)}; "
+                            "is CAP_NET_ADMIN gone?")
 
-    cdef int _run(self, int wake_fd) noexcept nogil:
+    def _work(self, int number, int processor):
+        """Be worker *number*, on this *processor*, until the director is closed."""
+        cdef Batch batch = self.batches[number]
+        cdef int error
+        os.sched_setaffinity(0, {processor})
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            error = self._run(batch, -1)
+            if error:
+                self.failed = error
+            pthread_mutex_unlock(&self.mutex)
+
+    cdef int _run(self, Batch batch, int wake_fd) noexcept nogil:
         """Take packets as they come: while there are some, two system calls a batch and no other.
 
-        Who wants something writes to *wake_fd* and knocks (``netlink.Door``), which ends the waiting for a packet.
+        Who wants something of the first worker writes to *wake_fd* and knocks (``netlink.Door``), which ends the
+        waiting for a packet; to the others it is -1.  The lock is held at the begin and at the end.
         """
         cdef pollfd asked
-        cdef int count, budget = 0                  # it does not wait before it has looked who is asking
+        cdef int count, i, budget = 0               # it does not wait before it has looked who is asking
         cdef uint64_t now = coarse_now(), checked = 0
-        cdef bint knocked, follows = False
+        cdef bint is_first = batch is self.first, knocked, follows = False, at_once
         asked.fd, asked.events = wake_fd, POLLIN
         while True:
+            at_once = is_first and (self.go_on(now) or budget <= 0) or follows
+            self._unlock()
             # Once there is one, for no others: MSG_WAITFORONE.  SO_RCVTIMEO ends the waiting, for timers may be due.
-            count = recvmmsg(self.queue_fd, self.messages, BATCH,
-                             MSG_DONTWAIT if self.go_on(now) or budget <= 0 or follows else MSG_WAITFORONE, NULL)
+            count = batch.receive(MSG_DONTWAIT if at_once else MSG_WAITFORONE)
             if count < 0 and c_errno != EAGAIN and c_errno != EINTR and c_errno != ENOBUFS and c_errno != ENOMEM:
-                return c_errno
+                i = c_errno
+                self._lock()
+                return i
             now = coarse_now()
+            knocked = batch.read(count)
+            for i in range(batch.count):
+                self._prepare(&batch.packets[i])
+            self._lock()
             if self.events_fd >= 0:
                 follows = self.follow(now)          # what conntrack did before these packets came
-            knocked = count > 0 and self._handle_batch(count, now)
-            budget = 2 * BATCH                      # a batch may make BATCH connections; it must end more than it makes
+            if batch.count:
+                self.box = &batch.box
+                self._sweep(batch, now)
+                self._unlock()
+                batch.answer()
+                self._lock()
+            if not is_first:
+                if self.stopping:
+                    return 0
+                continue
+            budget = self.endings                   # a batch may make BATCH connections; it must end more than it makes
             if self.table.used:
                 self.expire_due(now, &budget)
             if knocked or count <= 0 or now != checked:
                 checked = now
                 asked.revents = 0
                 poll(&asked, 1, 0)
-                if asked.revents:
-                    return 0
+                if asked.revents or self.failed:
+                    return self.failed
 
-    cdef bint _handle_batch(self, int count, uint64_t now) noexcept nogil:
-        """Handle *count* messages in three sweeps, so that the cache lines of all are on their way at once.
+    cdef void _lock(self) noexcept nogil:
+        if self.many:
+            pthread_mutex_lock(&self.mutex)
 
-        Return True when one of them was a knock.
+    cdef void _unlock(self) noexcept nogil:
+        if self.many:
+            pthread_mutex_unlock(&self.mutex)
+
+    cdef void _sweep(self, Batch batch, uint64_t now) noexcept nogil:
+        """Decide about the prepared packets of *batch*, in their order.
+
+        In two sweeps, so that the cache lines of all are on their way at once.
         """
-        cdef int i, n = 0
-        cdef unsigned char *message
-        cdef Packet *packet
-        cdef bint knocked = False
-        for i in range(count):
-            message = self.buffers + i * MESSAGE_ROOM
-            if not is_packet(message, self.messages[i].msg_len):
-                if is_knock(message, self.messages[i].msg_len):
-                    knocked = True
-                else:
-                    self.counted.verdict_errors += 1
-                continue
-            read_message(message, self.messages[i].msg_len, &self.batch[n].queued)
-            packet = &self.batch[n]
-            packet.headers_only = packet.queued.truncated and packet.queued.queue == self.headers_queue
-            close_around(message, &self.batch[n].queued)
-            self._prepare(&self.batch[n])
-            self.batch[n].message = message
-            n += 1
-        self._sweep(n, now)
-        open_bytes(self.buffers, BATCH * MESSAGE_ROOM)
-        for i in range(n):
-            packet = &self.batch[i]
-            if packet.steer:
-                verdict_marked(packet.message, &packet.queued, packet.queued.mark & ~self.mark_mask |
-                               packet.steer << self.mark_shift, &self.outgoing[i])
-            elif packet.outcome == REWRITTEN:
-                verdict_with_packet(&packet.queued, &self.outgoing[i])
-            elif packet.outcome == PASSED_BYPASS:
-                verdict_marked(packet.message, &packet.queued, 0, &self.outgoing[i])
-            elif packet.outcome == PASSED_WHOLE:
-                verdict_alone(packet.message, &packet.queued, <int> (VERDICT_QUEUE | <uint32_t> self.queue << 16),
-                              &self.outgoing[i])
-            else:
-                verdict_alone(packet.message, &packet.queued, verdict_of(packet), &self.outgoing[i])
-        self.send_errors += send_all(&self.box)
-        self._send(0, n)
-        return knocked
-
-    cdef void _sweep(self, int count, uint64_t now) noexcept nogil:
-        """Decide about the *count* prepared packets of the batch, in their order."""
         cdef int i
         cdef uint32_t number
+        cdef Packet *packet
         self.looked_up = self.table.changes
-        for i in range(count):
-            if self.batch[i].outcome == REWRITTEN:
-                number = likely_entry(&self.table, self.batch[i].hashed, self.batch[i].reply)
-                self.batch[i].likely = number
+        for i in range(batch.count):
+            packet = &batch.packets[i]
+            if packet.outcome == REWRITTEN:
+                number = likely_entry(&self.table, packet.hashed, packet.reply)
+                packet.likely = number
                 prefetch(&self.table.entries[number])
-                if self.batch[i].family == INET6:
+                if packet.family == INET6:
                     prefetch(&self.table.addresses[number])
                     prefetch(&self.table.addresses[number].daddr[15])
-        for i in range(count):
-            self._decide(&self.batch[i], now)
+        for i in range(batch.count):
+            self._decide(&batch.packets[i], now)
             if self.answer_length:
                 self._send_answer()
-
-    cdef void _send(self, int first, int count) noexcept nogil:
-        """Send the verdicts [first, first + count) in one call; in halves when the kernel has no memory for all.
-
-        A packet whose rewritten form cannot be sent at all is dropped: an unanswered one would stay in the
-        queue for ever.
-        """
-        cdef msghdr message
-        if count == 0:
-            return
-        memset(&message, 0, sizeof(message))
-        message.msg_iov = &self.outgoing[first]
-        message.msg_iovlen = count
-        while sendmsg(self.queue_fd, &message, 0) < 0:
-            if c_errno == EINTR:
-                continue
-            if count > 1:
-                self._send(first, count // 2)
-                self._send(first + count // 2, count - count // 2)
-                return
-            self.counted.verdict_errors += 1
-            if self.outgoing[first].iov_len == VERDICT_HEADER:
-                return
-            verdict_alone(<unsigned char *> self.outgoing[first].iov_base, &self.batch[first].queued, VERDICT_DROP,
-                          &self.outgoing[first])
 
     cdef void _send_answer(self) noexcept nogil:
         """Send the prepared ICMP packet; the header is ours (IP_HDRINCL), the kernel routes it."""
@@ -604,27 +603,36 @@ cdef class FastDirector(Offload):
         """
         cdef uint32_t first = 0, count, i
         cdef uint32_t[::1] took = memoryview(bytearray(4 * (flows // BATCH + 1))).cast("I")
-        self._allocate_buffers()
+        self.first.allocate()
         with nogil:
             while first < flows:
                 count = min(<uint32_t> BATCH, flows - first)
                 for i in range(count):
-                    self._synthesize(i, first + i, tcp.SYN)
-                took[first // BATCH] = self._time_batch(count, 1) * BATCH // count
+                    self._synthesize(self.first, i, first + i, tcp.SYN)
+                took[first // BATCH] = self._time_batch(self.first, count, 1) * BATCH // count
                 for i in range(count):
-                    self._synthesize(i, first + i, tcp.ACK)
-                self._time_batch(count, 1)
+                    self._synthesize(self.first, i, first + i, tcp.ACK)
+                self._time_batch(self.first, count, 1)
                 first += count
         if self.table.used != flows:
             raise AssertionError(f"not every connection was opened: {self.statistics()}")
         return sorted(took[:(flows + BATCH - 1) // BATCH])[flows // BATCH // 2] / BATCH      # the median batch
 
-    def benchmark_established(self, uint32_t packets, int seed=1):
+    def benchmark_workers(self, int workers):
+        """Have so many workers, each with room for a batch, and the lock that they share."""
+        self.many = True
+        while len(self.batches) < workers:
+            self.batches.append(Batch())
+            (<Batch> self.batches[-1]).allocate()
+
+    def benchmark_established(self, uint32_t packets, int seed=1, int worker=0):
         """Send *packets* 64-byte ACKs of random connections of those that ``benchmark_opening`` opened.
 
         With NAT every other ACK is a server's.  Returns nanoseconds per ACK: parse, find, state, rewrite, counters
-        and timer, in batches as ``run`` handles them, the packets' own bytes in cache, nothing sent.
+        and timer, in batches as ``run`` handles them, the packets' own bytes in cache, nothing sent.  Several threads may
+        do it at once, each as another *worker*.
         """
+        cdef Batch batch = self.batches[worker]
         cdef uint64_t random = seed, handled = self.counted.outcomes[REWRITTEN] + self.counted.outcomes[FORWARDED]
         cdef uint32_t flows = self.table.used, flow_number, done = 0, i
         cdef bint both_ways = self.servers[self.table.entries[1].server].mode == NAT
@@ -637,29 +645,33 @@ cdef class FastDirector(Offload):
                 for i in range(BATCH):
                     random += 0x9E3779B97F4A7C15ULL     # splitmix64
                     flow_number = <uint32_t> (((mix(random, 0xBF58476D1CE4E5B9ULL) >> 32) * flows) >> 32)
-                    self._synthesize(i, flow_number, tcp.ACK)
+                    self._synthesize(batch, i, flow_number, tcp.ACK)
                     if i & 1 and both_ways:
-                        self._turn_round(i, server_of[flow_number])
-                took[done // BATCH] = self._time_batch(BATCH, 1 + done)
+                        self._turn_round(batch, i, server_of[flow_number])
+                took[done // BATCH] = self._time_batch(batch, BATCH, 1 + done)
                 done += BATCH
-        if self.counted.outcomes[REWRITTEN] + self.counted.outcomes[FORWARDED] - handled != done:
+        if not self.many and self.counted.outcomes[REWRITTEN] + self.counted.outcomes[FORWARDED] - handled != done:
             raise AssertionError(f"not every packet went on: {self.statistics()}")
         return sorted(took[:done // BATCH])[done // BATCH // 2] / BATCH
 
-    cdef uint32_t _time_batch(self, int count, uint64_t now) noexcept nogil:
-        """Handle the first *count* packets of the batch; return how many nanoseconds that took."""
+    cdef uint32_t _time_batch(self, Batch batch, int count, uint64_t now) noexcept nogil:
+        """Handle the first *count* packets of *batch*; return how many nanoseconds that took."""
         cdef int i
         cdef uint64_t start = fine_now()
+        batch.count = count
         for i in range(count):
-            self._prepare(&self.batch[i])
-        self._sweep(count, now)
+            self._prepare(&batch.packets[i])
+        self._lock()
+        self.box = &batch.box
+        self._sweep(batch, now)
+        self._unlock()
         start = fine_now() - start
-        self.box.count = self.box.arena_used = 0        # what DR and TUN would send
+        batch.box.count = batch.box.arena_used = 0      # what DR and TUN would send
         return <uint32_t> start
 
-    cdef void _synthesize(self, int i, uint32_t flow_number, int flags) noexcept nogil:
-        """Write a 64-byte TCP segment of client *flow_number*, to the first service, into place *i* of the batch."""
-        cdef unsigned char *data = self.buffers + i * 128
+    cdef void _synthesize(self, Batch batch, int i, uint32_t flow_number, int flags) noexcept nogil:
+        """Write a 64-byte TCP segment of client *flow_number*, to the first service, into place *i* of *batch*."""
+        cdef unsigned char *data = batch.buffers + i * 128
         cdef ServiceSlot *service = &self.service_slots[0]
         cdef int header = 20
         memset(data, 0, 64)
@@ -678,13 +690,13 @@ cdef class FastDirector(Offload):
         pkt.put16(data, header + 2, service.port)
         data[header + 12], data[header + 13] = 0x50, flags
         pkt.put16(data, header + 16, pkt.transport_checksum(data, TCP, header, 64, header + 16))
-        memset(&self.batch[i].queued, 0, sizeof(Queued))
-        self.batch[i].queued.data = data
-        self.batch[i].queued.length = self.batch[i].queued.whole = 64
+        memset(&batch.packets[i].queued, 0, sizeof(Queued))
+        batch.packets[i].queued.data = data
+        batch.packets[i].queued.length = batch.packets[i].queued.whole = 64
 
-    cdef void _turn_round(self, int i, uint32_t slot) noexcept nogil:
-        """Make place *i* of the batch the answer of the server in *slot*; nobody looks at the checksums."""
-        cdef unsigned char *data = self.batch[i].queued.data
+    cdef void _turn_round(self, Batch batch, int i, uint32_t slot) noexcept nogil:
+        """Make place *i* of *batch* the answer of the server in *slot*; nobody looks at the checksums."""
+        cdef unsigned char *data = batch.packets[i].queued.data
         cdef ServerSlot *server = &self.servers[slot]
         cdef int header = 20
         if server.flags & SERVER_INET6:
@@ -696,29 +708,10 @@ cdef class FastDirector(Offload):
             pkt.put32(data, 12, server.address)
         pkt.put16(data, header + 2, pkt.get16(data, header))
         pkt.put16(data, header, server.port)
-        self.batch[i].queued.hook = POSTROUTING
+        batch.packets[i].queued.hook = POSTROUTING
 
 
 # ---- Helpers ------------------------------------------------------------------------------------------------
-
-cdef inline int verdict_of(const Packet *packet) noexcept nogil:
-    """Return netfilter's verdict on a packet whose outcome is known."""
-    if packet.steer:
-        return VERDICT_ACCEPT
-    if packet.outcome == PASSED_WHOLE:
-        return VERDICT_QUEUE
-    return VERDICT_DROP if packet.outcome >= DROPPED_TRUNCATED or packet.outcome == FORWARDED else VERDICT_ACCEPT
-
-
-cdef inline void close_around(unsigned char *message, Queued *queued) noexcept nogil:
-    """Leave only the packet itself open until the verdicts are written; FTP opens what it grows by."""
-    cdef unsigned char *end = queued.data + queued.length
-    if queued.data == NULL:
-        end = message
-    else:
-        close_bytes(message, queued.data - message)
-    close_bytes(end, message + MESSAGE_ROOM - end)
-
 
 cdef inline void to_client(Packet *packet, uint32_t vip, unsigned char *vip6, int vport) noexcept nogil:
     """Make a real server's packet come from the virtual service (NAT)."""

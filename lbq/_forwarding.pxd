@@ -13,14 +13,13 @@ cdef enum:
 
 
 cdef class Forwarding(Connections):
-    cdef Outbox box
+    cdef Outbox *box                        # of the worker that decides just now
     cdef unsigned char answer[1280]         # icmpv6.MAX_BYTES
     cdef int answer_length
     cdef int answer_device                  # where the packet came in that it is about
     cdef icmp.RateLimit limit
     cdef uint64_t icmp_sent, icmp_limited, send_errors
     cdef uint32_t identification
-    cdef object arena_memory
     cdef bint telling                       # what leaves is told to handle()'s caller, not sent
 
     cdef int forward(self, Packet *packet, FlowEntry *entry, uint64_t now) noexcept nogil

@@ -5,8 +5,6 @@
 
 ``forwarding.py`` tells the same in plain Python.  Kernel: ip_vs_xmit.c.
 """
-import mmap
-
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -16,7 +14,7 @@ from lbq._packet cimport (DROPPED_BOUNDARY, DROPPED_NO_ROUTE, DROPPED_SERVER_GON
                           DROPPED_UNSEGMENTABLE, FORWARDED, PASSED_BYPASS, PASSED_LOCAL, PREROUTING, REWRITTEN, SCTP,
                           TCP, UDP, Packet, from_loopback, hops, is_one)
 from lbq._slots cimport NO_ROUTE, NO_SERVER, SERVER_AVAILABLE, SERVER_INET6, SERVER_LOCAL, Route, ServerSlot
-from lbq._transmit cimport ARENA_ROOM, MOST_OUTGOING, Outgoing, send_all
+from lbq._transmit cimport ARENA_ROOM, ETHERNET_HEADER, MOST_OUTGOING, Outgoing, send_all
 from lbq cimport packet as pkt
 from lbq.modes cimport nat, pieces, tun
 from lbq.protocols cimport icmp, icmpv6
@@ -36,12 +34,7 @@ cdef class Forwarding(Connections):
     """The ways out of one fast director."""
 
     def __cinit__(self):
-        cdef unsigned char[::1] view
         self.limit = icmp.RateLimit()
-        self.arena_memory = mmap.mmap(-1, ARENA_ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        view = self.arena_memory
-        self.box.arena = &view[0]
-        self.box.packet_fd = self.box.raw_fd = self.box.raw6_fd = -1
 
     def limit_icmp(self, is_on):
         """Say whether clients are answered only so often (the default)."""
@@ -226,18 +219,19 @@ cdef class Forwarding(Connections):
     cdef Outgoing *_next_out(self, Route *route) noexcept nogil:
         """Return a place in the outbox for what leaves on *route*, which is a server's, filled in but for that."""
         cdef Outgoing *out = &self.box.waiting[self.box.count]
+        cdef uint32_t server = <uint32_t> (route - self.routes)
         self.box.count += 1
-        out.server = <uint32_t> (route - self.routes)
-        out.next_hop = self.server_addresses[out.server].octets
-        out.is_ipv6 = self.servers[out.server].flags & SERVER_INET6 != 0
-        out.route = route
+        memcpy(out.next_hop, self.server_addresses[server].octets, 16)
+        out.is_ipv6 = self.servers[server].flags & SERVER_INET6 != 0
+        out.has_mac, out.device = route.has_mac, route.device
+        memcpy(out.ethernet, route.ethernet, ETHERNET_HEADER)
         out.head_length = out.segment = 0
         return out
 
     cdef void _make_room(self) noexcept nogil:
         """Send what waits when the pieces of one more packet might find no place."""
         if self.box.count > MOST_OUTGOING - MOST_PIECES or self.box.arena_used > ARENA_ROOM - 3 * 65536:
-            self.send_errors += send_all(&self.box)
+            self.send_errors += send_all(self.box)
 
     cdef int _send_direct(self, Packet *packet, Route *route, int room) noexcept nogil:
         """DR: the packet as it is, to the real server's MAC; *room* bytes fit, 0 when that is not known."""

@@ -11,7 +11,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from lbq._nfqueue cimport htons, iovec, mmsghdr, msghdr
-from lbq._slots cimport Route
 from lbq cimport packet as pkt
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -64,10 +63,11 @@ cdef enum:
     ARENA_ROOM = 1 << 19            # bytes of segments and fragments
 
 cdef struct Outgoing:
-    uint32_t server                 # slot of the real server it goes to
-    unsigned char *next_hop         # that one's address in network order, 4 or 16 bytes
+    unsigned char next_hop[16]      # the address of the real server it goes to, in network order, 4 or 16 bytes
     bint is_ipv6
-    Route *route
+    bint has_mac                    # then it is a frame:
+    int device                      # of the way there, as it was when that was decided,
+    unsigned char ethernet[14]      # and its header
     unsigned char *body             # a packet, or the inner packet behind *head*
     int length
     int transport                   # where its TCP header starts, if it is to be cut into segments
@@ -100,7 +100,7 @@ cdef inline void describe_segments(virtio_net_hdr *shape, Outgoing *out) noexcep
 
 cdef inline int way_of(const Outgoing *out) noexcept nogil:
     """Return by which of the sockets a packet leaves."""
-    if out.route != NULL and out.route.has_mac:
+    if out.has_mac:
         return BY_FRAME
     return BY_RAW6 if out.is_ipv6 else BY_RAW
 
@@ -136,13 +136,13 @@ cdef inline int send_some(Outbox *box, int way, int fd) noexcept nogil:
                 describe_segments(&box.shapes[n], out)
             box.pieces[n][k].iov_base = &box.shapes[n]
             box.pieces[n][k].iov_len = sizeof(virtio_net_hdr)
-            box.pieces[n][1].iov_base = out.route.ethernet
+            box.pieces[n][1].iov_base = out.ethernet
             box.pieces[n][1].iov_len = ETHERNET_HEADER
             k = 2
             memset(&box.devices[n], 0, sizeof(sockaddr_ll))
             box.devices[n].sll_family = AF_PACKET
             box.devices[n].sll_protocol = htons(ETHER_IPV6 if out.is_ipv6 else ETHER_IPV4)
-            box.devices[n].sll_ifindex = out.route.device
+            box.devices[n].sll_ifindex = out.device
             box.messages[n].msg_hdr.msg_name = &box.devices[n]
             box.messages[n].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
         else:

@@ -66,7 +66,7 @@ class Front:
     def __init__(self, options: Options):
         self.options = options
         self.directory = state_directory()
-        self.setup = HostSetup(self.directory, options.queue, accept_forward=options.accept_forward,
+        self.setup = HostSetup(self.directory, options.queues, accept_forward=options.accept_forward,
                                add_vip=options.add_vip, mark_mask=options.mark_mask)
         self.host = HostThread(self.setup, _hold_back_signals)
         self.lock = DirectoryLock(self.directory)
@@ -112,7 +112,7 @@ class Front:
     async def _start(self) -> None:
         options = self.options
         await self.host.call("check", options.service.family if options.service else AF_INET)
-        self.process = await PacketProcess.start(options.engine, options.queue, options.max_connections,
+        self.process = await PacketProcess.start(options.engine, options.queues, options.max_connections,
                                                  options.profile)
         self.operations = Operations(self.process, self.host, self._facts())
         await self.operations.begin(options.service, options.settings, options.servers, options.sysctls)
@@ -141,8 +141,8 @@ class Front:
     def _facts(self) -> dict:
         options = self.options
         return {"version": __version__, "pid": os.getpid(), "mode": options.mode, "engine": options.engine,
-                "queue": options.queue, "mark_mask": options.mark_mask, "data_path": options.data_path,
-                "profile": options.profile, "started": int(time.time())}
+                "queue": options.queue, "workers": options.workers, "mark_mask": options.mark_mask,
+                "data_path": options.data_path, "profile": options.profile, "started": int(time.time())}
 
     def _announce(self) -> None:
         """Say on standard output and to systemd that packets are handled from now on."""
@@ -151,7 +151,9 @@ class Front:
             f"{format_service(options.service)} {options.mode} {options.scheduler}, "
             f"real servers: {len(options.servers)}")
         with contextlib.suppress(OSError):      # nobody may be reading
-            print(f"ready: {what}, engine {options.engine}, queue {options.queue}, pid {os.getpid()}", flush=True)
+            queues = f"queue {options.queue}" if options.workers == 1 else (
+                f"queues {options.queue} to {options.queues.whole[-1]}")
+            print(f"ready: {what}, engine {options.engine}, {queues}, pid {os.getpid()}", flush=True)
         notify("READY=1")
 
     async def _serve(self) -> None:
@@ -176,7 +178,7 @@ class Front:
 
     async def _tick(self) -> None:
         counters = await self.process.call("statistics")
-        queue = queue_counters(self.options.queue)
+        queue = queue_counters(self.options.queues.all)
         if queue is not None:
             counters.update(queue._asdict())
         for kind, packets, sentence in self.losses.warnings(counters, time.monotonic()):

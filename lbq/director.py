@@ -675,8 +675,8 @@ class Director(Forwarding, Related):
 
     # ---- On real traffic -----------------------------------------------------------------------------
 
-    def open_queue(self, number: int) -> None:
-        """Bind NFQUEUE *number*."""
+    def open_queue(self, number: int, *, workers: int = 1) -> None:
+        """Bind NFQUEUE *number*; there is one worker, whoever asks."""
         from lbq.nfqueue import Queue  # not above: the data path itself needs no NetfilterQueue
 
         self.queue = Queue(number, self)
@@ -684,6 +684,9 @@ class Director(Forwarding, Related):
     def port(self) -> int:
         """Return 0: ``run`` looks at *wake_fd* by itself, nobody needs to knock."""
         return 0
+
+    def close(self) -> None:
+        """End nothing: there is no other thread."""
 
     def run(self, wake_fd: int) -> None:
         """Handle packets until *wake_fd* is readable."""

@@ -6,6 +6,7 @@ what has come together since.
 """
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,24 +57,25 @@ OFFLOADED = {           # about connections that conntrack carries
 
 
 class QueueCounters(NamedTuple):
-    """What the kernel counts for one NFQUEUE number."""
+    """What the kernel counts for NFQUEUE numbers."""
 
     waiting: int
     queue_dropped: int      # the queue had its maximal length
     user_dropped: int       # our socket's buffer was full
 
 
-def queue_counters(number: int, file: Path = QUEUE_FILE) -> QueueCounters | None:
-    """Return the kernel's counters of queue *number* in this network namespace; None: it is not bound."""
+def queue_counters(numbers: Collection[int], file: Path = QUEUE_FILE) -> QueueCounters | None:
+    """Return what the kernel counts for all queues *numbers* of this network namespace; None: none is bound."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
         return None
+    found = []
     for line in lines:
         queue, _, waiting, _, _, queue_dropped, user_dropped, *_ = map(int, line.split())
-        if queue == number:
-            return QueueCounters(waiting, queue_dropped, user_dropped)
-    return None
+        if queue in numbers:
+            found.append((waiting, queue_dropped, user_dropped))
+    return QueueCounters(*map(sum, zip(*found, strict=True))) if found else None
 
 
 class LossWatch:

@@ -26,6 +26,7 @@ from lbq.grammar import (
 )
 from lbq.model import CLASSIC, NAT, NEW, SCTP, TCP, TUN, UDP, ServiceKey
 from lbq.netlink import MARK_MASK, OWN_MARK
+from lbq.queues import LAST, MOST_WORKERS, Queues
 from lbq.schedulers import BUILT_IN, DEFAULT, create, flag_bits, flag_names, names
 from lbq.services import FTP
 
@@ -106,6 +107,12 @@ class Options:
     sysctls: dict[str, int]
     mark_mask: int = MARK_MASK
     data_path: str = DATA_PATHS[0]  # of services about which nothing is said
+    workers: int = 1
+
+    @property
+    def queues(self) -> Queues:
+        """Return the NFQUEUE numbers of the director."""
+        return Queues(self.queue, self.workers)
 
     @property
     def scheduler(self) -> str:
@@ -181,6 +188,9 @@ def _add_director_options(parser: Parser) -> None:
     add("--engine", metavar="ENGINE", default=ENGINES[0],
         help="fast (default), or reference: the readable one")
     add("--queue", metavar="N", default="0", help="NFQUEUE number, 0 to 65535 (default 0)")
+    add("--workers", metavar="N", default=os.environ.get("LBQ_WORKERS", "1"),
+        help="threads that packets are shared among, each with a queue, from --queue on, and a processor of its own "
+             "(default 1)")
     add("--max-connections", metavar="N", default=str(1 << 20),
         help=f"room in the connection table (default {1 << 20})")
     add("--kernel-profile", metavar="PROFILE", default=os.environ.get("LBQ_KERNEL_PROFILE", NEW),
@@ -222,7 +232,14 @@ def _director(words: argparse.Namespace, service: ServiceKey | None, mode: str, 
               servers: list[ServerWords]) -> Options:
     engine = _one_of("engine", words.engine, ENGINES)
     queue = _number("--queue", words.queue, 0, 65535)
-    check_data_path(settings.data_path, engine, queue)
+    workers = _number("--workers", words.workers, 1, MOST_WORKERS)
+    if workers > 1 and engine != ENGINES[0]:
+        raise ConfigError(f"--engine {engine} has one worker; --workers {workers} is for --engine {ENGINES[0]}")
+    queues = Queues(queue, workers)
+    if queues.whole[-1] > LAST:
+        raise ConfigError(f"--workers {workers} need as many queues, from --queue {queue} on, and {LAST} is the last; "
+                          f"say --queue {LAST + 1 - workers} or below")
+    check_data_path(settings.data_path, engine, queues)
     return Options(
         service=service,
         mode=mode,
@@ -236,6 +253,7 @@ def _director(words: argparse.Namespace, service: ServiceKey | None, mode: str, 
         add_vip=words.add_vip,
         sysctls=_sysctls(words),
         mark_mask=_mark_mask(words.mark_mask),
+        workers=workers,
         data_path=_one_of("LBQ_DATA_PATH", os.environ.get("LBQ_DATA_PATH", DATA_PATHS[0]), DATA_PATHS),
     )
 
@@ -354,12 +372,12 @@ def offloading_refused(service: ServiceKey, settings: ServiceWords) -> str:
     return ""
 
 
-def auto_refused(mode: str, engine: str, queue: int) -> str:
+def auto_refused(mode: str, engine: str, queues: Queues) -> str:
     """Return why ``auto`` does not steer a service with servers of *mode* in this director, "" when it does."""
     if mode == "tun":
         return "no rule of the kernel's chooses a tunnel by a number"
     try:
-        check_data_path("steer", engine, queue)
+        check_data_path("steer", engine, queues)
     except ConfigError as error:
         return str(error)
     return ""
@@ -378,15 +396,16 @@ def check_steered(data_path: str | None, server: ServerWords) -> None:
                           "kernel's that chooses a tunnel by a number; use --data-path rewrite, or mode nat or dr")
 
 
-def check_data_path(data_path: str | None, engine: str, queue: int) -> None:
+def check_data_path(data_path: str | None, engine: str, queues: Queues) -> None:
     """Raise ConfigError when this director has no such data path."""
     if data_path not in BY_NUMBER:
         return
     if engine != ENGINES[0]:
         raise ConfigError(f"--engine {engine} rewrites every packet itself; --data-path {data_path} is for "
                           f"--engine {ENGINES[0]}")
-    if queue == 65535:
-        raise ConfigError(f"--data-path {data_path} needs the queue behind --queue, too; say one below 65535")
+    if queues.all[-1] > LAST:
+        raise ConfigError(f"--data-path {data_path} needs the queue behind --queue, too, for each of its workers; say "
+                          f"one below {LAST + 2 - len(queues.all)}")
 
 
 def largest_number(mask: int) -> int:

@@ -1,9 +1,10 @@
-"""The packet process: one engine, one queue, one thread, and nothing else in memory.
+"""The packet process: one engine, its queues, and nothing else in memory.
 
     python -m lbq.worker DESCRIPTOR OPTIONS        started by the front only (control/channel.py)
 
 ``engine.run`` handles packets until the channel is readable; then one command is done, between two
-batches, in the thread that owns the packets: no locks, and a scheduler never sees half a change.
+batches, in the thread that owns the decisions: a scheduler never sees half a change.  With ``--workers`` there are more
+threads, which the engine has by itself.
 It ends when the channel closes.  Signals are the front's business: Ctrl-C and systemd send theirs to every
 process, and packets must flow until the front has taken the rules out.
 """
@@ -36,12 +37,15 @@ def main() -> None:
     options = json.loads(sys.argv[2])
     try:
         engine = build(options)
-        engine.open_queue(options["queue"])
+        engine.open_queue(options["queue"], workers=options["workers"])
     except (LbqError, MemoryError, OSError) as error:
         channel.send(failure(error))
         return
     channel.send(json.dumps({"ok": engine.port()}).encode())
-    serve(engine, channel)
+    try:
+        serve(engine, channel)
+    finally:
+        engine.close()
 
 
 def build(options: dict):

@@ -21,6 +21,7 @@ from collections.abc import Awaitable
 from lbq import errors
 from lbq.errors import HostError, LbqError, PeerError
 from lbq.netlink import Door
+from lbq.queues import Queues
 
 MESSAGE_BYTES = 8 << 20         # the largest answer: one service with tens of thousands of servers
 START_SECONDS = 30              # what allocating the table and binding the queue may take
@@ -46,15 +47,15 @@ class PacketProcess:
         self._loop.add_reader(channel, self._read)
 
     @classmethod
-    async def start(cls, engine: str, queue: int, max_connections: int, profile: str) -> PacketProcess:
-        """Start a packet process and wait until its queue is bound; raise what stopped it."""
+    async def start(cls, engine: str, queues: Queues, max_connections: int, profile: str) -> PacketProcess:
+        """Start a packet process and wait until its queues are bound; raise what stopped it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             ours.setblocking(False)
             for end in (ours, theirs):
                 with contextlib.suppress(PermissionError):
                     end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, MESSAGE_BYTES)
-            options = {"engine": engine, "queue": queue,
+            options = {"engine": engine, "queue": queues.first, "workers": queues.workers,
                        "max_connections": max_connections, "profile": profile}
             process = _spawn([str(theirs.fileno()), json.dumps(options)], theirs.fileno())
         self = cls(process, ours)

@@ -74,6 +74,7 @@ from lbq.options import (
     parse_sysctl,
     steering_refused,
 )
+from lbq.queues import Queues
 from lbq.schedulers import DEFAULT, flag_bits, flag_names
 from lbq.services import FTP, join_pages
 from lbq.sysctls import PREFIX
@@ -138,6 +139,7 @@ class Operations:
         self.steers: dict[Membership, int] = {}             # by which the kernel knows those it rewrites for
         self.free_steers: list[int] = []
         self.offloads: set[Membership] = set()              # of those, whose flows conntrack carries
+        self.queues = Queues(facts["queue"], facts.get("workers", 1))
         self.has_headers_queue = False
         self.hears_conntrack = False
         self.change = asyncio.Lock()            # one change at a time, host and engine together
@@ -206,7 +208,7 @@ class Operations:
             check_service_on_data_path(key, words)
             return words
         reason = (steering_refused(key, ops=words.ops)
-                  or auto_refused(words.mode, self.facts["engine"], self.facts["queue"]))
+                  or auto_refused(words.mode, self.facts["engine"], self.queues))
         reason = reason or await self.host.call("steering_refused", key.family)
         self.did(f"data path of {format_service(key)}: " + (
             f"rewrite, because it cannot be steered: {reason}" if reason else
@@ -217,13 +219,13 @@ class Operations:
         """Have the queue bound that the packets of the service *key* with *words* go to, and conntrack listened to."""
         if words.data_path not in BY_NUMBER:
             return
-        check_data_path(words.data_path, self.facts["engine"], self.facts["queue"])
+        check_data_path(words.data_path, self.facts["engine"], self.queues)
         if words.data_path == "offload":
             reason = await self.host.call("offloading_refused", key.family)
             if reason:
                 raise HostError(f"{format_service(key)} cannot be offloaded: {reason}; use --data-path rewrite")
         if not self.has_headers_queue:
-            await self.process.call("open_headers_queue", self.facts["queue"] + 1, self.facts["mark_mask"])
+            await self.process.call("open_headers_queue", self.queues.headers[0], self.facts["mark_mask"])
             self.has_headers_queue = True
         if words.data_path == "offload" and not self.hears_conntrack:
             await self.process.call("open_conntrack")
@@ -310,8 +312,8 @@ class Operations:
             await asyncio.sleep(CONNTRACK_PAUSE)
 
     async def stats(self) -> dict:
-        """Return the services' rows, the sum of all services', the engine's counters and the kernel's for the queue."""
-        counted = queue_counters(self.facts["queue"])
+        """Return the services' rows, the sum of all services', the engine's counters, and the kernel's of the queues."""
+        counted = queue_counters(self.queues.all)
         return {"services": await self.list(), "total": await self.process.call("totals"),
                 "counters": await self.process.call("statistics"),
                 "queue": counted._asdict() if counted else None}

@@ -26,6 +26,7 @@ EXTENSIONS = (      # kind, name, what it is for, module
     (TARGET, "CT", "keeps conntrack away from balanced packets", "xt_CT"),
     (MATCH, "socket", "has fragments reassembled", "xt_socket"),
 )
+U32 = MATCH, "u32", "shares packets among --workers", "xt_u32"
 NFNL_MSG_COMPAT_GET = 11 << 8
 NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
 # The option that asks for a revision: level, and number for a match and a target.
@@ -44,9 +45,9 @@ def check_ipv6() -> None:
                         "(sysctl net.ipv6.conf.all.disable_ipv6=0), and give this host its addresses")
 
 
-def check(iptables: Iptables, tables: tuple[str, ...], family: int) -> None:
+def check(iptables: Iptables, tables: tuple[str, ...], family: int, *, several_workers: bool = False) -> None:
     """Raise HostError for the first thing that rules of *family* in *tables* need and this machine lacks."""
-    for kind, name, purpose, module in EXTENSIONS:
+    for kind, name, purpose, module in (*EXTENSIONS, U32) if several_workers else EXTENSIONS:
         if not extension_is_known(iptables.variant, kind, name, family):
             what = "target" if kind == TARGET else "match"
             raise HostError(f"this kernel has no {NAMES[family]} {what} {name}, which {purpose}; "

@@ -38,6 +38,10 @@ when the first such address comes, and when a firewall mark's service does.
   (LBQ-OFFLOAD).  Once a flow's first packet is through (CONFIRMED) none of it comes back, answered or not.  What
   conntrack calls INVALID is dropped: it would reach this host with the VIP for its destination, and be reset.
 - **No --queue-bypass** for services: when nobody listens, their packets are dropped, never let through unbalanced.
+- **Workers** have a queue each and share the packets by bits of the client's port, which both directions have
+  (LBQ-REQUEST-TO, LBQ-REPLY-TO): not the last bit, for Linux connects from even ports (inet_hash_connect()), but
+  the next ones, for a client's ports follow each other.  NFQUEUE's --queue-balance looks at the addresses alone: a
+  client would be one worker's, and the replies to it another's.
 
 Kernel: xt_set, xt_CT, xt_NFQUEUE, xt_socket (nf_defrag_ipv4_enable(), nf_defrag_ipv6_enable()); ip6_forward() and
 ndisc_send_redirect(); ip_set_get_ip6_port().
@@ -51,6 +55,7 @@ from typing import NamedTuple
 
 from lbq.model import AF_INET, AF_INET6
 from lbq.netlink import OWN_MARK
+from lbq.queues import Queues
 
 
 class Sets(NamedTuple):
@@ -80,8 +85,12 @@ ERROR_MATCHES = {               # destination unreachable, source quench, time e
 
 NOTRACK, UNTRACKED, DEFRAG = "LBQ-NOTRACK", "LBQ-UNTRACKED", "LBQ-DEFRAG"
 REQUEST, REPLY, ERRORS, OFFLOAD = "LBQ-REQUEST", "LBQ-REPLY", "LBQ-ERRORS", "LBQ-OFFLOAD"
+REQUEST_TO, REPLY_TO = "LBQ-REQUEST-TO", "LBQ-REPLY-TO"                     # one of several workers
+REQUEST_HEADERS_TO, REPLY_HEADERS_TO = "LBQ-REQUEST-HEADERS-TO", "LBQ-REPLY-HEADERS-TO"
 FORWARD = "LBQ-FORWARD"
-CHAINS = {"raw": (NOTRACK, UNTRACKED, DEFRAG), "mangle": (REQUEST, REPLY, ERRORS, OFFLOAD), "filter": (FORWARD,)}
+CHAINS = {"raw": (NOTRACK, UNTRACKED, DEFRAG),
+          "mangle": (REQUEST, REPLY, ERRORS, OFFLOAD, REQUEST_TO, REPLY_TO, REQUEST_HEADERS_TO, REPLY_HEADERS_TO),
+          "filter": (FORWARD,)}
 JUMPS = {"raw": (("PREROUTING", NOTRACK), ("OUTPUT", NOTRACK)),
          "mangle": (("PREROUTING", REQUEST), ("OUTPUT", REQUEST), ("POSTROUTING", REPLY), ("INPUT", REPLY)),
          "filter": (("FORWARD", FORWARD),)}
@@ -107,19 +116,18 @@ def tables_for(accept_forward: bool) -> tuple[str, ...]:
     return TABLES if accept_forward else ("raw", "mangle")
 
 
-def install_text(family: int, queue: int, accept_forward: bool, present: Saved, marks: Iterable[int] = (), *,
+def install_text(family: int, queues: Queues, accept_forward: bool, present: Saved, marks: Iterable[int] = (), *,
                  whole: bool = True, every_port: bool = False, steered: bool = False, offloaded: bool = False) -> str:
     """Return iptables-restore input that brings our chains up to date, whatever is *present* already.
 
     *marks* are the firewall marks that have a service; *whole*, *every_port*, *steered* and *offloaded* say which
-    pairs of sets have members: packets of the last two go to the queue behind *queue*, those of *steered* when they are
+    pairs of sets have members: packets of the last two go to the queues of headers, those of *steered* when they are
     not for one of the others.
     Naming a chain (``:LBQ-REPLY``) makes it or empties it; a jump that is there already is not added again.
     """
     sets, icmp = SETS[family], ICMP[family]
     no_redirects = [f"-m set --match-set {sets.rip} dst,dst -j DROP"] if family == AF_INET6 else []
     marked = [f"-m mark --mark {mark:#x}" for mark in marks]
-    enqueue = f"-j NFQUEUE --queue-num {queue}"
     bodies: dict[str, list[str]] = {
         # CT lets a packet go on to the next rule; "goto" spares it the look-ups that are left.
         NOTRACK: [],
@@ -128,48 +136,79 @@ def install_text(family: int, queue: int, accept_forward: bool, present: Saved, 
         REQUEST: [],
         REPLY: [],
         ERRORS: [*no_redirects, f"-m mark --mark {OWN_MARK:#x} -j RETURN",
-                 *(f"{match} {enqueue} --queue-bypass" for match in ERROR_MATCHES[family])],
+                 *(f"{match} {to_queue(queues.first)} --queue-bypass" for match in ERROR_MATCHES[family])],
         FORWARD: [],
-        OFFLOAD: [],
     }
+
+    def to_worker(numbers: range, chain: str, is_request: bool) -> str:
+        """Return the target for packets to the queues of these *numbers*, of which *chain* chooses one."""
+        if len(numbers) == 1:
+            return to_queue(numbers.start)
+        bodies[chain] = spread(family, numbers, is_request)
+        return f"-g {chain}"
+
     if offloaded:
         bodies[NOTRACK].append(f"-m set --match-set {sets.offload_vip} dst,dst -j RETURN")
         bodies[REQUEST].append(f"-m set --match-set {sets.offload_vip} dst,dst -g {OFFLOAD}")
-        bodies[OFFLOAD] += ["-m conntrack --ctstate INVALID,UNTRACKED -j DROP",
-                            f"-m conntrack ! --ctstatus CONFIRMED -j NFQUEUE --queue-num {queue + 1}"]
+        bodies[OFFLOAD] = ["-m conntrack --ctstate INVALID,UNTRACKED -j DROP", "-m conntrack ! --ctstatus CONFIRMED "
+                           + to_worker(queues.headers, REQUEST_HEADERS_TO, True)]
         bodies[FORWARD] += [f"-m set --match-set {sets.offload_rip} dst,dst -j ACCEPT",
                             f"-m set --match-set {sets.offload_rip} src,src -j ACCEPT"]
 
-    def look_into(vip: str, rip: str, source: str, destination: str, queue: int) -> None:
-        """Add the rules for one pair of sets."""
-        not_own = f"-m mark ! --mark {OWN_MARK:#x} -j NFQUEUE --queue-num {queue}"
+    def look_into(vip: str, rip: str, source: str, destination: str, request: str, reply: str) -> None:
+        """Add the rules for one pair of sets, with the targets of its packets."""
+        not_own = f"-m mark ! --mark {OWN_MARK:#x}"
         bodies[NOTRACK] += [f"-m set --match-set {vip} {destination} -g {UNTRACKED}",
                             f"-m set --match-set {rip} {source} -g {UNTRACKED}",
                             f"-m set --match-set {rip} {destination} -g {UNTRACKED}"]
-        bodies[REQUEST].append(f"-m set --match-set {vip} {destination} {not_own}")
-        bodies[REPLY].append(f"-m set --match-set {rip} {source} {not_own}")
+        bodies[REQUEST].append(f"-m set --match-set {vip} {destination} {not_own} {request}")
+        bodies[REPLY].append(f"-m set --match-set {rip} {source} {not_own} {reply}")
         bodies[FORWARD] += [f"-m set --match-set {rip} {destination} -j ACCEPT",
                             f"-m set --match-set {rip} {source} -j ACCEPT"]
 
+    to_whole = (to_worker(queues.whole, REQUEST_TO, True), to_worker(queues.whole, REPLY_TO, False))
     if whole:
-        look_into(sets.vip, sets.rip, "src,src", "dst,dst", queue)
+        look_into(sets.vip, sets.rip, "src,src", "dst,dst", *to_whole)
     bodies[NOTRACK] += [f"-m mark --mark {OWN_MARK:#x} -g {UNTRACKED}", *(f"{mark} -g {UNTRACKED}" for mark in marked)]
-    bodies[REQUEST] += [f"-p {icmp} -g {ERRORS}", *(f"{mark} {enqueue}" for mark in marked)]
+    bodies[REQUEST] += [f"-p {icmp} -g {ERRORS}", *(f"{mark} {to_whole[0]}" for mark in marked)]
     bodies[REPLY].append(f"-p {icmp} -g {ERRORS}")
     if every_port:
-        look_into(sets.any_vip, sets.any_rip, "src", "dst", queue)
+        look_into(sets.any_vip, sets.any_rip, "src", "dst", *to_whole)
     if steered:
-        look_into(sets.steer_vip, sets.steer_rip, "src,src", "dst,dst", queue + 1)
+        look_into(sets.steer_vip, sets.steer_rip, "src,src", "dst,dst",
+                  to_worker(queues.headers, REQUEST_HEADERS_TO, True),
+                  to_worker(queues.headers, REPLY_HEADERS_TO, False))
     lines = []
     for table in tables_for(accept_forward):
         lines.append(f"*{table}")
-        chains = [chain for chain in CHAINS[table] if chain != OFFLOAD or offloaded]
+        chains = [chain for chain in CHAINS[table] if chain in bodies]
         lines += [f":{chain} - [0:0]" for chain in chains]
         lines += [f"-A {chain} {rule}" for chain in chains for rule in bodies[chain]]
         for base, chain in JUMPS[table]:
             lines += _jump(table, base, chain, present.get(table, []))
         lines.append("COMMIT")
     return "\n".join(lines) + "\n"
+
+
+def to_queue(number: int) -> str:
+    """Return the target that queues a packet."""
+    return f"-j NFQUEUE --queue-num {number}"
+
+
+def spread(family: int, numbers: range, is_request: bool) -> list[str]:
+    """Return the rules that share packets among the queues *numbers*, evenly, by the client's port.
+
+    Where there are as many queues as some bits have values, each value is a queue's; else 256 values are shared.
+    """
+    workers = len(numbers)
+    values = workers if workers.bit_count() == 1 else 256
+    port = f"{'0>>22&0x3C@0' if family == AF_INET else 40}>>{17 if is_request else 1}&{values - 1:#x}"
+    lines = []
+    for i, number in enumerate(numbers[:-1]):
+        first, last = values * i // workers, values * (i + 1) // workers - 1
+        which = f"{first:#x}" if first == last else f"{first:#x}:{last:#x}"
+        lines.append(f'-m u32 --u32 "{port}={which}" {to_queue(number)}')
+    return [*lines, to_queue(numbers[-1])]      # and what has no port where one was looked for
 
 
 def _jump(table: str, base: str, chain: str, present: list[str]) -> list[str]:

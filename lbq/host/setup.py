@@ -29,6 +29,7 @@ from lbq.host.stack import Server, Stack
 from lbq.host.teardown import cleanup
 from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, NAT, ServiceKey
 from lbq.netlink import MARK_MASK
+from lbq.queues import Queues
 
 __all__ = ["HostSetup", "cleanup", "local_addresses", "state_directory"]
 
@@ -43,24 +44,25 @@ def state_directory() -> Path:
 class HostSetup:
     """What one director needs from its machine."""
 
-    def __init__(self, directory: Path, queue: int, *, accept_forward: bool = False,
+    def __init__(self, directory: Path, queues: Queues, *, accept_forward: bool = False,
                  add_vip: str | None = None, restore: str | None = None, mark_mask: int = MARK_MASK,
                  logger: logging.Logger | None = None):
         self.directory = directory
-        self.queue = queue
+        self.queues = queues
         self.accept_forward = accept_forward
         self.add_vip = add_vip                  # the device that gets VIPs this host lacks
         self.restore = restore                  # an iptables-restore other than the host's own
         self.logger = logger or logging.getLogger("lbq.host")
         self.record: undo.UndoRecord | None = None
-        self.stacks = {family: Stack(family, queue, accept_forward, mark_mask, self.logger)
+        self.stacks = {family: Stack(family, queues, accept_forward, mark_mask, self.logger)
                        for family in (AF_INET, AF_INET6)}
 
     def check(self, family: int = AF_INET) -> None:
         """Raise HostError, with the cure, for the first thing this machine lacks; change nothing."""
         probes.check_permission()
         self.check_family(family)
-        probes.check(iptables.find(self.restore, family), rules.tables_for(self.accept_forward), family)
+        probes.check(iptables.find(self.restore, family), rules.tables_for(self.accept_forward), family,
+                     several_workers=self.queues.workers > 1)
         if self.add_vip is not None:
             addresses.check_device(self.add_vip)
 
@@ -107,7 +109,7 @@ class HostSetup:
                     lines += self._put_in(stack, mine, [server for server in servers if server[0].family == family],
                                            steered, offloaded)
                 elif FAMILY_NAMES[family] in self.record.programs:      # a killed director's, of no use any more
-                    lines += teardown.undo_family(self.record, family, self.queue)
+                    lines += teardown.undo_family(self.record, family, self.queues.all)
             undo.save(self.directory, self.record)
         except BaseException as error:
             try:
@@ -165,7 +167,7 @@ class HostSetup:
         """Put everything back; return what was done, one line each."""
         if self.record is None:
             return []
-        lines = teardown.undo_all(self.record, self.queue)
+        lines = teardown.undo_all(self.record, self.queues.all)
         undo.discard(self.directory)
         self.record = None
         return lines
@@ -194,9 +196,9 @@ class HostSetup:
         """Write the record before anything is changed, or take over the one of a killed director."""
         record = undo.load(self.directory)
         lines = [] if record is None else ["a killed director left its rules; taking them over"]
-        self.record = record or undo.begin(self.queue, {FAMILY_NAMES[family]: nftables.snapshot(family)
+        self.record = record or undo.begin(self.queues.first, {FAMILY_NAMES[family]: nftables.snapshot(family)
                                                         for family in self.stacks})
-        self.record.queue = self.queue
+        self.record.queue = self.queues.first
         undo.save(self.directory, self.record)
         return lines
 
@@ -224,7 +226,7 @@ class HostSetup:
             stack.tables = None
             try:
                 # Empty tables stay for now: to remove one drops what waits in the queue.
-                teardown.undo_family(self.record, stack.family, None)
+                teardown.undo_family(self.record, stack.family, range(0))
                 undo.save(self.directory, self.record)
             except HostError as second:
                 error.add_note(str(second))
@@ -235,7 +237,7 @@ class HostSetup:
         name, program = FAMILY_NAMES[stack.family], stack.tables.restore_program
         lines = []
         if self.record.programs.get(name, program) != program:
-            lines = teardown.leave_variant(self.record, stack.family, self.queue)
+            lines = teardown.leave_variant(self.record, stack.family, self.queues.all)
         self.record.programs[name] = program
         undo.save(self.directory, self.record)
         return lines

@@ -16,6 +16,7 @@ from lbq.host.offloading import Target as Offloaded
 from lbq.host.sets import Member, MemberSet, set_named
 from lbq.host.steering import Steering, Target
 from lbq.model import AF_INET6, NAT, ServiceKey
+from lbq.queues import Queues
 
 EVERY_PORT = (0, 21)        # services that cover more ports than their own: all, and FTP with its data
 
@@ -25,10 +26,10 @@ Server = tuple          # service, RIP, rport, mode; the number that it is told 
 class Stack:
     """The rules and sets of one family."""
 
-    def __init__(self, family: int, queue: int, accept_forward: bool, mark_mask: int, logger: logging.Logger):
+    def __init__(self, family: int, queues: Queues, accept_forward: bool, mark_mask: int, logger: logging.Logger):
         self.family = family
         self.logger = logger
-        self.queue = queue
+        self.queues = queues
         self.accept_forward = accept_forward
         self.sets = [set_named(name, family) for name in rules.SETS[family]]
         (self.vips, self.rips, self.any_vips, self.any_rips, self.steer_vips, self.steer_rips, self.offload_vips,
@@ -67,7 +68,7 @@ class Stack:
         """Bring the rules up to date, whatever is there already."""
         present = rules.parse(self.tables.save())
         stale = {} if self.accept_forward else {"filter": present.get("filter", [])}
-        wanted = rules.install_text(self.family, self.queue, self.accept_forward, present, sorted(self.marks),
+        wanted = rules.install_text(self.family, self.queues, self.accept_forward, present, sorted(self.marks),
                                     **self._needs())
         self.tables.restore(rules.removal_text(stale) + wanted)
         for mark in sorted(self.marks):

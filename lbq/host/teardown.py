@@ -32,30 +32,30 @@ def cleanup(directory: Path) -> list[str]:
     return lines
 
 
-def undo_all(record: undo.UndoRecord, own_queue: int | None = None) -> list[str]:
+def undo_all(record: undo.UndoRecord, own: range = range(0)) -> list[str]:
     """Undo all of *record*; a step that fails does not keep the others from being done."""
-    return _do_all([*(step for family in FAMILY_NAMES for step in _steps(record, family, own_queue)),
+    return _do_all([*(step for family in FAMILY_NAMES for step in _steps(record, family, own)),
                     lambda: _restore_sysctls(record, sysctl.EITHER)])
 
 
-def undo_family(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[str]:
+def undo_family(record: undo.UndoRecord, family: int, own: range) -> list[str]:
     """Undo what was done for one *family*, and take it out of *record*."""
-    lines = _do_all(_steps(record, family, own_queue))
+    lines = _do_all(_steps(record, family, own))
     record.programs.pop(FAMILY_NAMES[family], None)
     record.sysctls = {key: value for key, value in record.sysctls.items() if sysctl.family_of(key) != family}
     record.addresses = [entry for entry in record.addresses if parse_address(entry[0])[1] != family]
     return lines
 
 
-def _steps(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[Callable[[], list[str]]]:
+def _steps(record: undo.UndoRecord, family: int, own: range) -> list[Callable[[], list[str]]]:
     program = record.programs.get(FAMILY_NAMES[family])
     of_rules: list[Callable[[], list[str]]] = [] if program is None else [
         lambda: remove_rules(iptables.Iptables(program), family),
-        lambda: _stop_kernel(Steering(family), own_queue),
-        lambda: _stop_kernel(Offloading(family), own_queue),
+        lambda: _stop_kernel(Steering(family), own),
+        lambda: _stop_kernel(Offloading(family), own),
         lambda: _end_flows(family),
         lambda: _destroy_sets(family),
-        lambda: _remove_empty_tables(record, family, own_queue),
+        lambda: _remove_empty_tables(record, family, own),
     ]
     return [*of_rules,
             lambda: _remove_addresses(record, family),
@@ -80,10 +80,10 @@ def _do_all(steps: list[Callable[[], list[str]]]) -> list[str]:
     return lines
 
 
-def leave_variant(record: undo.UndoRecord, family: int, own_queue: int) -> list[str]:
+def leave_variant(record: undo.UndoRecord, family: int, own: range) -> list[str]:
     """Take a killed director's rules out of the variant of iptables that the new one does not use."""
     lines = remove_rules(iptables.Iptables(record.programs[FAMILY_NAMES[family]]), family)
-    return lines + _remove_empty_tables(record, family, own_queue)
+    return lines + _remove_empty_tables(record, family, own)
 
 
 def remove_rules(tables: iptables.Iptables, family: int) -> list[str]:
@@ -99,15 +99,14 @@ def remove_rules(tables: iptables.Iptables, family: int) -> list[str]:
     return [f"{tables.command()} rules removed"]
 
 
-def _others(own_queue: int | None) -> list[int]:
-    """Return the numbers of the queues that other programs in this namespace have bound."""
-    own = [] if own_queue is None else [own_queue, own_queue + 1]
+def _others(own: range) -> list[int]:
+    """Return the numbers of the queues that other programs in this namespace have bound; *own* are ours."""
     return [number for number in bound_queues() if number not in own]
 
 
-def _stop_kernel(part: Steering | Offloading, own_queue: int | None) -> list[str]:
+def _stop_kernel(part: Steering | Offloading, own: range) -> list[str]:
     """Remove the chains that rewrite; while another program has a queue bound, they only lose what is in them."""
-    others = _others(own_queue)
+    others = _others(own)
     if others and part.empty():
         return [f"the table {part.table} is empty but stays: queue {others[0]} is in use, and removing it would "
                 "drop its packets"]
@@ -128,7 +127,7 @@ def _destroy_sets(family: int) -> list[str]:
             for name in rules.SETS[family] if not set_named(name, family).destroy()]
 
 
-def _remove_empty_tables(record: undo.UndoRecord, family: int, own_queue: int | None) -> list[str]:
+def _remove_empty_tables(record: undo.UndoRecord, family: int, own: range) -> list[str]:
     """Delete the nf_tables tables that iptables-nft made for us, when nothing else is in them.
 
     Deleting a base chain drops what waits in *any* queue of the namespace, so while another program has a
@@ -138,7 +137,7 @@ def _remove_empty_tables(record: undo.UndoRecord, family: int, own_queue: int | 
     if iptables.Iptables(record.programs[name]).variant != iptables.NFT:
         return []
     before = record.base_chains[name]
-    others = _others(own_queue)
+    others = _others(own)
     if others and nftables.newcomers(family, before, rules.TABLES):
         return [f"empty tables stay: queue {others[0]} is in use, and removing them would drop its packets"]
     return [f"empty table {nftables.NAMES[family]} {table} removed"

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from lbq.host.setup import HostSetup
 from lbq.lab.namespace import Namespace
 from lbq.model import AF_INET, AF_INET6, NAT, TCP, ServiceKey
+from lbq.queues import Queues
 
 VARIANTS = ("nft", "legacy")
 
@@ -132,7 +133,7 @@ def add_address(host: Namespace, address: str, place: Place, device: str) -> Non
 
 def setup_for(host: Namespace, variant: str, **options) -> HostSetup:
     """Return a HostSetup that keeps its record in the folder of *host*."""
-    return HostSetup(host.folder / "state", 0, restore=f"iptables-{variant}-restore", **options)
+    return HostSetup(host.folder / "state", Queues(0), restore=f"iptables-{variant}-restore", **options)
 
 
 def install(host: Namespace, variant: str, place: Place = IPV4, **options) -> HostSetup:

@@ -16,17 +16,19 @@ from tests.helpers.namespaces import PLACES, VARIANTS, Place
 from tests.helpers.routed import vip_routed
 from tests.helpers.topology import FULL, new_lab, visit
 
-OTHER_PATHS = ("steer",)
+OTHER_WAYS = {      # how else packets may go: the environment of the director, and which tests are in the slice
+    "steer": ({"LBQ_DATA_PATH": "auto"}, r"test_traffic_(?!tun|ipv6_tun|sctp|bypass)|test_firewalls"),
+    "workers": ({"LBQ_WORKERS": "2"}, r"test_traffic_(tcp|ftp|persistence)"),
+}
 OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
 
 
 def pytest_collection_modifyitems(config, items):
     """Mark what is in this folder, and skip it, saying why, where it cannot run.
 
-    In the slice for every run, other data paths meet only the tests of traffic that they concern.
+    In the slice for every run, other ways meet only the tests of traffic that they concern.
     """
-    left_out = [] if FULL else [item for item in items if _is_of_another_data_path(item) and not re.match(
-        r"test_traffic_(?!tun|ipv6_tun|sctp|bypass)|test_firewalls", item.path.name)]
+    left_out = [] if FULL else [item for item in items if _is_left_out(item)]
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
@@ -37,8 +39,9 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))
 
 
-def _is_of_another_data_path(item) -> bool:
-    return "callspec" in dir(item) and item.callspec.params.get("engine") in OTHER_PATHS
+def _is_left_out(item) -> bool:
+    way = item.callspec.params.get("engine") if "callspec" in dir(item) else None
+    return way in OTHER_WAYS and not re.match(OTHER_WAYS[way][1], item.path.name)
 
 
 @pytest.fixture(params=VARIANTS)
@@ -117,10 +120,11 @@ def either_lab(lab, request):
         yield lab
 
 
-@pytest.fixture(params=["fast", "reference", *OTHER_PATHS])
+@pytest.fixture(params=["fast", "reference", *OTHER_WAYS])
 def engine(request, monkeypatch) -> str:
-    """Run the test on both engines, and with the fast one where the kernel rewrites whatever it can."""
-    if request.param not in OTHER_PATHS:
+    """Run the test on both engines, and with the fast one where the kernel rewrites, and with two workers."""
+    if request.param not in OTHER_WAYS:
         return request.param
-    monkeypatch.setenv("LBQ_DATA_PATH", "auto")
+    for name, value in OTHER_WAYS[request.param][0].items():
+        monkeypatch.setenv(name, value)
     return "fast"

@@ -53,7 +53,8 @@ def test_ready_is_one_line_on_standard_output(host, engine):
     director = host.popen([sys.executable, "-m", "lbq", *OPTIONS, "--engine", engine])
     line = director.wait_for("ready")
 
-    assert line == f"ready: tcp:{VIP} nat wlc, real servers: 2, engine {engine}, queue 0, pid {director.pid}"
+    queues = "queues 0 to 1" if os.environ.get("LBQ_WORKERS") else "queue 0"
+    assert line == f"ready: tcp:{VIP} nat wlc, real servers: 2, engine {engine}, {queues}, pid {director.pid}"
     lbq(host, "stop")
     assert director.wait(10) == 0
     assert director.stdout.read() == b""

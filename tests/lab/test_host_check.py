@@ -17,8 +17,9 @@ CHECK = """
 import sys
 from pathlib import Path
 from lbq.host.setup import HostSetup
+from lbq.queues import Queues
 try:
-    HostSetup(Path(sys.argv[1]), 0).check()
+    HostSetup(Path(sys.argv[1]), Queues(0)).check()
 except Exception as error:
     print(type(error).__name__, error)
 """

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lbq.host.setup import HostSetup, cleanup
+from lbq.queues import Queues
 from tests.helpers.namespaces import (
     IPV4,
     IPV6,
@@ -29,7 +30,8 @@ import os, signal, sys
 from pathlib import Path
 from lbq.host.setup import HostSetup
 from lbq.model import ServiceKey
-setup = HostSetup(Path(sys.argv[1]), 0, restore=sys.argv[2], accept_forward=True, add_vip="eth0")
+from lbq.queues import Queues
+setup = HostSetup(Path(sys.argv[1]), Queues(0), restore=sys.argv[2], accept_forward=True, add_vip="eth0")
 key = ServiceKey(6, int(sys.argv[4]), 80, int(sys.argv[3]))
 setup.install([key], [(key, int(sys.argv[5]), 80, 0)])
 os.kill(os.getpid(), signal.SIGKILL)
@@ -169,7 +171,7 @@ def test_a_start_over_a_crash_adds_no_rule_twice(host, variant, place):
 def test_a_start_over_a_crash_follows_the_new_command_line(host, variant):
     install(host, variant, accept_forward=True)
     other = SERVICE._replace(port=8080)
-    setup = HostSetup(host.folder / "state", 5, restore=f"iptables-{variant}-restore")
+    setup = HostSetup(host.folder / "state", Queues(5), restore=f"iptables-{variant}-restore")
 
     host.call(setup.install, [other], [(other, SERVER[1], 8080, 0)])
 

@@ -51,6 +51,7 @@ def test_the_kernels_columns_are_read_for_our_queue(tmp_path):
     file.write_text("    0  17261     2 2 65531     4     5        6  1\n"
                     "    7  17262    12 2 65531    14    15       16  1\n")
 
-    assert queue_counters(7, file) == (12, 14, 15)
-    assert queue_counters(8, file) is None
-    assert queue_counters(7, tmp_path / "no kernel module") is None
+    assert queue_counters([7], file) == (12, 14, 15)
+    assert queue_counters(range(8), file) == (14, 18, 20)
+    assert queue_counters([8], file) is None
+    assert queue_counters([7], tmp_path / "no kernel module") is None

@@ -27,6 +27,7 @@ def options(*words) -> Options:
 @pytest.fixture(autouse=True)
 def no_profile_in_the_environment(monkeypatch):
     monkeypatch.delenv("LBQ_KERNEL_PROFILE", raising=False)
+    monkeypatch.delenv("LBQ_WORKERS", raising=False)
 
 
 def test_address_and_mode_are_enough():
@@ -126,6 +127,11 @@ def test_a_wrong_profile_in_the_environment_is_a_mistake_too(monkeypatch):
     (["--engine", "fats"], "unknown engine 'fats'; did you mean 'fast'?"),
     (["--queue", "65536"], "--queue 65536: not a number from 0 to 65535"),
     (["--queue", "-1"], "queue"),
+    (["--workers", "0"], "--workers 0: not a number from 1 to 64"),
+    (["--workers", "2", "--engine", "reference"], "--engine reference has one worker; --workers 2 is for"),
+    (["--workers", "3", "--queue", "65534"], "--workers 3 need as many queues, from --queue 65534 on, and 65535 is the "
+                                             "last; say --queue 65533 or below"),
+    (["--workers", "3", "--queue", "65531", "--data-path", "steer"], "for each of its workers; say one below 65531"),
     (["--max-connections", "0"], "--max-connections 0: not a number from 1"),
     (["--max-connections", "many"], "--max-connections many: not a number"),
     (["--max-connections", "²"], "--max-connections ²: not a number"),

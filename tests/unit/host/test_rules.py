@@ -7,6 +7,7 @@ import pytest
 
 from lbq.host import rules
 from lbq.model import AF_INET, AF_INET6
+from lbq.queues import Queues
 
 GOLDEN = """\
 *raw
@@ -76,13 +77,13 @@ COMMIT
 
 
 def test_the_rules_are_twenty_whatever_the_number_of_services():
-    assert rules.install_text(AF_INET, 3, False, {}) == GOLDEN
+    assert rules.install_text(AF_INET, Queues(3), False, {}) == GOLDEN
     assert sum(line.startswith("-") for line in GOLDEN.splitlines()) == 20
 
 
 def test_the_rules_of_ipv6_are_the_same_but_for_sets_icmp_and_redirects():
     expected = re.sub(r"-A LBQ-ERRORS.*\n", "", GOLDEN).replace("lbq-", "lbq6-").replace("-p icmp", "-p ipv6-icmp")
-    text = rules.install_text(AF_INET6, 3, False, {})
+    text = rules.install_text(AF_INET6, Queues(3), False, {})
 
     assert re.sub(r"-A LBQ-ERRORS.*\n", "", text) == expected
     assert re.findall(r"-A LBQ-ERRORS (.*)", text) == [
@@ -92,7 +93,7 @@ def test_the_rules_of_ipv6_are_the_same_but_for_sets_icmp_and_redirects():
 
 
 def test_each_firewall_mark_has_two_rules():
-    text = rules.install_text(AF_INET, 3, False, {}, [7])
+    text = rules.install_text(AF_INET, Queues(3), False, {}, [7])
 
     assert set(text.splitlines()) - set(GOLDEN.splitlines()) == {
         "-A LBQ-NOTRACK -m mark --mark 0x7 -g LBQ-UNTRACKED",
@@ -100,32 +101,57 @@ def test_each_firewall_mark_has_two_rules():
 
 
 def test_accept_forward_adds_one_chain_on_top_of_forward():
-    assert rules.install_text(AF_INET, 3, True, {}) == GOLDEN + GOLDEN_FORWARD
+    assert rules.install_text(AF_INET, Queues(3), True, {}) == GOLDEN + GOLDEN_FORWARD
 
 
 def test_whole_addresses_have_rules_once_there_is_one():
-    text = rules.install_text(AF_INET, 3, True, {}, every_port=True)
+    text = rules.install_text(AF_INET, Queues(3), True, {}, every_port=True)
 
     assert set(text.splitlines()) - set((GOLDEN + GOLDEN_FORWARD).splitlines()) == EVERY_PORT
 
 
 def test_steered_services_have_rules_of_their_own_once_there_is_one_behind_all_others():
     """What belongs to a service that is not steered must be seen whole."""
-    text = rules.install_text(AF_INET, 3, True, {}, [7], every_port=True, steered=True)
+    text = rules.install_text(AF_INET, Queues(3), True, {}, [7], every_port=True, steered=True)
     more = {line.replace("-any dst", "-steer dst,dst").replace("-any src", "-steer src,src").replace("num 3", "num 4")
             for line in EVERY_PORT}
 
     assert set(text.splitlines()) - set(rules.install_text(
-        AF_INET, 3, True, {}, [7], every_port=True).splitlines()) == more
+        AF_INET, Queues(3), True, {}, [7], every_port=True).splitlines()) == more
     for chain in ("REQUEST", "REPLY", "NOTRACK"):
         lines = [line for line in text.splitlines() if line.startswith(f"-A LBQ-{chain}")]
         assert "-steer" in lines[-1] and not any("-steer" in line for line in lines[:-3])
 
 
+@pytest.mark.parametrize(("workers", "shares"), [
+    (2, ["0x1=0x0"]), (3, ["0xff=0x0:0x54", "0xff=0x55:0xa9"]), (4, ["0x3=0x0", "0x3=0x1", "0x3=0x2"])])
+@pytest.mark.parametrize(("family", "transport"), [(AF_INET, "0>>22&0x3C@0"), (AF_INET6, "40")])
+def test_workers_share_packets_by_the_clients_port_both_ways(workers, shares, family, transport):
+    text = rules.install_text(family, Queues(3, workers), True, {}, [7], steered=True, offloaded=True)
+    for chain, port, first in (("REQUEST", 17, 3), ("REPLY", 1, 3), ("REQUEST-HEADERS", 17, 3 + workers),
+                               ("REPLY-HEADERS", 1, 3 + workers)):
+        assert [line for line in text.splitlines() if line.startswith(f"-A LBQ-{chain}-TO ")] == [
+            *(f'-A LBQ-{chain}-TO -m u32 --u32 "{transport}>>{port}&{share}" -j NFQUEUE --queue-num {first + i}'
+              for i, share in enumerate(shares)),
+            f"-A LBQ-{chain}-TO -j NFQUEUE --queue-num {first + workers - 1}"]
+    assert {line.split()[-1] for line in text.splitlines() if line.startswith("-A LBQ-RE") and " -g " in line} == {
+        "LBQ-ERRORS", "LBQ-OFFLOAD", "LBQ-REQUEST-TO", "LBQ-REPLY-TO", "LBQ-REQUEST-HEADERS-TO", "LBQ-REPLY-HEADERS-TO"}
+    assert all("--queue-num 3 " in line for line in text.splitlines() if "bypass" in line)      # errors: the first's
+
+
+def test_every_value_of_the_shared_bits_is_one_workers():
+    for workers in range(2, 65):
+        lines = rules.spread(AF_INET, range(5, 5 + workers), True)
+        values = [int(bound, 16) for line in lines[:-1] for bound in line.split("=")[1].split('"')[0].split(":")]
+        firsts = [line.split("=")[1].split('"')[0].split(":")[0] for line in lines[:-1]]
+        assert values == sorted(values) and len(set(firsts)) == workers - 1 and len(lines) == workers
+
+
 def test_offloaded_services_have_rules_of_their_own_before_all_others():
     """What conntrack is to carry must not be untracked because the VIP, or the server, is another service's, too."""
-    text = rules.install_text(AF_INET, 3, True, {}, [7], every_port=True, offloaded=True)
-    more = set(text.splitlines()) - set(rules.install_text(AF_INET, 3, True, {}, [7], every_port=True).splitlines())
+    text = rules.install_text(AF_INET, Queues(3), True, {}, [7], every_port=True, offloaded=True)
+    without = rules.install_text(AF_INET, Queues(3), True, {}, [7], every_port=True)
+    more = set(text.splitlines()) - set(without.splitlines())
 
     assert more == {
         ":LBQ-OFFLOAD - [0:0]",
@@ -142,7 +168,7 @@ def test_offloaded_services_have_rules_of_their_own_before_all_others():
 
 
 def test_where_all_services_are_steered_nothing_else_is_looked_for():
-    text = rules.install_text(AF_INET, 3, True, {}, whole=False, steered=True)
+    text = rules.install_text(AF_INET, Queues(3), True, {}, whole=False, steered=True)
 
     assert not re.search(r"lbq-(vip|rip) ", text)
     assert "-A LBQ-ERRORS -p icmp -m icmp --icmp-type 3 -j NFQUEUE --queue-num 3 --queue-bypass" in text
@@ -151,7 +177,7 @@ def test_where_all_services_are_steered_nothing_else_is_looked_for():
 def test_a_jump_that_is_there_and_last_is_not_added_again():
     saved = rules.parse("*mangle\n:LBQ-REQUEST - [0:0]\n-A PREROUTING -j ACCEPT\n-A PREROUTING -j LBQ-REQUEST\n"
                         "-A INPUT -j ACCEPT\nCOMMIT\n")
-    text = rules.install_text(AF_INET, 0, False, saved)
+    text = rules.install_text(AF_INET, Queues(0), False, saved)
 
     assert " PREROUTING -j LBQ-REQUEST" not in text
     assert "-A POSTROUTING -j LBQ-REPLY" in text
@@ -159,10 +185,10 @@ def test_a_jump_that_is_there_and_last_is_not_added_again():
 
 def test_a_jump_goes_behind_the_users_rules_that_came_since():
     """Those may set the mark of a service."""
-    text = rules.install_text(AF_INET, 0, False, rules.parse(SAVED))
+    text = rules.install_text(AF_INET, Queues(0), False, rules.parse(SAVED))
 
     assert "\n-D PREROUTING -j LBQ-REQUEST\n-A PREROUTING -j LBQ-REQUEST\n" in text
-    assert "-D FORWARD" not in rules.install_text(AF_INET, 0, True, rules.parse(
+    assert "-D FORWARD" not in rules.install_text(AF_INET, Queues(0), True, rules.parse(
         "*filter\n-A FORWARD -j LBQ-FORWARD\n-A FORWARD -j DROP\nCOMMIT\n"))
 
 
@@ -176,7 +202,7 @@ def test_a_rule_that_sets_a_mark_is_seen():
 
 @pytest.mark.parametrize(("family", "count"), [(AF_INET, 3), (AF_INET6, 4)])
 def test_only_icmp_errors_bypass_a_missing_listener(family, count):
-    lines = [line for line in rules.install_text(family, 0, True, {}).splitlines() if "bypass" in line]
+    lines = [line for line in rules.install_text(family, Queues(0), True, {}).splitlines() if "bypass" in line]
 
     assert len(lines) == count and all("icmp" in line and "-type" in line for line in lines)
 
@@ -207,7 +233,8 @@ def test_nothing_of_ours_means_nothing_to_remove():
 
 
 def test_removing_what_was_installed_leaves_no_line_of_it():
-    installed = rules.parse(rules.install_text(AF_INET6, 0, True, {}, offloaded=True).replace("-I ", "-A "))
+    installed = rules.parse(rules.install_text(AF_INET6, Queues(0, 2), True, {}, steered=True, offloaded=True).replace(
+        "-I ", "-A "))
 
     text = rules.removal_text(installed)
 
