@@ -264,18 +264,27 @@ class Lbq(Column):
     programs = IPTABLES
     engine = "fast"
     data_path = "rewrite"
+    workers = 1
 
     def target(self) -> str:
         return self.director.vip
 
     def start(self, service: Service) -> None:
         options = ["--vip", f"{self.director.vip}:{service.port}", "--mode", "nat", "--engine", self.engine,
-                   "--data-path", self.data_path]
+                   "--data-path", self.data_path, "--workers", str(self.workers)]
         options += ["--udp"] if service.protocol == "udp" else []
         for address in self.director.real_servers:
             options += ["--real", f"{address}:{service.port}"]
         self.process = self.director.namespace.popen(lbq_command(*options), env=this_lbq())
         self.process.wait_for("ready", READY_SECONDS)
+
+
+class LbqWorkers(Lbq):
+    """lbq whose packets two threads share."""
+
+    title = "lbq rewrite, 2 workers"
+    about = "lbq --workers 2"
+    workers = 2
 
 
 class LbqSteer(Lbq):
@@ -313,6 +322,7 @@ COLUMNS: dict[str, type[Column]] = {
     "haproxy": Haproxy,
     "nginx": NginxStream,
     "lbq": Lbq,
+    "workers": LbqWorkers,
     "steer": LbqSteer,
     "offload": LbqOffload,
     "reference": LbqReference,

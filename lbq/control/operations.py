@@ -312,7 +312,7 @@ class Operations:
             await asyncio.sleep(CONNTRACK_PAUSE)
 
     async def stats(self) -> dict:
-        """Return the services' rows, the sum of all services', the engine's counters, and the kernel's of the queues."""
+        """Return the services' rows, the sum of them all, the engine's counters and those of the kernel's queues."""
         counted = queue_counters(self.queues.all)
         return {"services": await self.list(), "total": await self.process.call("totals"),
                 "counters": await self.process.call("statistics"),

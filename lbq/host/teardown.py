@@ -104,7 +104,7 @@ def _others(own: range) -> list[int]:
     return [number for number in bound_queues() if number not in own]
 
 
-def _stop_kernel(part: Steering | Offloading, own: range) -> list[str]:
+def _stop_kernel(part: Steering | Offloading, own: range = range(0)) -> list[str]:
     """Remove the chains that rewrite; while another program has a queue bound, they only lose what is in them."""
     others = _others(own)
     if others and part.empty():
@@ -158,7 +158,7 @@ def _remove_unrecorded() -> list[str]:
     lines = []
     for family in (AF_INET, AF_INET6):
         lines += [line for tables in iptables.installed(family) for line in remove_rules(tables, family)]
-        lines += _stop_kernel(Steering(family), None) + _stop_kernel(Offloading(family), None)
+        lines += _stop_kernel(Steering(family)) + _stop_kernel(Offloading(family))
         lines += _end_flows(family)
         lines += _destroy_sets(family)
     return lines

@@ -61,7 +61,8 @@ def test_ready_is_one_line_on_standard_output(host, engine):
 
 
 def test_what_runs_can_be_listed_changed_and_stopped(host, engine):
-    before, rips = picture(host), "lbq-rip-steer" if os.environ.get("LBQ_DATA_PATH") else "lbq-rip"
+    before, rips = picture(host), {
+        "auto": "lbq-rip-steer", "offload": "lbq-rip-offload"}.get(os.environ.get("LBQ_DATA_PATH"), "lbq-rip")
     with director_in(host, *OPTIONS, "--engine", engine) as director:
         assert servers(host) == [("192.168.20.2", 8080, 2), ("192.168.20.1", 80, 1)]    # the newest first
 
