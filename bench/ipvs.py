@@ -48,6 +48,8 @@ SETTINGS = {"classic": {ENVIRONMENT: "iptables-legacy-restore"}, "new": {}}
 BOOT_SECONDS = {"classic": 120, "new": 600}
 SLOWER = {"classic": 3, "new": 6}       # than expected of this machine, at most
 MEGABYTES = 2048
+WORST_NOISE = 0.25      # between equal columns: a goal closer to its limit than a worse one is not decided
+UNDECIDED = "undecided: the machine was too busy"
 
 
 class Either(NamedTuple):
@@ -148,15 +150,23 @@ def _judged(results: Results, goal: Either) -> list[str]:
     best = max(reached, key=lambda subject: reached[subject].middle)
     path = best.partition("-")[0]
     noise = results.noise(goal.workload, goal.number, path)
-    verdict = report.judge(Goal(goal.workload, goal.number, path, goal.reference, 1.0), reached[best].middle,
-                           noise or 0.0)
+    verdict = _verdict(Goal(goal.workload, goal.number, path, goal.reference, 1.0), reached[best].middle, noise or 0.0)
     if verdict == MISSED:
         verdict += _excuse(results, goal, path)
     return [what, *cells, "" if noise is None else f"± {noise:.0%}", verdict]
 
 
+def _verdict(goal: Goal, reached: float, noise: float) -> str:
+    """Return what report.judge() says, unless equal columns differ by too much to tell."""
+    if noise > WORST_NOISE and max(reached, 1 / reached) <= 1 + noise:
+        return UNDECIDED
+    return report.judge(goal, reached, noise)
+
+
 def _excuse(results: Results, goal: Either, path: str) -> str:
-    """Return what the floor of *path* reaches, when that is not enough either."""
+    """Return what the floor of *path* reaches, when that is not enough either; DR has none, for replies go around it."""
+    if goal.reference != "ipvs":
+        return ""
     floor = results.ratio(goal.workload, goal.number, FLOORS[path][0], goal.reference)
     return f" (the floor itself: {floor.middle:.2f})" if floor and floor.middle < 1 else ""
 

@@ -60,10 +60,26 @@ def test_the_resolution_is_that_of_the_floor_of_the_better_path(make_run):
 @pytest.mark.parametrize(("again", "verdict"), [([105, 105], "met within the spread"),
                                                 ([100, 100], "**missed** (the floor itself: 0.98)")])
 def test_a_goal_missed_by_less_than_the_floor_differs_from_itself_is_met(make_run, again, verdict):
-    measured = make_run({"window ipvs-dr": {PPS: [100, 100]}, "window lbq-dr": {PPS: [96, 96]},
+    measured = make_run({"window ipvs": {PPS: [100, 100]}, "window lbq": {PPS: [96, 96]},
                          "window floor": {PPS: [98, 98]}, "window floor-again": {PPS: again}})
 
-    assert goal(measured, DR)[3] == verdict
+    assert goal(measured, NAT)[3] == verdict
+
+
+def test_the_floor_excuses_nothing_of_direct_routing(make_run):
+    measured = make_run({"window ipvs-dr": {PPS: [100]}, "window lbq-dr": {PPS: [50]}, "window floor": {PPS: [40]}})
+
+    assert goal(measured, DR)[3] == "**missed**"
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(90, ipvs.UNDECIDED), (110, ipvs.UNDECIDED), (160, "met"),
+                                               (50, "**missed**")])
+def test_on_a_busy_machine_a_goal_that_is_close_is_not_decided(make_run, ours, verdict):
+    """Equal columns differ by 40 %: neither a little more nor a little less means anything."""
+    measured = make_run({"window ipvs": {PPS: [100, 100]}, "window lbq": {PPS: [ours, ours]},
+                         "window floor": {PPS: [100, 100]}, "window floor-again": {PPS: [140, 140]}})
+
+    assert goal(measured, NAT)[3] == verdict
 
 
 def test_a_goal_that_nothing_was_measured_for_says_so(make_run):
