@@ -164,7 +164,7 @@ def _verdict(goal: Goal, reached: float, noise: float) -> str:
 
 
 def _excuse(results: Results, goal: Either, path: str) -> str:
-    """Return what the floor of *path* reaches, when that is not enough either; DR has none, for replies go around it."""
+    """Return what the floor of *path* reaches, when that is not enough either; there is none of DR."""
     if goal.reference != "ipvs":
         return ""
     floor = results.ratio(goal.workload, goal.number, FLOORS[path][0], goal.reference)
