@@ -39,6 +39,9 @@ bench: $(VENV)/lbq-test  ## forwarding, DNAT, proxies, lbq and the floor side by
 	@$(BIN)/lbq bench --output $(RESULTS) --terminal
 	@$(BIN)/python bench/micro.py $(RESULTS)
 
+bench-ipvs: $(VENV)/lbq-kernel  ## lbq beside kernel IPVS, one kernel guest after the other, half an hour (root)
+	@$(BIN)/python bench/ipvs.py --output $(RESULTS:.json=-ipvs.json)
+
 bench-memory: $(VENV)/lbq-test  ## scheduler, table and rewrite in memory
 	@$(BIN)/pytest -q bench
 
@@ -81,4 +84,4 @@ $(VENV)/lbq-kernel: $(VENV)/lbq-test
 	@packaging/install-debian kernel
 	@touch $@
 
-.PHONY: help lab test test-full test-kernel test-kernel-full fuzz soak unit bench bench-memory lint annotate clean
+.PHONY: help lab test test-full test-kernel test-kernel-full fuzz soak unit bench bench-ipvs bench-memory lint annotate clean

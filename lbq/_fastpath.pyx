@@ -39,7 +39,7 @@ from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO
 from lbq._forwarding cimport count_in, count_out
 from lbq._nfqueue cimport MSG_DONTWAIT, MSG_WAITFORONE, Queued
 from lbq._packet cimport (DROPPED_MALFORMED, DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE,
-                          DROPPED_TRUNCATED, FORWARDED, LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP,
+                          FORWARDED, LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP,
                           PASSED_NO_CONNECTION, PASSED_NO_SERVICE, PASSED_NOT_OURS, PASSED_REPLY, PASSED_WHOLE,
                           POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key, from_loopback, hops, parse,
                           reply_key)
@@ -629,8 +629,8 @@ cdef class FastDirector(Offload):
         """Send *packets* 64-byte ACKs of random connections of those that ``benchmark_opening`` opened.
 
         With NAT every other ACK is a server's.  Returns nanoseconds per ACK: parse, find, state, rewrite, counters
-        and timer, in batches as ``run`` handles them, the packets' own bytes in cache, nothing sent.  Several threads may
-        do it at once, each as another *worker*.
+        and timer, in batches as ``run`` handles them, the packets' own bytes in cache, nothing sent.  Several threads
+        may do it at once, each as another *worker*.
         """
         cdef Batch batch = self.batches[worker]
         cdef uint64_t random = seed, handled = self.counted.outcomes[REWRITTEN] + self.counted.outcomes[FORWARDED]

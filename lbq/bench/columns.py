@@ -8,15 +8,19 @@ what NFQUEUE costs and nothing else, so it flatters nobody.
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from lbq.bench.machine import Missing, Tools
 from lbq.bench.network import Director
+from lbq.errors import HostError
+from lbq.host.iptables import ENVIRONMENT
 from lbq.lab.namespace import Process
 from lbq.lab.topology import lbq_command, this_lbq
+from lbq.realserver import TUNNEL, tunnel_is_up
 
-READY_SECONDS = 20
+READY_SECONDS = 60       # under emulation, Python takes its time
 IPTABLES = {"iptables": "iptables"}
 
 
@@ -33,6 +37,7 @@ class Column:
     title = "plain forwarding"
     about = "the kernel's routing, nothing else; the client talks to the server's address"
     programs: ClassVar[dict[str, str]] = {}     # what it needs: program, and its Debian package
+    method = "nat"      # of dr and tun, the real servers have the VIP, and replies go around the director
 
     def __init__(self, director: Director, tools: Tools):
         self.director = director
@@ -62,7 +67,14 @@ class Column:
             raise Missing(f"{self.title} ended with status {self.process.returncode}: {' '.join(said)}")
 
     def _iptables(self, *words: str) -> None:
-        self.director.namespace.run(["iptables", "-w", *words])
+        """Change rules with the variant of iptables that lbq is told to use, too."""
+        program = os.environ.get(ENVIRONMENT, "iptables-restore").removesuffix("-restore")
+        self.director.namespace.run([program, "-w", *words])
+
+    def _require_tunnel(self) -> None:
+        """Raise Missing when this column's method needs the kernel's ends of tunnels, and there are none."""
+        if self.method == "tun" and not self.director.server.call(tunnel_is_up):
+            raise Missing(f"this kernel has no ipip: the real servers have no {TUNNEL}")
 
 
 class Dnat(Column):
@@ -111,6 +123,52 @@ class NftDnat(Column):
 
     def stop(self) -> None:
         self.director.namespace.run(["nft", "delete", "table", "ip", self.table], check=False)
+
+
+class Ipvs(Column):
+    """The kernel's own layer-4 balancer, as ipvsadm sets it up; conntrack stays out of it, as is its default."""
+
+    title = "kernel IPVS NAT"
+    about = "kernel IPVS set up with ipvsadm, scheduler wlc"
+    programs: ClassVar = {"ipvsadm": "ipvsadm"}
+    option = "-m"
+
+    def target(self) -> str:
+        return self.director.vip
+
+    def start(self, service: Service) -> None:
+        self._require_tunnel()
+        endpoint = ["-u" if service.protocol == "udp" else "-t", f"{self.director.vip}:{service.port}"]
+        self._ipvsadm("-A", *endpoint, "-s", "wlc")
+        for address in self.director.real_servers:
+            self._ipvsadm("-a", *endpoint, "-r", f"{address}:{service.port}", self.option)
+
+    def stop(self) -> None:
+        self.director.namespace.run(["ipvsadm", "-C"], check=False)
+
+    def _ipvsadm(self, *words: str) -> None:
+        done = self.director.namespace.run(["ipvsadm", *words], check=False)
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            raise Missing("ipvsadm said: " + next((line for line in said if "ipvs:" in line), said[0]))
+
+
+class IpvsDr(Ipvs):
+    """The same, direct routing."""
+
+    title = "kernel IPVS DR"
+    about = "the same by direct routing"
+    method = "dr"
+    option = "-g"
+
+
+class IpvsTun(Ipvs):
+    """The same, through IPIP tunnels."""
+
+    title = "kernel IPVS TUN"
+    about = "the same through IPIP tunnels"
+    method = "tun"
+    option = "-i"
 
 
 class Floor(Column):
@@ -270,13 +328,18 @@ class Lbq(Column):
         return self.director.vip
 
     def start(self, service: Service) -> None:
-        options = ["--vip", f"{self.director.vip}:{service.port}", "--mode", "nat", "--engine", self.engine,
+        self._require_tunnel()
+        options = ["--vip", f"{self.director.vip}:{service.port}", "--mode", self.method, "--engine", self.engine,
                    "--data-path", self.data_path, "--workers", str(self.workers)]
         options += ["--udp"] if service.protocol == "udp" else []
         for address in self.director.real_servers:
             options += ["--real", f"{address}:{service.port}"]
         self.process = self.director.namespace.popen(lbq_command(*options), env=this_lbq())
-        self.process.wait_for("ready", READY_SECONDS)
+        try:
+            self.process.wait_for("ready", READY_SECONDS)
+        except HostError:
+            self.check()        # its last line alone is the reason
+            raise
 
 
 class LbqWorkers(Lbq):
@@ -295,10 +358,43 @@ class LbqSteer(Lbq):
     data_path = "steer"
 
 
+class LbqDr(Lbq):
+    """lbq by direct routing."""
+
+    title = "lbq rewrite DR"
+    about = "lbq --mode dr"
+    method = "dr"
+
+
+class LbqTun(Lbq):
+    """lbq through IPIP tunnels."""
+
+    title = "lbq rewrite TUN"
+    about = "lbq --mode tun"
+    method = "tun"
+
+
+class LbqSteerDr(LbqSteer):
+    """lbq that sees headers, and has the kernel send packets on."""
+
+    title = "lbq steer DR"
+    about = "lbq --mode dr --data-path steer"
+    method = "dr"
+
+
+class LbqSteerTun(LbqSteer):
+    """What lbq refuses, with the reason."""
+
+    title = "lbq steer TUN"
+    about = "lbq --mode tun --data-path steer"
+    method = "tun"
+
+
 class LbqOffload(Lbq):
     """lbq that sees the first packet of a flow, and leaves the others to the kernel's conntrack."""
 
     title = "lbq offload"
+    about = "lbq --data-path offload: lbq sees a flow's first packet"
     data_path = "offload"
 
 
@@ -330,5 +426,13 @@ COLUMNS: dict[str, type[Column]] = {
     "floor-again": FloorAgain,
     "floor-headers": FloorHeaders,
     "floor-headers-again": FloorHeadersAgain,
+    "ipvs": Ipvs,
+    "ipvs-dr": IpvsDr,
+    "ipvs-tun": IpvsTun,
+    "lbq-dr": LbqDr,
+    "lbq-tun": LbqTun,
+    "steer-dr": LbqSteerDr,
+    "steer-tun": LbqSteerTun,
     "prototype": Prototype,
 }
+ON_DEMAND = ("ipvs", "ipvs-dr", "ipvs-tun", "lbq-dr", "lbq-tun", "steer-dr", "steer-tun", "prototype")   # if named

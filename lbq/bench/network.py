@@ -6,6 +6,11 @@ The directors are alike but for what forwards in them.  They are all up at the s
 is not being measured only waits; so a measurement can follow another column's within milliseconds, and
 what disturbs the machine for a second disturbs neighbours alike.  The server has two addresses in each
 network, so that a balancer has something to balance, and the director as its gateway to the clients.
+
+Where a column forwards by DR or TUN, the servers have the VIP, too, by ``lbq realserver``, and their replies go around
+the director over a link of their own, as is the point of these methods:
+
+    server 10.K.3.1 ─────── 10.K.3.2 client
 """
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from pathlib import Path
 
 from lbq.errors import HostError
 from lbq.lab.namespace import NETNS_FOLDER, Namespace, stop_pids, uninterrupted
-from lbq.lab.topology import require_root
+from lbq.lab.topology import lbq_command, require_root, this_lbq
 
 PREFIX = "lbqb-"
 EVERY_PORT = "1024 65535"       # thousands of connections a second leave their ports waiting for a minute
@@ -24,27 +29,30 @@ EVERY_PORT = "1024 65535"       # thousands of connections a second leave their 
 class Director:
     """One column's director: its namespace, and the addresses on both sides of it."""
 
-    def __init__(self, number: int, namespace: Namespace):
+    def __init__(self, number: int, namespace: Namespace, server: Namespace):
         self.namespace = namespace
+        self.server = server
         self.client = f"10.{number}.1.2"
         self.vip = f"10.{number}.1.1"
         self.real_servers = [f"10.{number}.2.1", f"10.{number}.2.2"]
         self.gateway = f"10.{number}.2.254"
         self.client_network = f"10.{number}.1.0/24"
         self.server_network = f"10.{number}.2.0/24"
+        self.around = (f"10.{number}.3.1", f"10.{number}.3.2")      # server and client, when replies go around it
         self.number = number
 
 
 class Network:
-    """All namespaces, up inside a ``with`` block and gone after it."""
+    """All namespaces, up inside a ``with`` block and gone after it; *methods* says how each column forwards."""
 
-    def __init__(self, columns: list[str]):
+    def __init__(self, methods: dict[str, str]):
+        self.methods = methods
         owner = os.getpid()
         self.folder = Path(f"/run/{PREFIX}{owner}")
         self.client = self._namespace("client")
         self.server = self._namespace("server")
-        self.directors = {name: Director(number, self._namespace(name))
-                          for number, name in enumerate(columns, start=1)}
+        self.directors = {name: Director(number, self._namespace(name), self.server)
+                          for number, name in enumerate(methods, start=1)}
 
     def _namespace(self, name: str) -> Namespace:
         return Namespace(f"{self.folder.name}-{name}", "", self.folder)
@@ -72,14 +80,39 @@ class Network:
         for host in (self.client, self.server):
             host.create()
             host.sysctl("net.ipv4.ip_local_port_range", EVERY_PORT)
-        for director in self.directors.values():
+            for device in ("all", "default"):       # of DR and TUN, packets do not come from where replies go
+                host.sysctl(f"net.ipv4.conf.{device}.rp_filter", 0)
+        for name, director in self.directors.items():
             director.namespace.create()
             director.namespace.sysctl("net.ipv4.ip_forward", 1)
             director.namespace.sysctl("net.ipv4.ip_local_port_range", EVERY_PORT)
             _connect(director, "clients", [director.vip], self.client, [director.client])
             _connect(director, "servers", [director.gateway], self.server, director.real_servers)
             _add_route(self.client, director.server_network, director.vip)
-            _add_route(self.server, director.client_network, director.gateway)
+            if self.methods[name] == "nat":
+                _add_route(self.server, director.client_network, director.gateway)
+            else:
+                self._lead_around(director)
+        for method in ("dr", "tun"):
+            self._give_vips(method, [director for name, director in self.directors.items()
+                                     if self.methods[name] == method])
+
+    def _lead_around(self, director: Director) -> None:
+        """Join server and client by a link of their own for the replies of *director*'s connections."""
+        ours, theirs = director.around
+        link = f"around{director.number}"
+        with self.server.links() as links:
+            links.link("add", ifname=link, kind="veth", peer={"ifname": link, "net_ns_fd": self.client.name})
+            _bring_up(links, link, [ours])
+        with self.client.links() as links:
+            _bring_up(links, link, [theirs])
+        _add_route(self.server, director.client_network, theirs)
+
+    def _give_vips(self, method: str, directors: list[Director]) -> None:
+        """Make the server a real server of *directors* that forward by *method*."""
+        if directors:
+            vips = [word for director in directors for word in ("--vip", director.vip)]
+            self.server.run(lbq_command("realserver", method, *vips), env=this_lbq())
 
     def down(self) -> None:
         """End every program of the network and take the namespaces away; no signal stops that half way."""

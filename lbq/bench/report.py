@@ -146,13 +146,13 @@ def values_table(results: Results) -> list[str]:
     """Return the table of medians: a row for a number, a column for a forwarder."""
     if not results.columns:
         return []
-    lines = _head("median [quartiles]", results.columns)
+    lines = head("median [quartiles]", results.columns)
     notes: list[str] = []
     for name in results.workloads():
         for row in WORKLOADS[name].rows:
             cells = [_cell(results, name, column, row, notes) for column in results.columns]
             if set(cells) != {NOTHING}:
-                lines.append(_row([row.heading, *cells]))
+                lines.append(table_row([row.heading, *cells]))
     remarks = [*(f"{at}) {note}  " for at, note in enumerate(notes, start=1)), *_errors(results)]
     return [*lines, "", *remarks] if remarks else lines
 
@@ -189,20 +189,20 @@ def ratios_table(results: Results) -> list[str]:
     if "floor" not in results.columns:
         return []
     columns = {name: title for name, title in results.columns.items() if name != "floor"}
-    lines = _head("÷ floor, pair by pair", columns)
+    lines = head("÷ floor, pair by pair", columns)
     for name in results.workloads():
         for row in WORKLOADS[name].rows:
             if row.number == "lost" or row.minus:
                 continue
             ratios = [results.ratio(name, row.number, column, "floor") for column in columns]
             if any(ratios):
-                lines.append(_row([row.heading, *(ratio.text(2) if ratio else NOTHING for ratio in ratios)]))
+                lines.append(table_row([row.heading, *(ratio.text(2) if ratio else NOTHING for ratio in ratios)]))
     return lines
 
 
 def goals_table(results: Results) -> list[str]:
     """Return each goal, what was reached, and whether that is enough."""
-    lines = [_row(["goal", "reached", "resolution", ""]), _row(["---", "---:", "---:", "---"])]
+    lines = [table_row(["goal", "reached", "resolution", ""]), table_row(["---", "---:", "---:", "---"])]
     for goal in GOALS:
         ratio = results.ratio(goal.workload, goal.number, goal.subject, goal.reference)
         if ratio is None:
@@ -214,13 +214,13 @@ def goals_table(results: Results) -> list[str]:
         what += f"{goal.limit} × {results.columns[goal.reference]}"
         verdict = judge(goal, ratio.middle, noise or 0.0)
         verdict += _excuse(results, goal) if verdict == MISSED else ""
-        lines.append(_row([what, ratio.text(2), "" if noise is None else f"± {noise:.0%}", verdict]))
+        lines.append(table_row([what, ratio.text(2), "" if noise is None else f"± {noise:.0%}", verdict]))
     for limit in LIMITS:
         values = results.in_memory(limit.setting, limit.number)
         if values:
             what = f"{limit.heading}; {limit.setting.label()} ≤ {limit.most}"
             verdict = "met" if values.middle <= limit.most else MISSED
-            lines.append(_row([what, values.text(1), "", verdict]))
+            lines.append(table_row([what, values.text(1), "", verdict]))
     return lines if len(lines) > 2 else []
 
 
@@ -261,12 +261,12 @@ def memory_table(results: Results) -> list[str]:
     settings = results.settings()
     if not settings:
         return []
-    lines = _head("in memory, fast engine", MEMORY_COLUMNS)
+    lines = head("in memory, fast engine", MEMORY_COLUMNS)
     for setting in settings:
         # Of few connections, the bytes are the interpreter's.
         numbers = [number for number in MEMORY_COLUMNS if number != "bytes_per_flow" or setting.flows >= MILLION]
         cells = {number: results.in_memory(setting, number) for number in numbers}
-        lines.append(_row([setting.label(), *(cells[number].text(1) if cells.get(number) else NOTHING
+        lines.append(table_row([setting.label(), *(cells[number].text(1) if cells.get(number) else NOTHING
                                               for number in MEMORY_COLUMNS)]))
     return lines
 
@@ -276,10 +276,10 @@ def micro_table(micro: dict) -> list[str]:
     if not micro:
         return []
     compiled, interpreted = micro["compiled"], micro["interpreted"]
-    lines = [_row(["in memory, one thread, ns", "compiled", "interpreted"]), _row(["---", "---:", "---:"])]
+    lines = [table_row(["in memory, one thread, ns", "compiled", "interpreted"]), table_row(["---", "---:", "---:"])]
     for name in {**compiled, **interpreted}:
         cells = [f"{numbers[name]:,.0f}" if name in numbers else NOTHING for numbers in (compiled, interpreted)]
-        lines.append(_row([name.replace("_", " "), *cells]))
+        lines.append(table_row([name.replace("_", " "), *cells]))
     return lines
 
 
@@ -289,12 +289,12 @@ def _not_measured(results: Results) -> list[str]:
     return [f"not measured: {reason}  " for what, reason in results.run["missing"].items() if what not in through]
 
 
-def _head(what: str, columns: dict[str, str]) -> list[str]:
+def head(what: str, columns: dict[str, str]) -> list[str]:
     """Return the first two lines of a table with a column for each forwarder."""
-    return [_row([what, *columns.values()]), _row(["---", *["---:"] * len(columns)])]
+    return [table_row([what, *columns.values()]), table_row(["---", *["---:"] * len(columns)])]
 
 
-def _row(cells: list[str]) -> str:
+def table_row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 

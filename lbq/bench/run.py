@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from lbq.bench import plot, report, series
-from lbq.bench.columns import COLUMNS, Column, Prototype, Service
+from lbq.bench.columns import COLUMNS, ON_DEMAND, Column, Prototype, Service
 from lbq.bench.machine import Missing, Tools, describe, require
 from lbq.bench.network import Network
 from lbq.bench.progress import Progress, in_words
@@ -32,6 +32,7 @@ ROUNDS, SECONDS = 9, 1
 LONG_ROUNDS = 3             # of what takes seconds in memory
 BETWEEN_SECONDS = 0.4       # from one measurement to the next
 START_SECONDS = 1.5         # of a forwarder, before its first, uncounted measurement
+BY_DEFAULT = [name for name in COLUMNS if name not in ON_DEMAND]
 ALL_WORKLOADS = {**{name: workload.about for name, workload in WORKLOADS.items()}, **series.ABOUT}
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -39,8 +40,8 @@ PICTURES = (".png", ".svg", ".pdf")
 def _parser() -> Parser:
     columns = "\n".join(f"  {name:<21}{column.about}" for name, column in COLUMNS.items())
     workloads = "\n".join(f"  {name:<21}{about}" for name, about in ALL_WORKLOADS.items())
-    most = [name for name in COLUMNS if name != "prototype"]
-    whole, quick = (in_words(expected_seconds(most, list(ALL_WORKLOADS), rounds, SECONDS)) for rounds in (ROUNDS, 1))
+    whole, quick = (in_words(expected_seconds(BY_DEFAULT, list(ALL_WORKLOADS), rounds, SECONDS))
+                    for rounds in (ROUNDS, 1))
     parser = Parser("lbq bench", "Measure on this machine what forwarding costs through lbq, the kernel, proxies and a "
                     "queue that decides nothing (the floor).", epilog=f"""\
 columns, who forwards:
@@ -62,7 +63,7 @@ examples:
   lbq bench --show today.json --terminal      its tables again, and charts here
   lbq bench --workloads memory,services       no network, no root""")
     add = parser.add_argument
-    add("--columns", metavar="NAMES", help="some of the columns, with commas between them (default: all)")
+    add("--columns", metavar="NAMES", help="some of the columns, with commas between them (default: those above ipvs)")
     add("--workloads", metavar="NAMES", help="some of the workloads (default: all)")
     add("--rounds", metavar="N", default=str(ROUNDS), help=f"(default {ROUNDS})")
     add("--seconds", metavar="N", default=str(SECONDS), help=f"of one measurement (default {SECONDS})")
@@ -83,9 +84,9 @@ def options(words: list[str]) -> argparse.Namespace:
         Prototype.path = Path(said.prototype).resolve()
     elif "prototype" in (said.columns or "").split(","):
         raise ConfigError("the column prototype needs a program: --prototype PROGRAM")
-    said.columns = _choose("column", said.columns, {name: column for name, column in COLUMNS.items()
-                                                    if said.prototype or name != "prototype"})
-    said.workloads = _choose("workload", said.workloads, ALL_WORKLOADS)
+    default = [*BY_DEFAULT, "prototype"] if said.prototype else BY_DEFAULT
+    said.columns = _choose("column", said.columns, COLUMNS, default)
+    said.workloads = _choose("workload", said.workloads, ALL_WORKLOADS, list(ALL_WORKLOADS))
     said.rounds = 1 if said.quick else parse_number(said.rounds, "--rounds", 1, 1000)
     said.seconds = parse_number(said.seconds, "--seconds", 1, 600)
     if said.output and not said.plot:
@@ -96,9 +97,9 @@ def options(words: list[str]) -> argparse.Namespace:
     return said
 
 
-def _choose(what: str, words: str | None, known: dict) -> list[str]:
-    """Return the names in *words*, or all of *known*."""
-    names = words.split(",") if words is not None else list(known)
+def _choose(what: str, words: str | None, known: dict, default: list[str]) -> list[str]:
+    """Return the names in *words*, or the *default*; raises ConfigError for one that is not *known*."""
+    names = words.split(",") if words is not None else default
     for name in names:
         if name not in known:
             raise ConfigError(f"unknown {what} '{name}'{did_you_mean(name, known)}; there are {', '.join(known)}")
@@ -145,7 +146,7 @@ class Run:
         """Measure everything.  Raises LbqError when the network cannot be built."""
         if self.workloads:
             with (tempfile.TemporaryDirectory(prefix="lbq-bench-") as folder,
-                  Network(self.chosen.columns) as network):
+                  Network({name: COLUMNS[name].method for name in self.chosen.columns}) as network):
                 self.bench = Bench(network, Tools(Path(folder)), self.chosen.seconds)
                 self.columns = {name: COLUMNS[name](network.directors[name], self.bench.tools)
                                 for name in self.chosen.columns}

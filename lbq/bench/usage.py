@@ -40,8 +40,24 @@ def _process_seconds(pid: int | None) -> float:
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0]) / 1e9
-        total += sum(_process_seconds(int(child)) for child in (task / "children").read_text().split())
+        total += sum(_process_seconds(child) for child in _children(task))
     return total
+
+
+def _children(task: Path) -> list[int]:
+    """Return the processes that the thread *task* has started."""
+    listed = task / "children"
+    if listed.exists():
+        return [int(word) for word in listed.read_text().split()]
+    return [int(child.name) for child in Path("/proc").glob("[0-9]*") if _parent(child) == int(task.name)]
+
+
+def _parent(process: Path) -> int | None:
+    """Return who started *process*: a kernel without CONFIG_PROC_CHILDREN lists it nowhere else."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:       # it has ended
+        return None
 
 
 def _machine_seconds() -> float:

@@ -67,7 +67,7 @@ def start_server(bench: Bench, service: Service) -> None:
     elif service == PINGPONG:
         server.popen([bench.tools.path("pingpong"), "answer", PINGPONG.port]).wait_for("ready")
     else:
-        server.popen([bench.tools.path("udpload"), "sink", SMALL.port]).wait_for("ready")
+        server.popen([bench.tools.path("udpload"), "sink", SMALL.port, _progress(bench)]).wait_for("ready")
 
 
 def _run(bench: Bench, command: list) -> str:
@@ -150,11 +150,16 @@ def pingpong(bench: Bench, column: Column) -> dict:
     return {**said, **usage.each(said["answers"], "answer")}
 
 
-def _udp(bench: Bench, column: Column, rate: int) -> dict:
+def _progress(bench: Bench) -> Path:
+    """Return the file by which the sink tells the sender how many packets have come."""
+    return bench.network.folder / "udpload"
+
+
+def _udp(bench: Bench, column: Column, how: str, more: object) -> dict:
     before = _udp_arrived(bench)
     usage = Usage(column.process)
     sent = json.loads(_run(bench, [
-        bench.tools.path("udpload"), "send", column.target(), SMALL.port, bench.seconds, rate]))
+        bench.tools.path("udpload"), how, column.target(), SMALL.port, bench.seconds, more]))
     in_time = _udp_arrived(bench) - before
     arrived = _drained(bench) - before
     usage.stop()
@@ -182,12 +187,17 @@ def _drained(bench: Bench) -> int:
 
 def udp_paced(bench: Bench, column: Column) -> dict:
     """64-byte UDP packets at a fixed rate."""
-    return _udp(bench, column, UDP_RATE)
+    return _udp(bench, column, "send", UDP_RATE)
 
 
 def udp_flood(bench: Bench, column: Column) -> dict:
     """64-byte UDP packets as fast as one sender makes them."""
-    return _udp(bench, column, 0)
+    return _udp(bench, column, "send", 0)
+
+
+def udp_window(bench: Bench, column: Column) -> dict:
+    """64-byte UDP packets, as many as get through without loss."""
+    return _udp(bench, column, "window", _progress(bench))
 
 
 class Row(NamedTuple):
@@ -237,4 +247,10 @@ WORKLOADS = {
                       [Row("per_second", "UDP 64 B, unpaced: packets/s", 0),
                        Row("director_us_per_packet", "… director's CPU, µs a packet", 2),
                        Row("machine_us_per_packet", "… the whole machine's", 2)], {}, "udpload"),
+    "window": Workload("UDP packets/s without loss", "64-byte UDP packets, 1,024 on their way at a time: no loss",
+                       udp_window, SMALL,
+                       [Row("per_second", "UDP 64 B, without loss: packets/s", 0),
+                        Row("director_us_per_packet", "… director's CPU, µs a packet", 2),
+                        Row("machine_us_per_packet", "… the whole machine's", 2), Row("lost", "… lost, of 1", 3)],
+                       {}, "udpload"),
 }

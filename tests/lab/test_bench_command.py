@@ -51,6 +51,24 @@ def test_a_quick_run_measures_every_kind_of_load(tmp_path):
     assert leftovers(benchmark.pid) == [] and os.listdir(tmp_path) == []
 
 
+def test_direct_routing_is_measured_with_replies_around_the_director(tmp_path):
+    benchmark = start("--quick", "--json", "--columns", "lbq,lbq-dr,steer-dr,steer-tun", "--workloads", "bulk,window",
+                      folder=tmp_path)
+
+    said, progress = benchmark.communicate(timeout=TIMEOUT)
+
+    run = json.loads(said)
+    assert benchmark.returncode == 0, progress
+    assert {key.split()[1] for key in run["missing"]} == {"steer-tun"}
+    numbers = {(row["workload"], row["column"]): row["numbers"] for row in run["measurements"]}
+    assert len(numbers) == 2 * 3
+    for column in ("lbq", "lbq-dr", "steer-dr"):
+        assert numbers["bulk", column]["gbit_per_second"] > 0.1
+        assert numbers["window", column]["per_second"] > 1000
+        assert numbers["window", column]["lost"] < 0.01
+    assert leftovers(benchmark.pid) == [] and os.listdir(tmp_path) == []
+
+
 def test_what_is_not_installed_is_an_empty_column(tmp_path):
     """Only what the machine has is on the path: no compiler, no HAProxy, no wrk."""
     programs = tmp_path / "programs"
