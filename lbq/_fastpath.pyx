@@ -74,6 +74,7 @@ cdef enum:
     # A packet and its attributes; an odd number of cache lines and of pages, so that the headers of 64 messages do
     # not compete for the same sets of the caches.
     MESSAGE_ROOM = 65536 + 4096 + 192
+    GROUP = 16                      # packets whose connections are fetched while as many before are decided about
     TIMERS_MS = 100                 # what waiting for packets may last: connections end meanwhile
     FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
     NAT = 0
@@ -229,8 +230,7 @@ cdef class FastDirector(Offload):
 
     cdef int _reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A real server's packet to a client: make it come from the VIP."""
-        cdef Key key = reply_key(packet)
-        cdef uint32_t number = known(self, packet, DIRECTION_OUT, &key)
+        cdef uint32_t number = known(self, packet, DIRECTION_OUT)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef int outcome = REWRITTEN
@@ -287,25 +287,25 @@ cdef class FastDirector(Offload):
 
     cdef int _request(self, Packet *packet, uint64_t now) noexcept nogil:
         """A client's packet to a virtual service: find or make its connection, address it to the server."""
-        cdef Key key = client_key(packet)
-        cdef uint32_t number = known(self, packet, DIRECTION_IN, &key)
+        cdef uint32_t number = known(self, packet, DIRECTION_IN)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef Route *route
         cdef uint32_t former = 0
-        cdef bint ends = True, may_stay = False
+        cdef bint ends = True, may_stay = False, opens
         cdef int outcome
         if number == 0 and self.waiting_cport:
             number = self._find_waiting(packet)
         if number:
             entry = &self.table.entries[number]
-            if self._opens(packet) and self._starts_over(entry):
+            opens = self._opens(packet)
+            if opens and self._starts_over(entry):
                 former, ends, number = number, entry.controlled == 0, 0
             elif entry.server != NO_SERVER and not self.servers[entry.server].flags & SERVER_AVAILABLE:
                 if not (self.settings.expire_nodest_conn or self.servers[entry.server].flags & SERVER_ENDS):
                     return DROPPED_SERVER_GONE
                 former, number = number, 0
-            elif self._may_move(entry, packet):
+            elif (opens or packet.protocol == UDP) and self._may_move(entry):
                 former, may_stay, number = number, True, 0
         if number == 0:
             outcome = self.admit(packet, now, &number)
@@ -391,10 +391,8 @@ cdef class FastDirector(Offload):
                 (self.settings.conn_reuse_mode & REUSE_FIN_WAIT and entry.state == tcp.FIN_WAIT and
                  entry.flags & FLAG_NO_OUTPUT))
 
-    cdef bint _may_move(self, FlowEntry *entry, Packet *packet) noexcept nogil:
-        """Return True for a datagram, or the begin of a conversation, whose server is quiesced and may be left."""
-        if packet.protocol != UDP and not self._opens(packet):      # first: all that an established packet is asked
-            return False
+    cdef bint _may_move(self, FlowEntry *entry) noexcept nogil:
+        """Return True when the server of a datagram, or of what begins a conversation, is quiesced and may be left."""
         return (entry.server != NO_SERVER and entry.controlled == 0 and self.links[entry.server].weight[0] == 0 and
                 self.service_slots[self.servers[entry.server].service].flags & MOVE_QUIESCED != 0)
 
@@ -533,10 +531,22 @@ cdef class FastDirector(Offload):
 
     cdef void _sweep(self, int count, uint64_t now) noexcept nogil:
         """Decide about the *count* prepared packets of the batch, in their order."""
+        cdef int first = 0, i
+        self.looked_up = self.table.changes
+        self._fetch(0, min(count, <int> GROUP))
+        while first < count:
+            self._fetch(first + GROUP, min(count, first + 2 * GROUP))
+            for i in range(first, min(count, first + GROUP)):
+                self._decide(&self.batch[i], now)
+                if self.answer_length:
+                    self._send_answer()
+            first += GROUP
+
+    cdef void _fetch(self, int first, int end) noexcept nogil:
+        """Have the connections of the packets [first, end) of the batch fetched into the cache."""
         cdef int i
         cdef uint32_t number
-        self.looked_up = self.table.changes
-        for i in range(count):
+        for i in range(first, end):
             if self.batch[i].outcome == REWRITTEN:
                 number = likely_entry(&self.table, self.batch[i].hashed, self.batch[i].reply)
                 self.batch[i].likely = number
@@ -544,10 +554,6 @@ cdef class FastDirector(Offload):
                 if self.batch[i].family == INET6:
                     prefetch(&self.table.addresses[number])
                     prefetch(&self.table.addresses[number].daddr[15])
-        for i in range(count):
-            self._decide(&self.batch[i], now)
-            if self.answer_length:
-                self._send_answer()
 
     cdef void _send(self, int first, int count) noexcept nogil:
         """Send the verdicts [first, first + count) in one call; in halves when the kernel has no memory for all.
@@ -742,9 +748,16 @@ cdef inline uint64_t fine_now() noexcept nogil:
     return <uint64_t> now.tv_sec * 1000000000 + now.tv_nsec
 
 
-cdef inline uint32_t known(FastDirector self, Packet *packet, int direction, const Key *key) noexcept nogil:
+cdef inline uint32_t known(FastDirector self, Packet *packet, int direction) noexcept nogil:
     """Return the packet's connection, or 0: the entry that was fetched ahead, when the index is still the same."""
+    cdef Key key = client_key(packet) if direction == DIRECTION_IN else reply_key(packet)
     if (packet.likely and self.looked_up == self.table.changes and key.cport and
-            has_key(&self.table, packet.likely, direction, key)):
+            has_key(&self.table, packet.likely, direction, &key)):
         return packet.likely
-    return find(&self.table, packet.hashed, direction, key, FLAG_NO_CPORT)
+    return looked_for(self, packet, direction)
+
+
+cdef uint32_t looked_for(FastDirector self, Packet *packet, int direction) noexcept nogil:
+    """Return the packet's connection, or 0: the index is asked.  Apart, so that above no key has to be in memory."""
+    cdef Key key = client_key(packet) if direction == DIRECTION_IN else reply_key(packet)
+    return find(&self.table, packet.hashed, direction, &key, FLAG_NO_CPORT)

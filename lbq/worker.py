@@ -1,4 +1,4 @@
-"""The packet process: one engine, one queue, one thread, and nothing else in memory.
+"""The packet process: one engine, one queue, one thread for the packets, and nothing else in memory.
 
     python -m lbq.worker DESCRIPTOR OPTIONS        started by the front only (control/channel.py)
 
@@ -9,6 +9,7 @@ process, and packets must flow until the front has taken the rules out.
 """
 from __future__ import annotations
 
+import _thread
 import errno
 import json
 import os
@@ -41,6 +42,8 @@ def main() -> None:
         channel.send(failure(error))
         return
     channel.send(json.dumps({"ok": engine.port()}).encode())
+    if options["engine"] == "fast":
+        _thread.start_new_thread(engine.claim_ahead, ())    # never takes the GIL
     serve(engine, channel)
 
 
