@@ -32,6 +32,7 @@ class Director:
         self.gateway = f"10.{number}.2.254"
         self.client_network = f"10.{number}.1.0/24"
         self.server_network = f"10.{number}.2.0/24"
+        self.spoofed_network = f"10.{number}.64.0/18"       # of nobody; what is sent there the client throws away
         self.number = number
 
 
@@ -80,6 +81,8 @@ class Network:
             _connect(director, "servers", [director.gateway], self.server, director.real_servers)
             _add_route(self.client, director.server_network, director.vip)
             _add_route(self.server, director.client_network, director.gateway)
+            _add_route(self.server, director.spoofed_network, director.gateway)
+            _add_route(director.namespace, director.spoofed_network, director.client)
 
     def down(self) -> None:
         """End every program of the network and take the namespaces away; no signal stops that half way."""
