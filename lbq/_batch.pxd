@@ -19,6 +19,7 @@ cdef class Batch:
     cdef int headers_queue                  # of packets that the kernel rewrites; -1: none
     cdef uint32_t mark_mask                 # what the kernel is told by,
     cdef int mark_shift                     # from this bit on
+    cdef int hope                           # > 0: the next packet is watched for
     cdef uint64_t refused                   # verdicts that the kernel did not take
     cdef uint64_t lost                      # packets that it did not send
     cdef unsigned char *buffers
@@ -29,7 +30,8 @@ cdef class Batch:
     cdef Packet packets[BATCH]
     cdef int count                          # of them
 
-    cdef int receive(self, int flags) noexcept nogil
+    cdef int receive(self, bint wait) noexcept nogil
+    cdef int _watch(self) noexcept nogil
     cdef bint read(self, int messages) noexcept nogil
     cdef void answer(self) noexcept nogil
     cdef void _send(self, int first, int count) noexcept nogil

@@ -74,7 +74,9 @@ cdef inline void see(Connections self, FlowEntry *entry, Packet *packet, int dir
         else:
             direction = tcp.INPUT_ONLY
     if entry.protocol == TCP:
-        state = tcp.next_state(direction, packet.flags, state, self.settings.secure_tcp)
+        # Nearly every packet is an acknowledgement, which keeps what is established so in every row of the table.
+        if state != tcp.ESTABLISHED or packet.flags & (tcp.SYN | tcp.FIN | tcp.RST | tcp.ACK) != tcp.ACK:
+            state = tcp.next_state(direction, packet.flags, state, self.settings.secure_tcp)
         entry.timeout = self.tcp_timeouts[state]
         if state == tcp.ESTABLISHED:
             entry.timeout = lasting(self, entry, entry.timeout)

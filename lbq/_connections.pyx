@@ -429,6 +429,8 @@ cdef class Connections(Slots):
             return self._admit_persistent(service, packet, now, number)
         if not place.fwmark and packet.destination_port != place.port:
             return self._without_server(service, packet, now, number)
+        if self.table.used >= self.table.capacity and not one_packet(place, packet):
+            return DROPPED_TABLE_FULL           # before a server is chosen: in a flood this is nearly every packet
         slot = self.choose(service, packet, now)
         if slot < 0:
             return self._without_server(service, packet, now, number)

@@ -32,12 +32,13 @@ from libc.string cimport memcpy, memset
 
 from lbq._batch cimport BATCH, HEADERS, MESSAGE_ROOM, Batch, verdict_of
 from lbq._bounds cimport close_bytes, open_bytes
+from lbq._clock cimport coarse_now, fine_now
 from lbq._connections cimport see
 from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, FLAG_NO_OUTPUT, FLAG_OFFLOADED, INET, INET6,
                              MODE_MASK, TICK_BITS, FlowEntry, Key, find, has_key, hash_key, home, likely_entry,
                              link_entry, mix, prefetch, set_deadline, unlink_entry)
 from lbq._forwarding cimport count_in, count_out
-from lbq._nfqueue cimport MSG_DONTWAIT, MSG_WAITFORONE, Queued
+from lbq._nfqueue cimport MSG_DONTWAIT, Queued
 from lbq._packet cimport (DROPPED_MALFORMED, DROPPED_NAT_ICMP, DROPPED_NO_SERVER, DROPPED_SERVER_GONE,
                           FORWARDED, LOCAL_IN, LOOPBACK, OUTCOMES, PASSED_BYPASS, PASSED_ICMP,
                           PASSED_NO_CONNECTION, PASSED_NO_SERVICE, PASSED_NOT_OURS, PASSED_REPLY, PASSED_WHOLE,
@@ -63,13 +64,6 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *descriptors, unsigned long count, int timeout)
     int POLLIN
 
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec "timespec":
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *now)
-    int CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE
-
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
         pass
@@ -83,6 +77,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t sendto(int fd, const void *data, size_t length, int flags, const sockaddr *to, unsigned int size)
 
 cdef enum:
+    GROUP = 16                      # packets whose connections are fetched while as many before are decided about
     FTP_GROWTH = 64                 # bytes that a rewritten FTP message may be longer
     NAT = 0
     REUSE_FIN_WAIT = 2              # in conn_reuse_mode
@@ -244,8 +239,7 @@ cdef class FastDirector(Offload):
 
     cdef int _reply(self, Packet *packet, uint64_t now) noexcept nogil:
         """A real server's packet to a client: make it come from the VIP."""
-        cdef Key key = reply_key(packet)
-        cdef uint32_t number = known(self, packet, DIRECTION_OUT, &key)
+        cdef uint32_t number = known(self, packet, DIRECTION_OUT)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef int outcome = REWRITTEN
@@ -302,25 +296,25 @@ cdef class FastDirector(Offload):
 
     cdef int _request(self, Packet *packet, uint64_t now) noexcept nogil:
         """A client's packet to a virtual service: find or make its connection, address it to the server."""
-        cdef Key key = client_key(packet)
-        cdef uint32_t number = known(self, packet, DIRECTION_IN, &key)
+        cdef uint32_t number = known(self, packet, DIRECTION_IN)
         cdef FlowEntry *entry
         cdef ServerSlot *server
         cdef Route *route
         cdef uint32_t former = 0
-        cdef bint ends = True, may_stay = False
+        cdef bint ends = True, may_stay = False, opens
         cdef int outcome
         if number == 0 and self.waiting_cport:
             number = self._find_waiting(packet)
         if number:
             entry = &self.table.entries[number]
-            if self._opens(packet) and self._starts_over(entry):
+            opens = self._opens(packet)
+            if opens and self._starts_over(entry):
                 former, ends, number = number, entry.controlled == 0, 0
             elif entry.server != NO_SERVER and not self.servers[entry.server].flags & SERVER_AVAILABLE:
                 if not (self.settings.expire_nodest_conn or self.servers[entry.server].flags & SERVER_ENDS):
                     return DROPPED_SERVER_GONE
                 former, number = number, 0
-            elif self._may_move(entry, packet):
+            elif (opens or packet.protocol == UDP) and self._may_move(entry):
                 former, may_stay, number = number, True, 0
         if number == 0:
             if packet.headers_only:         # before anything is decided, for that is done once
@@ -406,10 +400,8 @@ cdef class FastDirector(Offload):
                 (self.settings.conn_reuse_mode & REUSE_FIN_WAIT and entry.state == tcp.FIN_WAIT and
                  entry.flags & FLAG_NO_OUTPUT))
 
-    cdef bint _may_move(self, FlowEntry *entry, Packet *packet) noexcept nogil:
-        """Return True for a datagram, or the begin of a conversation, whose server is quiesced and may be left."""
-        if packet.protocol != UDP and not self._opens(packet):      # first: all that an established packet is asked
-            return False
+    cdef bint _may_move(self, FlowEntry *entry) noexcept nogil:
+        """Return True when the server of a datagram, or of what begins a conversation, is quiesced and may be left."""
         return (entry.server != NO_SERVER and entry.controlled == 0 and self.links[entry.server].weight[0] == 0 and
                 self.service_slots[self.servers[entry.server].service].flags & MOVE_QUIESCED != 0)
 
@@ -510,8 +502,7 @@ cdef class FastDirector(Offload):
         while True:
             at_once = is_first and (self.go_on(now) or budget <= 0) or follows
             self._unlock()
-            # Once there is one, for no others: MSG_WAITFORONE.  SO_RCVTIMEO ends the waiting, for timers may be due.
-            count = batch.receive(MSG_DONTWAIT if at_once else MSG_WAITFORONE)
+            count = batch.receive(not at_once)
             if count < 0 and c_errno != EAGAIN and c_errno != EINTR and c_errno != ENOBUFS and c_errno != ENOMEM:
                 i = c_errno
                 self._lock()
@@ -552,15 +543,24 @@ cdef class FastDirector(Offload):
             pthread_mutex_unlock(&self.mutex)
 
     cdef void _sweep(self, Batch batch, uint64_t now) noexcept nogil:
-        """Decide about the prepared packets of *batch*, in their order.
+        """Decide about the prepared packets of *batch*, in their order."""
+        cdef int first = 0, i
+        self.looked_up = self.table.changes
+        self._fetch(batch, 0, min(batch.count, <int> GROUP))
+        while first < batch.count:
+            self._fetch(batch, first + GROUP, min(batch.count, first + 2 * GROUP))
+            for i in range(first, min(batch.count, first + GROUP)):
+                self._decide(&batch.packets[i], now)
+                if self.answer_length:
+                    self._send_answer()
+            first += GROUP
 
-        In two sweeps, so that the cache lines of all are on their way at once.
-        """
+    cdef void _fetch(self, Batch batch, int first, int end) noexcept nogil:
+        """Have the connections of the packets [first, end) of *batch* fetched into the cache."""
         cdef int i
         cdef uint32_t number
         cdef Packet *packet
-        self.looked_up = self.table.changes
-        for i in range(batch.count):
+        for i in range(first, end):
             packet = &batch.packets[i]
             if packet.outcome == REWRITTEN:
                 number = likely_entry(&self.table, packet.hashed, packet.reply)
@@ -569,10 +569,6 @@ cdef class FastDirector(Offload):
                 if packet.family == INET6:
                     prefetch(&self.table.addresses[number])
                     prefetch(&self.table.addresses[number].daddr[15])
-        for i in range(batch.count):
-            self._decide(&batch.packets[i], now)
-            if self.answer_length:
-                self._send_answer()
 
     cdef void _send_answer(self) noexcept nogil:
         """Send the prepared ICMP packet; the header is ours (IP_HDRINCL), the kernel routes it."""
@@ -723,22 +719,16 @@ cdef inline void to_client(Packet *packet, uint32_t vip, unsigned char *vip6, in
                        packet.queued.form, delivered_here)
 
 
-cdef inline uint64_t coarse_now() noexcept nogil:
-    """Return CLOCK_MONOTONIC in ns, a few ms coarse: read from memory, no system call."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
-    return <uint64_t> now.tv_sec * 1000000000 + now.tv_nsec
-
-
-cdef inline uint64_t fine_now() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t> now.tv_sec * 1000000000 + now.tv_nsec
-
-
-cdef inline uint32_t known(FastDirector self, Packet *packet, int direction, const Key *key) noexcept nogil:
+cdef inline uint32_t known(FastDirector self, Packet *packet, int direction) noexcept nogil:
     """Return the packet's connection, or 0: the entry that was fetched ahead, when the index is still the same."""
+    cdef Key key = client_key(packet) if direction == DIRECTION_IN else reply_key(packet)
     if (packet.likely and self.looked_up == self.table.changes and key.cport and
-            has_key(&self.table, packet.likely, direction, key)):
+            has_key(&self.table, packet.likely, direction, &key)):
         return packet.likely
-    return find(&self.table, packet.hashed, direction, key, FLAG_NO_CPORT)
+    return looked_for(self, packet, direction)
+
+
+cdef uint32_t looked_for(FastDirector self, Packet *packet, int direction) noexcept nogil:
+    """Return the packet's connection, or 0: the index is asked.  Apart, so that above no key has to be in memory."""
+    cdef Key key = client_key(packet) if direction == DIRECTION_IN else reply_key(packet)
+    return find(&self.table, packet.hashed, direction, &key, FLAG_NO_CPORT)

@@ -4,6 +4,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from lbq._flowtable cimport FlowTable, Key
 from lbq.model cimport RealServer
 
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+
 cdef enum:
     SERVER_AVAILABLE = 1
     SERVER_LOCAL = 2
@@ -105,7 +109,10 @@ cdef class Slots:
     cdef int table_fd
     cdef uint64_t next_estimate
     cdef uint32_t flush_cursor              # where the search for connections of deleted servers goes on
-    cdef object mapping, index_memory
+    cdef uint8_t *mapping                   # the shared part
+    cdef uint8_t *index_memory              # index and wheel
+    cdef size_t mapping_size, index_size
+    cdef sem_t growth                       # posted when entries have got memory
     cdef list server_objects, service_objects, free_servers, free_services
     cdef dict route_of                      # by family and address
     cdef dict servers_at                    # likewise: the servers, those in the trash too
@@ -135,6 +142,7 @@ cdef class Slots:
     cdef bint _server_is_local(self, uint32_t slot) noexcept nogil
     cdef bint reserve(self) noexcept nogil
     cdef bint reserve6(self, uint32_t number) noexcept nogil
+    cdef void _claim_ahead(self) noexcept nogil
 
 
 cdef uint32_t place_address(Address6 *place, address, family)

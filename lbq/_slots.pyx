@@ -5,19 +5,18 @@ and each server also has a slot: a C struct with what the packet path needs, fou
 here that is Python runs between two batches, under the GIL; the packet path, which has no GIL, only reads
 the slots and counts in them.
 """
-import contextlib
-import mmap
 import os
 import struct
 import time
 from collections import deque
-from libc.errno cimport EINTR
+from libc.errno cimport EINTR, EINVAL, errno as c_errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport close
 
 from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_MIXED, INET, INET6, TICK_BITS, WHEEL_LISTS,
                              FlowAddresses, FlowEntry, Key, fold6, hash_key)
+from lbq._pages cimport HUGE, MADV_COLLAPSE, MADV_HUGEPAGE, madvise, map_aligned, munmap, whole_pages
 from lbq cimport estimator
 from lbq.model cimport RealServer, VirtualService
 
@@ -29,6 +28,11 @@ from lbq.services import ServiceTable
 
 cdef extern from "<fcntl.h>" nogil:
     int posix_fallocate(int fd, long offset, long length)
+
+cdef extern from "<semaphore.h>" nogil:
+    int sem_init(sem_t *semaphore, int shared, unsigned int value)
+    int sem_post(sem_t *semaphore)
+    int sem_wait(sem_t *semaphore)
 
 cdef enum:
     MAX_SERVERS = 65536
@@ -86,47 +90,54 @@ cdef class Slots:
         free(self.local)
         free(self.local6)
         free(self.reserved6)
+        if self.mapping:
+            munmap(self.mapping, self.mapping_size)
+        if self.index_memory:
+            munmap(self.index_memory, self.index_size)
         if self.table_fd > 0:                   # 0: there was no __cinit__, or it failed before
             close(self.table_fd)
 
     def _map_table(self, max_connections, table_path):
         """Map the shared part (header, services, servers, entries) and allocate the private index."""
-        cdef unsigned char[::1] view
-        cdef uint32_t[::1] words
         slots = HEADER_BYTES + MAX_SERVICES * sizeof(ServiceSlot) + MAX_SERVERS * sizeof(ServerSlot)
         places = slots + (MAX_SERVICES + MAX_SERVERS) * sizeof(Address6)
         addresses = places + (max_connections + 1) * sizeof(FlowEntry)
-        size = addresses + (max_connections + 1) * sizeof(FlowAddresses)
+        self.mapping_size = whole_pages(addresses + (max_connections + 1) * sizeof(FlowAddresses))
         if table_path is None:
             self.table_fd = os.memfd_create("lbq-table")
         else:
             self.table_fd = os.open(table_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self.table_fd, size)
+        os.ftruncate(self.table_fd, self.mapping_size)
         os.posix_fallocate(self.table_fd, 0, places)
-        self.mapping = mmap.mmap(self.table_fd, size)
+        self.mapping = map_aligned(self.mapping_size, self.table_fd)
+        if self.mapping == NULL:
+            raise MemoryError
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             boot_id = file.read(36)
-        struct.pack_into("<8sIIIII36s", self.mapping, 0, b"lbqtable", 2, sizeof(FlowEntry), max_connections,
-                         MAX_SERVERS, MAX_SERVICES, boot_id)
-        view = self.mapping
-        self.service_slots = <ServiceSlot *> &view[HEADER_BYTES]
-        self.servers = <ServerSlot *> &view[HEADER_BYTES + MAX_SERVICES * sizeof(ServiceSlot)]
-        self.service_addresses = <Address6 *> &view[slots]
-        self.server_addresses = <Address6 *> &view[slots + MAX_SERVICES * sizeof(Address6)]
+        struct.pack_into("<8sIIIII36s", <uint8_t[:HEADER_BYTES]> self.mapping, 0, b"lbqtable", 2, sizeof(FlowEntry),
+                         max_connections, MAX_SERVERS, MAX_SERVICES, boot_id)
+        self.service_slots = <ServiceSlot *> (self.mapping + HEADER_BYTES)
+        self.servers = <ServerSlot *> &self.service_slots[MAX_SERVICES]
+        self.service_addresses = <Address6 *> (self.mapping + <size_t> slots)
+        self.server_addresses = &self.service_addresses[MAX_SERVICES]
         cdef FlowTable *table = &self.table
-        table.entries = <FlowEntry *> &view[places]
-        table.addresses = <FlowAddresses *> &view[addresses]
+        table.entries = <FlowEntry *> (self.mapping + <size_t> places)
+        table.addresses = <FlowAddresses *> (self.mapping + <size_t> addresses)
         table.capacity = max_connections
         table.fresh = 1
         table.slots = 4 * max_connections + 16
         table.node_bits = max_connections.bit_length() + 1
         table.node_mask = (1 << table.node_bits) - 1
-        self.index_memory = mmap.mmap(-1, 4 * (table.slots + WHEEL_LISTS), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):      # a kernel without huge pages
-            self.index_memory.madvise(mmap.MADV_HUGEPAGE)
-        words = memoryview(self.index_memory).cast("I")
-        table.wheel = &words[0]
-        table.index = &words[WHEEL_LISTS]
+        cdef size_t index_size = 4 * (table.slots + <size_t> WHEEL_LISTS)
+        self.index_size = whole_pages(index_size)
+        self.index_memory = map_aligned(self.index_size, -1)
+        if self.index_memory == NULL:
+            raise MemoryError
+        # A small table gets none; a kernel without them is slower, no more.
+        madvise(self.index_memory, index_size & ~<size_t> (HUGE - 1), MADV_HUGEPAGE)
+        table.index = <uint32_t *> self.index_memory
+        table.wheel = &table.index[table.slots]
+        sem_init(&self.growth, 0, 0)
         for i in range(7):
             table.seed[i] = int.from_bytes(os.urandom(8), "little")
         table.tick = time.monotonic_ns() >> TICK_BITS
@@ -572,11 +583,12 @@ cdef class Slots:
         if self.table.free or self.table.fresh <= self.reserved or self.table.fresh > self.table.capacity:
             return True
         count = min(<uint32_t> RESERVE, self.table.capacity + 1 - self.table.fresh)
-        offset = <char *> &self.table.entries[self.table.fresh] - <char *> self.service_slots + HEADER_BYTES
+        offset = <uint8_t *> &self.table.entries[self.table.fresh] - self.mapping
         while error == EINTR:
             error = posix_fallocate(self.table_fd, offset, count * sizeof(FlowEntry))
         if error:
             return False
+        sem_post(&self.growth)
         self.reserved = self.table.fresh + count - 1
         return True
 
@@ -587,11 +599,39 @@ cdef class Slots:
         if self.reserved6[block]:
             return True
         count = min(<uint32_t> RESERVE, self.table.capacity + 1 - block * RESERVE)
-        offset = <char *> &self.table.addresses[block * RESERVE] - <char *> self.service_slots + HEADER_BYTES
+        offset = <uint8_t *> &self.table.addresses[block * RESERVE] - self.mapping
         while error == EINTR:
             error = posix_fallocate(self.table_fd, offset, count * sizeof(FlowAddresses))
         self.reserved6[block] = error == 0
         return error == 0
+
+    # ---- Huge pages: in a thread of their own, as one may take milliseconds ---------------------------------------
+
+    def claim_ahead(self):
+        """Put huge pages under the entries that come next, before they are used; return when there are none to be had.
+
+        That is the life of a thread beside the one that has the packets.  What is in use already stays as it is, as
+        packets would have to wait for it meanwhile; a table of a few thousand connections stays as small as it is.
+        """
+        with nogil:
+            self._claim_ahead()
+
+    cdef void _claim_ahead(self) noexcept nogil:
+        cdef size_t done = 0, used
+        cdef uint8_t *fresh
+        while True:
+            sem_wait(&self.growth)
+            fresh = <uint8_t *> &self.table.entries[self.table.fresh]
+            if fresh - <uint8_t *> self.table.entries < HUGE // 2:
+                continue
+            used = fresh - self.mapping
+            done = max(done, whole_pages(used))
+            while done < used + HUGE and done < self.mapping_size:
+                # The page must not be empty.  Where there is no memory for a huge one just now, it works without.
+                if posix_fallocate(self.table_fd, done, 1) == 0 and madvise(
+                        self.mapping + done, HUGE, MADV_COLLAPSE) < 0 and c_errno == EINVAL:
+                    return
+                done += HUGE
 
     # ---- Statistics: live, as of the last round, and rates ------------------------------------------
 

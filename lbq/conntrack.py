@@ -207,13 +207,17 @@ class ConnectionTable:
         candidates = self.by_reply.get((family, protocol, caddr, cport, address, port))
         return candidates[-1] if candidates else None
 
+    def is_full(self) -> bool:
+        """Return True when there is room for no connection more."""
+        return len(self) >= self.max_connections
+
     def add(self, connection: Connection) -> bool:
         """Enter a new connection, born inactive; return False, and do nothing, when the table is full.
 
         A one-packet connection is bound to its server, and never entered.
         """
         if not connection.flags & ONE_PACKET:
-            if len(self) >= self.max_connections:
+            if self.is_full():
                 return False
             if self.free:
                 connection.number = self.free.pop()

@@ -326,6 +326,8 @@ class Director(Forwarding, Related):
             return self._admit_persistent(service, parsed, now_ns)
         if not service.key.fwmark and parsed.destination_port != service.key.port:
             return self._without_server(service, parsed)
+        if self.connections.is_full() and not self._is_one_packet(service, parsed):
+            return "dropped_table_full"     # before a server is chosen: in a flood this is nearly every packet
         server = self._choose(service, parsed, now_ns)
         if server is None:
             return self._without_server(service, parsed)
@@ -412,10 +414,13 @@ class Director(Forwarding, Related):
             return is_unicast6(parsed.destination)
         return parsed.destination >> 28 < 0xE and parsed.destination not in self.local[AF_INET]
 
+    def _is_one_packet(self, service: VirtualService, parsed: Parsed) -> bool:
+        return service.flags & OPS != 0 and parsed.protocol == UDP
+
     def _connect(self, service: VirtualService, server: RealServer | None, parsed: Parsed,
                  dport: int) -> Connection | str:
         """Return a new connection of the packet's to *server*, counted."""
-        one_packet = ONE_PACKET if service.flags & OPS and parsed.protocol == UDP else 0
+        one_packet = ONE_PACKET if self._is_one_packet(service, parsed) else 0
         connection = Connection(parsed.protocol, parsed.source, parsed.source_port, parsed.destination,
                                 parsed.destination_port, server, dport, one_packet, parsed.mark, parsed.family)
         if not self.connections.add(connection):

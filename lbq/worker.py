@@ -10,6 +10,7 @@ process, and packets must flow until the front has taken the rules out.
 """
 from __future__ import annotations
 
+import _thread
 import errno
 import json
 import os
@@ -42,6 +43,8 @@ def main() -> None:
         channel.send(failure(error))
         return
     channel.send(json.dumps({"ok": engine.port()}).encode())
+    if options["engine"] == "fast":
+        _thread.start_new_thread(engine.claim_ahead, ())    # never takes the GIL
     try:
         serve(engine, channel)
     finally:

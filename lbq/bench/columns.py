@@ -25,10 +25,11 @@ IPTABLES = {"iptables": "iptables"}
 
 
 class Service(NamedTuple):
-    """What clients ask for; *protocol* is ``tcp`` or ``udp``."""
+    """What clients ask for; *protocol* is ``tcp`` or ``udp``; lbq has room for *most* connections, 0: as usual."""
 
     protocol: str
     port: int
+    most: int = 0
 
 
 class Column:
@@ -332,6 +333,7 @@ class Lbq(Column):
         options = ["--vip", f"{self.director.vip}:{service.port}", "--mode", self.method, "--engine", self.engine,
                    "--data-path", self.data_path, "--workers", str(self.workers)]
         options += ["--udp"] if service.protocol == "udp" else []
+        options += ["--max-connections", str(service.most)] if service.most else []
         for address in self.director.real_servers:
             options += ["--real", f"{address}:{service.port}"]
         self.process = self.director.namespace.popen(lbq_command(*options), env=this_lbq())

@@ -39,6 +39,7 @@ class Director:
         self.client_network = f"10.{number}.1.0/24"
         self.server_network = f"10.{number}.2.0/24"
         self.around = (f"10.{number}.3.1", f"10.{number}.3.2")      # server and client, when replies go around it
+        self.spoofed_network = f"10.{number}.64.0/18"       # of nobody; what is sent there the client throws away
         self.number = number
 
 
@@ -89,6 +90,8 @@ class Network:
             _connect(director, "clients", [director.vip], self.client, [director.client])
             _connect(director, "servers", [director.gateway], self.server, director.real_servers)
             _add_route(self.client, director.server_network, director.vip)
+            _add_route(self.server, director.spoofed_network, director.gateway)
+            _add_route(director.namespace, director.spoofed_network, director.client)
             if self.methods[name] == "nat":
                 _add_route(self.server, director.client_network, director.gateway)
             else:

@@ -1,4 +1,4 @@
-"""Processor time, from /proc: of a director's processes, and of the whole machine."""
+"""Processor time and memory, from /proc: of a director's processes, and time of the whole machine."""
 from __future__ import annotations
 
 import os
@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 IDLE_FIELDS = (3, 4)        # of /proc/stat's first line: idle and iowait
 
 
@@ -64,3 +65,18 @@ def _machine_seconds() -> float:
     """Return what all processors have used, interrupts included, time stolen by the host not."""
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:8]]
     return (sum(fields[:7]) - sum(fields[at] for at in IDLE_FIELDS)) / TICKS
+
+
+def resident_bytes(process: subprocess.Popen | None) -> int:
+    """Return what *process* and its descendants have in memory, shared pages counted for each; 0 without one."""
+    return sum(_resident_pages(pid) for pid in _family(process.pid)) * PAGE if process else 0
+
+
+def _family(pid: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+                for child in (task / "children").read_text().split()]
+    return [pid, *(member for child in children for member in _family(child))]
+
+
+def _resident_pages(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -15,15 +15,19 @@ from typing import NamedTuple
 from lbq.bench.columns import Column, Service
 from lbq.bench.machine import HERE, Tools
 from lbq.bench.network import Network
-from lbq.bench.usage import Usage
+from lbq.bench.usage import Usage, resident_bytes
 
 WEB = Service("tcp", 80)
 BULK = Service("tcp", 5201)
 PINGPONG = Service("tcp", 7000)
 SMALL = Service("udp", 9000)
+FLOODED = Service("tcp", 7001, 65_536)      # more SYNs than that come in the second before it is measured
 
 UDP_RATE = 50_000       # packets a second: what the slowest column still carries
+SYN_RATE = 20_000       # SYNs a second that leave a processor time for the others
 WRK_CONNECTIONS = 64
+MIB = 1 << 20
+FILLING = 1.2           # seconds that synflood takes besides two measurements
 PATIENCE = 10           # seconds beyond the load's own before it counts as stuck
 
 NGINX = """
@@ -64,16 +68,16 @@ def start_server(bench: Bench, service: Service) -> None:
         server.popen(["nginx", "-e", "stderr", "-c", config])
     elif service == BULK:
         server.popen(["iperf3", "--server", "--port", BULK.port], stdout=subprocess.DEVNULL)
-    elif service == PINGPONG:
-        server.popen([bench.tools.path("pingpong"), "answer", PINGPONG.port]).wait_for("ready")
+    elif service in (PINGPONG, FLOODED):
+        server.popen([bench.tools.path("pingpong"), "answer", service.port]).wait_for("ready")
     else:
         server.popen([bench.tools.path("udpload"), "sink", SMALL.port, _progress(bench)]).wait_for("ready")
 
 
-def _run(bench: Bench, command: list) -> str:
-    """Run a load's *command* on the client; return its output."""
+def _run(bench: Bench, command: list, seconds: float = 0) -> str:
+    """Run a load's *command* on the client, for *seconds* if it is not a measurement long; return its output."""
     try:
-        done = bench.network.client.run(command, timeout=bench.seconds + PATIENCE, check=False)
+        done = bench.network.client.run(command, timeout=(seconds or bench.seconds) + PATIENCE, check=False)
     except subprocess.TimeoutExpired as error:
         raise Failed(f"{command[0]} was still running {PATIENCE} s after its time") from error
     if done.returncode != 0:
@@ -200,6 +204,32 @@ def udp_window(bench: Bench, column: Column) -> dict:
     return _udp(bench, column, "window", _progress(bench))
 
 
+def _syn_flood(bench: Bench, column: Column, rate: int) -> dict:
+    """Start the column anew, so that its table is empty; flood it while connections that were there ask on."""
+    column.stop()
+    column.start(FLOODED)
+    memory = resident_bytes(column.process)
+    said = json.loads(_run(bench, [
+        bench.tools.path("synflood"), column.target(), FLOODED.port, bench.seconds, rate,
+        column.director.spoofed_network.partition("/")[0]], 2 * bench.seconds + FILLING))
+    if said["syns"] == 0:
+        raise Failed("synflood: no SYN was sent")
+    column.check()
+    return {**said, "kept": said["flood_per_second"] / said["peace_per_second"],
+            **({"memory_before_mib": memory / MIB, "memory_mib": resident_bytes(column.process) / MIB}
+               if column.process else {})}
+
+
+def syn_flood(bench: Bench, column: Column) -> dict:
+    """16 connections that ask on under SYNs from nobody, as many as one sender makes."""
+    return _syn_flood(bench, column, 0)
+
+
+def syn_flood_paced(bench: Bench, column: Column) -> dict:
+    """The same at a fixed rate."""
+    return _syn_flood(bench, column, SYN_RATE)
+
+
 class Row(NamedTuple):
     """A row of the table: a *number* of a load, or how far it is from that of the column *minus*."""
 
@@ -223,6 +253,15 @@ class Workload(NamedTuple):
 
 IPERF3 = {"iperf3": "iperf3"}
 WEB_PROGRAMS = {"wrk": "wrk", "nginx": "nginx-light"}
+
+
+def _flood_rows(title: str) -> list[Row]:
+    return [Row("kept", f"{title}: what open connections keep, of 1", 2),
+            Row("peace_per_second", "… answers/s in peace", 0),
+            Row("flood_per_second", "… answers/s in the flood", 0),
+            Row("syns_per_second", "… SYNs/s", 0), Row("memory_before_mib", "… director's memory before, MiB", 1),
+            Row("memory_mib", "… after", 1)]
+
 
 WORKLOADS = {
     "bulk": Workload("bulk TCP, 1 stream", "one TCP stream, client to server", bulk, BULK,
@@ -253,4 +292,8 @@ WORKLOADS = {
                         Row("director_us_per_packet", "… director's CPU, µs a packet", 2),
                         Row("machine_us_per_packet", "… the whole machine's", 2), Row("lost", "… lost, of 1", 3)],
                        {}, "udpload"),
+    "syn-flood": Workload("SYN flood", "SYNs from nobody, as many as one sender makes: what open connections keep",
+                          syn_flood, FLOODED, _flood_rows("SYN flood"), {}, "synflood"),
+    "syn-flood-paced": Workload("SYN flood, paced", f"the same, {SYN_RATE:,} SYNs a second", syn_flood_paced, FLOODED,
+                                _flood_rows(f"SYN flood, {SYN_RATE:,}/s"), {}, "synflood"),
 }

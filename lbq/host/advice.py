@@ -4,8 +4,10 @@ lbq changes no firewall by itself and adds no address by itself; it says what it
 """
 from __future__ import annotations
 
+import os
+
 from lbq.grammar import format_address, format_endpoint
-from lbq.host import addresses, firewall, iptables, nftables, rules
+from lbq.host import addresses, firewall, iptables, nftables, probes, rules
 from lbq.host.netlink import BITS
 from lbq.host.sets import Member
 
@@ -33,6 +35,17 @@ def warnings(family: int, services: set[Member], servers: set[Member], vips: lis
         lines.append(f"nft table {table} drops forwarded packets unless a rule of it accepts them; "
                      f"see that it accepts those to and from the real servers")
     return lines
+
+
+def queue_warnings(queues: int, release: str = "") -> list[str]:
+    """Return a line when the kernel *release*, this host's unless said, is not safe with as many *queues*."""
+    release = release or os.uname().release
+    if queues < 2 or not probes.verdicts_race(release):
+        return []
+    branch = tuple(map(int, release.split(".")[:2]))
+    cured = f"{branch[0]}.{branch[1]}.{probes.RACING_VERDICTS[branch][1]}"
+    return [f"kernel {release} may crash when several queues are in use (CVE-2026-43084), and {queues} are; "
+            f"use {cured} or newer, or one queue (--data-path rewrite)"]
 
 
 def _nobody_answers(vip: int, family: int) -> list[str]:

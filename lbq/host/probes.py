@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import socket
 import struct
 from pathlib import Path
@@ -32,6 +33,9 @@ NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
 # The option that asks for a revision: level, and number for a match and a target.
 GET_REVISION = {AF_INET: (socket.IPPROTO_IP, (66, 67)), AF_INET6: (socket.IPPROTO_IPV6, (68, 69))}
 XT_GET_REVISION = struct.Struct("=29sB")
+# Releases whose nfnetlink_queue finds packets in a table that all queues share, and may find one that is freed: by
+# branch, the first with the fault and the first without (e19079adcd26 came with it, 936206e3f6ff took it away).
+RACING_VERDICTS = {(6, 12): (75, 83), (6, 18): (14, 24), (6, 19): (4, 14)}
 
 
 def check_ipv6() -> None:
@@ -106,6 +110,19 @@ def _status_field(name: str) -> str:
         if line.startswith(name + ":"):
             return line.split()[1]
     return "0"
+
+
+def verdicts_race(release: str) -> bool:
+    """Return True when verdicts on two queues at once may crash the kernel *release* (CVE-2026-43084).
+
+    A distribution may have cured it without another number, or brought the fault to one of its own: nobody can tell.
+    """
+    named = re.match(r"(\d+)\.(\d+)\.(\d+)(?!\d)", release)
+    if named is None:
+        return False
+    branch, patch = (int(named[1]), int(named[2])), int(named[3])
+    first, cured = RACING_VERDICTS.get(branch, (0, 0))
+    return first <= patch < cured
 
 
 def free_pages() -> int:

@@ -121,12 +121,11 @@ class HostSetup:
 
     def add_service(self, key: ServiceKey, steered: bool = False, offloaded: bool = False) -> None:
         """Send the packets of one more service to the queue, or change nothing and raise."""
-        stack = self.stacks[key.family]
+        stack, queues = self.stacks[key.family], self._queues()
         if stack.tables is None:
             self._log(self._put_in_late(stack, key, steered, offloaded))
             self._log([advice.describe_vip(vip, key.family) for vip in stack.vip_addresses()])
-            for line in self._warnings(stack):
-                self.logger.warning(line)
+            self._warn([*self._warnings(stack), *self._queue_warnings(queues)])
             return
         with ExitStack() as undoing:
             if offloaded:
@@ -136,6 +135,7 @@ class HostSetup:
             self._log(self._add_missing_vips(stack, vips))
             self._log(self._stop_redirects(stack, vips))
             undoing.pop_all()
+        self._warn(self._queue_warnings(queues))
 
     def remove_service(self, key: ServiceKey) -> None:
         """Leave the packets of the service *key* alone from now on."""
@@ -182,12 +182,21 @@ class HostSetup:
 
     def warnings(self) -> list[str]:
         """Return what on this machine will keep packets from their way, one line each with the cure."""
-        return [line for stack in self._active() for line in self._warnings(stack)]
+        return [line for stack in self._active() for line in self._warnings(stack)] + self._queue_warnings(1)
 
     def _warnings(self, stack: Stack) -> list[str]:
         return advice.warnings(stack.family, {*stack.vips.wanted, *stack.steer_vips.wanted, *stack.offload_vips.wanted},
                                {*stack.rips.wanted, *stack.steer_rips.wanted, *stack.offload_rips.wanted},
                                stack.vip_addresses())
+
+    def _queue_warnings(self, before: int) -> list[str]:
+        """Return what is to be said of the number of queues, when there were only *before* so far."""
+        queues = self._queues()
+        return advice.queue_warnings(queues) if queues > before else []
+
+    def _queues(self) -> int:
+        """Return how many queues packets go to: what the kernel rewrites or carries has another of each worker's."""
+        return self.queues.workers * (1 + any(stack.steered or stack.offloaded for stack in self.stacks.values()))
 
     def _active(self) -> list[Stack]:
         return [stack for stack in self.stacks.values() if stack.tables is not None]
@@ -293,6 +302,10 @@ class HostSetup:
             undo.save(self.directory, self.record)
             addresses.add(vip, family, self.add_vip)
         return [f"{format_address(vip, family)}/{BITS[family]} added to {self.add_vip}" for vip in missing]
+
+    def _warn(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.logger.warning(line)
 
     def _log(self, lines: list[str]) -> None:
         for line in lines:
