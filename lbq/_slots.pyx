@@ -111,7 +111,7 @@ cdef class Slots:
         os.posix_fallocate(self.table_fd, 0, places)
         self.mapping = map_aligned(self.mapping_size, self.table_fd)
         if self.mapping == NULL:
-            raise MemoryError
+            raise OSError(c_errno, os.strerror(c_errno))
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             boot_id = file.read(36)
         struct.pack_into("<8sIIIII36s", <uint8_t[:HEADER_BYTES]> self.mapping, 0, b"lbqtable", 2, sizeof(FlowEntry),
@@ -132,7 +132,7 @@ cdef class Slots:
         self.index_size = whole_pages(index_size)
         self.index_memory = map_aligned(self.index_size, -1)
         if self.index_memory == NULL:
-            raise MemoryError
+            raise OSError(c_errno, os.strerror(c_errno))
         # A small table gets none; a kernel without them is slower, no more.
         madvise(self.index_memory, index_size & ~<size_t> (HUGE - 1), MADV_HUGEPAGE)
         table.index = <uint32_t *> self.index_memory

@@ -38,13 +38,13 @@ def main() -> None:
     options = json.loads(sys.argv[2])
     try:
         engine = build(options)
+        if options["engine"] == "fast":     # before workers are given their processors
+            _thread.start_new_thread(engine.claim_ahead, ())    # never takes the GIL
         engine.open_queue(options["queue"], workers=options["workers"])
     except (LbqError, MemoryError, OSError) as error:
         channel.send(failure(error))
         return
     channel.send(json.dumps({"ok": engine.port()}).encode())
-    if options["engine"] == "fast":
-        _thread.start_new_thread(engine.claim_ahead, ())    # never takes the GIL
     try:
         serve(engine, channel)
     finally:

@@ -25,6 +25,7 @@ class Goal(NamedTuple):
 
 
 FLOORS = {"lbq": ("floor", "floor-again"), "steer": ("floor-headers", "floor-headers-again")}   # of a subject, twice
+EQUALS = {**FLOORS, "offload": FLOORS["lbq"]}       # two columns that should not differ: how well a subject is measured
 GOALS = [
     *(Goal(workload, number, subject, FLOORS[subject][0], 0.95) for workload, number in (
         ("bulk", "gbit_per_second"), ("download", "gbit_per_second"), ("connections", "per_second"),
@@ -32,7 +33,9 @@ GOALS = [
     *(Goal(workload, "gbit_per_second", subject, "plain", limit) for workload in ("bulk", "download")
       for subject, limit in (("lbq", 0.65), ("steer", 0.9))),
     *(Goal(workload, "gbit_per_second", "steer", "haproxy", 2.0) for workload in ("bulk", "download")),
-    *(Goal("connections", "per_second", subject, proxy, 1.0) for subject in FLOORS for proxy in ("haproxy", "nginx")),
+    *(Goal(workload, "gbit_per_second", "offload", "dnat", 0.98) for workload in ("bulk", "download")),
+    *(Goal(workload, "per_second", "offload", "dnat", 0.95) for workload in ("connections", "requests")),
+    *(Goal("connections", "per_second", subject, proxy, 1.0) for subject in EQUALS for proxy in ("haproxy", "nginx")),
     *(Goal("requests", "per_second", "steer", proxy, 1.0) for proxy in ("haproxy", "nginx")),
     Goal("requests", "p99_ms", "lbq", "haproxy", 1.0, at_most=True),
     *(Goal(workload, "director_us_per_packet", subject, FLOORS[subject][0], 1.05, at_most=True)
@@ -108,11 +111,11 @@ class Results:
         return spread([ours[at] / theirs[at] for at in ours if theirs.get(at)])
 
     def noise(self, workload: str, number: str, subject: str) -> float | None:
-        """Return how far the floor of *subject* lies from itself: a quartile of its ratio to itself, less 1.
+        """Return how far two equal columns lie from each other: a quartile of their ratio, less 1.
 
-        None when it was not measured twice.
+        For *subject* these are its floor, measured twice, or else the plain one.  None when it was not.
         """
-        floor, again = FLOORS[subject]
+        floor, again = EQUALS[subject]
         again = self.ratio(workload, number, again, floor)
         return max(abs(again.low - 1), abs(again.high - 1)) if again else None
 
@@ -247,8 +250,7 @@ def judge(goal: Goal, reached: float, noise: float) -> str:
 
 def _excuse(results: Results, goal: Goal) -> str:
     """Return what the floor itself reaches, where that is not the goal: nothing over a queue can do more."""
-    floor = FLOORS[goal.subject][0]
-    if goal.reference == floor:
+    if goal.subject not in FLOORS or goal.reference == (floor := FLOORS[goal.subject][0]):
         return ""
     reached = results.ratio(goal.workload, goal.number, floor, goal.reference)
     if reached is None or (reached.middle <= goal.limit if goal.at_most else reached.middle >= goal.limit):

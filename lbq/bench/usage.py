@@ -73,8 +73,7 @@ def resident_bytes(process: subprocess.Popen | None) -> int:
 
 
 def _family(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
-                for child in (task / "children").read_text().split()]
+    children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
     return [pid, *(member for child in children for member in _family(child))]
 
 

@@ -45,7 +45,7 @@ def queue_warnings(queues: int, release: str = "") -> list[str]:
     branch = tuple(map(int, release.split(".")[:2]))
     cured = f"{branch[0]}.{branch[1]}.{probes.RACING_VERDICTS[branch][1]}"
     return [f"kernel {release} may crash when several queues are in use (CVE-2026-43084), and {queues} are; "
-            f"use {cured} or newer, or one queue (--data-path rewrite)"]
+            f"use {cured} or newer, or one queue (--workers 1, --data-path rewrite)"]
 
 
 def _nobody_answers(vip: int, family: int) -> list[str]:

@@ -17,9 +17,9 @@ from tests.helpers.routed import vip_routed
 from tests.helpers.topology import FULL, new_lab, visit
 
 OTHER_WAYS = {      # how else packets may go: the environment of the director, and which tests are in the slice
-    "steer": ({"LBQ_DATA_PATH": "auto"}, r"test_traffic_(?!tun|ipv6_tun|sctp|bypass)|test_firewalls"),
-    "offload": ({"LBQ_DATA_PATH": "offload"}, r"test_traffic_(tcp|udp|bulk|changes)"),
-    "workers": ({"LBQ_WORKERS": "2"}, r"test_traffic_(tcp|ftp|persistence)"),
+    "steer": ({"LBQ_DATA_PATH": "auto"}, r"test_traffic_(tcp|udp|bulk|changes|icmp|dr)"),
+    "offload": ({"LBQ_DATA_PATH": "offload"}, r"test_traffic_(tcp|udp|changes)"),
+    "workers": ({"LBQ_WORKERS": "2"}, r"test_traffic_(ftp|persistence)"),
 }
 # What conntrack cannot carry, and lbq refuses (docs/data-paths.md): DR and TUN, SCTP, FTP, marks, port 0, one-packet
 # scheduling; and the one thing that it does in its own way, a client's datagrams that are to leave a quiesced server.

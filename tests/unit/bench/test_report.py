@@ -65,6 +65,16 @@ def test_a_goal_is_judged_by_what_was_reached_and_the_spread(limit, at_most, rea
     assert judge(Goal("bulk", GBIT, "lbq", "floor", limit, at_most), reached, noise) == verdict
 
 
+def test_offload_is_held_against_dnat_and_no_floor_excuses_it(make_run):
+    text = report.markdown(make_run({"requests offload": {"per_second": [90.0, 90.0]},
+                                     "requests dnat": {"per_second": [100.0, 100.0]},
+                                     "requests floor": {"per_second": [50.0, 50.0]},
+                                     "requests floor-again": {"per_second": [50.0, 50.5]}}))
+
+    assert row_of(text, "keep-alive requests/s: lbq offload ≥ 0.95 × iptables DNAT")[1:] == [
+        "0.90", "± 1%", "**missed**"]
+
+
 def test_the_spread_is_that_of_the_floor_against_itself(make_run):
     text = report.markdown(make_run({"bulk lbq": {GBIT: [9.1, 9.1]}, "bulk floor": {GBIT: [10, 10]},
                                      "bulk floor-again": {GBIT: [10.8, 9.6]}}))
