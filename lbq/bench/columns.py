@@ -67,6 +67,10 @@ class Column:
             said = self.process.log.read_text(errors="replace").strip().splitlines()[-1:]
             raise Missing(f"{self.title} ended with status {self.process.returncode}: {' '.join(said)}")
 
+    def _wait_for_listener(self, port: int) -> None:
+        listening = f"until ss -Hlntu | grep -q ':{port} '; do sleep 0.01; done"
+        self.director.namespace.run(["timeout", str(READY_SECONDS), "sh", "-c", listening])
+
     def _iptables(self, *words: str) -> None:
         """Change rules with the variant of iptables that lbq is told to use, too."""
         program = os.environ.get(ENVIRONMENT, "iptables-restore").removesuffix("-restore")
@@ -255,6 +259,7 @@ class Haproxy(Column):
         config = self.director.namespace.folder / "haproxy.cfg"
         config.write_text(self._config(service.port))
         self.process = self.director.namespace.popen(["haproxy", "-db", "-f", config])
+        self._wait_for_listener(service.port)
 
     def _config(self, port: int) -> str:
         servers = "\n".join(f"  server web{number} {address}:{port}"
@@ -290,8 +295,7 @@ class NginxStream(Column):
         config = self.director.namespace.folder / "nginx-stream.conf"
         config.write_text(self._config(service))
         self.process = self.director.namespace.popen(["nginx", "-e", "stderr", "-c", config])
-        listening = f"until ss -Hlntu | grep -q ':{service.port} '; do sleep 0.01; done"
-        self.director.namespace.run(["timeout", str(READY_SECONDS), "sh", "-c", listening])
+        self._wait_for_listener(service.port)
 
     def _config(self, service: Service) -> str:
         servers = "\n".join(f"    server {address}:{service.port};" for address in self.director.real_servers)
