@@ -26,8 +26,8 @@ from lbq.model import AF_INET, AF_INET6
 
 cdef enum:
     WATCH_NS = 3000
-    MOST_HOPE = 8
-    PATIENCE = 128                  # waits that are slept through before one is watched again
+    MOST_HOPE = 4
+    PATIENCE = 64                   # waits that are slept through before one is watched again
     TIMERS_MS = 100                 # what waiting for packets may last: connections end meanwhile
 
 
@@ -85,7 +85,7 @@ cdef class Batch:
         if self.hope > 0:
             count = self._watch()
             if count > 0:
-                self.hope = min(self.hope + 2, <int> MOST_HOPE)
+                self.hope = min(self.hope + 1, <int> MOST_HOPE)
                 return count
             self.hope -= 1 if self.hope > 1 else 1 + PATIENCE
         else:
@@ -96,7 +96,7 @@ cdef class Batch:
     cdef int _watch(self) noexcept nogil:
         """Ask for packets about as long as going to sleep and being woken takes; return as ``receive``.
 
-        Worth it where packets come close upon each other: while every third time there was one.
+        Worth it where packets come close upon each other: while every second time there was one.
         """
         cdef int count = 0
         cdef uint64_t until = fine_now() + WATCH_NS
