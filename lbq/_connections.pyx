@@ -14,9 +14,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from lbq cimport thresholds
-from lbq._flowtable cimport (DIRECTION_IN, ENTRY_VALID, FLAG_INACTIVE, FLAG_MIXED, FLAG_NO_CPORT, FLAG_NO_OUTPUT,
-                             FLAG_OFFLOADED, FLAG_ONE_PACKET, FLAG_TEMPLATE, INET, INET6, FlowAddresses, FlowEntry,
-                             Key, drop_entry, enter, find, fold6, give_back, hash_key, link_entry, next_due,
+from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, ENTRY_VALID, FLAG_INACTIVE, FLAG_MIXED, FLAG_NO_CPORT,
+                             FLAG_NO_OUTPUT, FLAG_OFFLOADED, FLAG_ONE_PACKET, FLAG_TEMPLATE, INET, INET6, FlowAddresses,
+                             FlowEntry, Key, drop_entry, enter, find, fold6, give_back, hash_key, link_entry, next_due,
                              set_deadline, take_entry, unlink_entry, wheel_add, wheel_remove)
 from lbq._packet cimport (DROPPED_DEFENCE, DROPPED_NO_SERVER, DROPPED_TABLE_FULL, LOCAL_OUT, PASSED_FTP_DATA,
                           PASSED_NO_SERVICE, PASSED_NOT_OPENING, REWRITTEN, SCTP, TCP, UDP, Packet,
@@ -290,22 +290,31 @@ cdef class Connections(Slots):
         What governs others stays.
         """
         cdef uint32_t number, ended = 0
-        cdef uint64_t hashed
-        cdef Key key
-        cdef Address6 client, vip
         for place in connections:
-            key.family = place[5] if len(place) > 5 else INET
-            key.protocol, caddr, key.cport, vaddr, key.port = place[:5]
-            key.caddr, key.caddr6 = place_address(&client, caddr, key.family), client.octets
-            key.address, key.address6 = place_address(&vip, vaddr, key.family), vip.octets
-            hashed = hash_key(&self.table, DIRECTION_IN, &key)
-            number = find(&self.table, hashed, DIRECTION_IN, &key, FLAG_NO_CPORT)
-            if number == 0 and key.cport == 0:
-                number = find(&self.table, hashed, DIRECTION_IN, &key, FLAG_TEMPLATE)
+            number = self.number_at(*place)
             if number and self.table.entries[number].controlled == 0:
                 self.forget(number)
                 ended += 1
         return ended
+
+    def number_at(self, protocol, caddr, cport, address, port, family=INET, is_reply=False):
+        """Return the number of the connection or template of a client and a VIP, 0 when there is none.
+
+        *is_reply*: of a client and whom its answers come from, which is the real server with NAT.
+        """
+        cdef int direction = DIRECTION_OUT if is_reply else DIRECTION_IN
+        cdef uint32_t number
+        cdef uint64_t hashed
+        cdef Key key
+        cdef Address6 client, other
+        key.family, key.protocol, key.cport, key.port = family, protocol, cport, port
+        key.caddr, key.caddr6 = place_address(&client, caddr, family), client.octets
+        key.address, key.address6 = place_address(&other, address, family), other.octets
+        hashed = hash_key(&self.table, direction, &key)
+        number = find(&self.table, hashed, direction, &key, FLAG_NO_CPORT)
+        if number == 0 and cport == 0 and direction == DIRECTION_IN:
+            number = find(&self.table, hashed, direction, &key, FLAG_TEMPLATE)
+        return number
 
     cdef void drop_some(self, uint64_t now, int cost) noexcept nogil:
         """Go on ending half-open and little used connections, for *cost* entries.

@@ -707,11 +707,21 @@ cdef class Slots:
         cdef bytearray records = bytearray()
         while number < stop and left > 0:
             if table.entries[number].flags & ENTRY_VALID:
-                records += (<unsigned char *> &table.entries[number])[:sizeof(FlowEntry)]
-                records += self._addresses_of(number)
+                records += self._record(number)
                 left -= 1
             number += 1
         return bytes(records), number if number < table.fresh else None
+
+    def record(self, number):
+        """Return the record (conntrack.RECORD) of entry *number*, b"" when it is not in use, and its server or None."""
+        cdef FlowEntry *entry
+        if not 0 < number < self.table.fresh or not self.table.entries[number].flags & ENTRY_VALID:
+            return b"", None
+        entry = &self.table.entries[number]
+        return self._record(number), None if entry.server == NO_SERVER else self.server_objects[entry.server]
+
+    def _record(self, uint32_t number):
+        return (<unsigned char *> &self.table.entries[number])[:sizeof(FlowEntry)] + self._addresses_of(number)
 
     def _addresses_of(self, uint32_t number):
         """Return what follows the record of entry *number* when it has an IPv6 address (conntrack.ADDRESSES)."""

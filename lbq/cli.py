@@ -423,7 +423,7 @@ def _save(words: list[str]) -> int:
 
 
 def _import(words: list[str]) -> int:
-    from lbq.ipvsadm.dump import Dump
+    from lbq.ipvsadm.dump import read_file
 
     parser = Parser("lbq import", "Make the running director's services those of FILE, which lbq save or ipvsadm -S "
                     "has written; all of it or, when anything in it is wrong, nothing.  What is in both stays, with "
@@ -431,11 +431,7 @@ def _import(words: list[str]) -> int:
     parser.add_argument("file", metavar="FILE", help="- for standard input")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     said = parser.parse_args(words)
-    try:
-        with open(0 if said.file == "-" else said.file, closefd=said.file != "-") as file:
-            dump = Dump(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {said.file}: {getattr(error, 'strerror', None) or error}") from error
+    dump = read_file(said.file)
     for number, mistake in dump.mistakes:
         print(one_line(f"lbq: {said.file}:{number}: {mistake}"), file=sys.stderr)
     if dump.mistakes:
@@ -494,6 +490,12 @@ def _decap(words: list[str]) -> int:
     return decap.main(words)
 
 
+def _explain(words: list[str]) -> int:
+    from lbq.explain import command  # only who asks why needs it
+
+    return command.main(words)
+
+
 def _bench(words: list[str]) -> int:
     from lbq.bench import run  # network namespaces and all: nothing else of lbq needs it to start
 
@@ -520,6 +522,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "stop": _stop,
     "cleanup": _cleanup,
     "lab": _lab,
+    "explain": _explain,
     "bench": _bench,
     "realserver": _realserver,
     "decap": _decap,

@@ -156,14 +156,25 @@ def split(records: bytes) -> Iterator[bytes]:
         at += size
 
 
+def fields(record: bytes) -> dict[str, int]:
+    """Return the fields of a *record* by name, with whole addresses."""
+    entry = dict(zip(FIELDS, RECORD.unpack_from(record), strict=True))
+    if len(record) > RECORD.size:
+        contents = ADDRESSES.unpack_from(record, RECORD.size)
+        for (name, family), content in zip(_families(entry).items(), contents, strict=True):
+            entry[name] = int.from_bytes(content if family == AF_INET6 else content[:4], "big")
+    return entry
+
+
+def _families(entry: dict[str, int]) -> dict[str, int]:
+    family = entry["family"]
+    return {"caddr": family, "vaddr": family, "daddr": server_family(family, entry["flags"])}
+
+
 def decode(record: bytes, now_ns: int) -> dict:
     """Return a *record* in words, as the listings show it at *now_ns*."""
-    entry = dict(zip(FIELDS, RECORD.unpack_from(record), strict=True))
-    families = {"caddr": entry["family"], "vaddr": entry["family"],
-                "daddr": server_family(entry["family"], entry["flags"])}
-    if len(record) > RECORD.size:
-        for (name, family), content in zip(families.items(), ADDRESSES.unpack_from(record, RECORD.size), strict=True):
-            entry[name] = int.from_bytes(content if family == AF_INET6 else content[:4], "big")
+    entry = fields(record)
+    families = _families(entry)
     names = TEMPLATE_STATES if entry["flags"] & TEMPLATE else STATE_NAMES[entry["protocol"]]
     return {
         "protocol": PROTOCOL_NAMES[entry["protocol"]],

@@ -61,7 +61,7 @@ from lbq.outcomes import ACCEPT, COUNTED, DROP, DROPPED, PASSED
 from lbq.parsing import Parsed, parse
 from lbq.protocols import icmp, sctp, tcp, udp
 from lbq.related import Related, family_of
-from lbq.services import FTP, FTP_DATA, Place, ServiceTable
+from lbq.services import FTP, FTP_DATA, Place, ServiceTable, template_place
 
 LOCAL_IN = 1            # netfilter's hooks where replies are seen; requests: PREROUTING 0, LOCAL_OUT 3
 LOCAL_OUT = 3
@@ -353,18 +353,10 @@ class Director(Forwarding, Related):
         return True
 
     def _admit_persistent(self, service: VirtualService, parsed: Parsed, now_ns: int) -> Connection | str:
-        """Return a new connection under the client's template, which is made first when there is none.
-
-        Where the template is looked up depends on what the service covers: one port, one port of FTP with its data,
-        any port, or whatever carries a mark.
-        """
-        port = service.key.port
-        protocol, vaddr, vport, dport = parsed.protocol, parsed.destination, 0, 0
-        if parsed.destination_port == port:
-            vport = 0 if port == FTP else port
-        elif service.key.fwmark:
-            protocol, vaddr = 0, service.key.fwmark << (96 if parsed.family == AF_INET6 else 0)   # its first word
-        client = service.client(parsed.source)
+        """Return a new connection under the client's template, which is made first when there is none."""
+        port, dport = service.key.port, 0
+        protocol, client, vaddr, vport = template_place(service, parsed.family, parsed.protocol, parsed.source,
+                                                        parsed.destination, parsed.destination_port)
         template = self.connections.find(parsed.family, protocol, client, 0, vaddr, vport, TEMPLATE)
         if template is None or not self._is_valid(template, service):
             server = self._choose(service, parsed, now_ns)
@@ -596,14 +588,31 @@ class Director(Forwarding, Related):
         """
         ended = 0
         for place in connections:
-            ends, family = place[:5], place[5] if len(place) > 5 else AF_INET
-            found = self.connections.find(family, *ends)
-            if found is None and ends[2] == 0:
-                found = self.connections.find(family, *ends, TEMPLATE)
+            found = self.connections.numbered[self.number_at(*place)]
             if found is not None and found.controlled == 0:
                 self.connections.forget(found)
                 ended += 1
         return ended
+
+    def number_at(self, protocol: int, caddr: int, cport: int, address: int, port: int, family: int = AF_INET,
+                  is_reply: bool = False) -> int:
+        """Return the number of the connection or template of a client and a VIP, 0 when there is none.
+
+        *is_reply*: of a client and whom its answers come from, which is the real server with NAT.
+        """
+        ends = family, protocol, caddr, cport, address, port
+        if is_reply:
+            found = self.connections.find_reply(*ends)
+        else:
+            found = self.connections.find(*ends)
+            if found is None and cport == 0:
+                found = self.connections.find(*ends, TEMPLATE)
+        return found.number if found is not None else 0
+
+    def record(self, number: int) -> tuple[bytes, RealServer | None]:
+        """Return the record (conntrack.RECORD) of entry *number*, b"" when it is not in use, and its server or None."""
+        found = self.connections.numbered[number] if 0 < number < len(self.connections.numbered) else None
+        return (b"", None) if found is None else (found.record(), found.server)
 
     def _empty_trash(self, now_ns: int) -> list[Place]:
         gone = self.services.empty_trash(now_ns)

@@ -254,6 +254,15 @@ def split_endpoint(text: str) -> tuple[str, str | None]:
     return address, port if colon else None
 
 
+def parse_endpoint(text: str) -> tuple[int, int, int]:
+    """Return address, port and family of ``192.168.10.9:40000`` or ``[2001:db8::9]:40000``."""
+    address, port = split_endpoint(text)
+    if port is None:
+        raise ConfigError(f"'{text}' has no port; write ADDRESS:PORT, and an IPv6 address in brackets")
+    number, family = parse_address(address)
+    return number, parse_port(port), family
+
+
 def did_you_mean(word: str, known) -> str:
     """Return ``; did you mean 'wlc'?`` when one of the *known* words is near, else nothing."""
     import difflib  # here, because the packet process reads this module and never mistypes

@@ -55,6 +55,7 @@ commands that speak to the running director (each has its own --help):
   lbq del server SERVICE RIP[:PORT]             no more packets for it
   lbq drain SERVICE RIP[:PORT] [--end-after S] [--delete] [--wait]    weight 0, until its connections are gone
   lbq end [--service S] [--server RIP] [--client CIP] [--state STATE]    end connections; their clients begin anew
+  lbq explain --from CIP:PORT --to VIP:PORT     why such a packet goes where it goes; needs no director with --config
   lbq sysctl [NAME[=VALUE]]...                  net.ipv4.vs.* as in kernel IPVS
   lbq timeouts [--tcp S] [--tcpfin S] [--udp S] of established, closing and UDP connections
   lbq zero [SERVICE] | clear                    counters from zero; delete all services

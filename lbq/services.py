@@ -328,6 +328,22 @@ def mark_key(fwmark: int, family: int = AF_INET) -> ServiceKey:
     return ServiceKey(TCP, 0, 0, family, fwmark)
 
 
+def template_place(service: VirtualService, family: int, protocol: int, client: int, vip: int,
+                   vport: int) -> tuple[int, int, int, int]:
+    """Return protocol, client, address and port that a persistent client's template is found under.
+
+    They depend on what the service covers: one port, one port of FTP with its data, any port, or whatever carries a
+    mark.
+    """
+    port = service.key.port
+    if vport == port:
+        return protocol, service.client(client), vip, 0 if port == FTP else port
+    if service.key.fwmark:
+        first_word = service.key.fwmark << (96 if family == AF_INET6 else 0)
+        return 0, service.client(client), first_word, 0
+    return protocol, service.client(client), vip, 0
+
+
 def _check_thresholds(upper: int, lower: int) -> None:
     if lower > upper:
         raise ThresholdsReversed(f"lower threshold {lower} is above the upper one, {upper}; a server that is full at "

@@ -20,6 +20,7 @@ import sys
 import time
 
 from lbq.errors import HostError, LbqError
+from lbq.explain.look import look
 from lbq.model import ServiceKey
 
 QUESTION_BYTES = 65536
@@ -27,7 +28,7 @@ KEYED = ("add_service", "set_service", "delete_service", "add_server", "set_serv
 COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses", "set_routes",
             "set_local_addresses6", "set_routes6", "set_largest_mtu", "set_memory", "open_headers_queue",
             "open_conntrack", "ask_conntrack", "told_by_conntrack", "tick", "end_connections", "list_services",
-            "list_connections", "statistics", "totals")
+            "list_connections", "look", "statistics", "totals")
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def answer(engine, question: bytes) -> bytes:
             args = [time.monotonic_ns()]
         if do in KEYED and args:
             args[0] = ServiceKey(*args[0])
-        value = getattr(engine, do)(*args)
+        value = look(engine, *args) if do == "look" else getattr(engine, do)(*args)
     except (Exception, SystemExit) as error:    # a user's own scheduler may raise anything; packets must go on
         return failure(error)
     if do == "list_connections":

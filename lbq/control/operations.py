@@ -24,7 +24,9 @@ from lbq.control.rows import key_of
 from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
 from lbq.grammar import (
     DEFAULT_WEIGHT,
+    MAX_MARK,
     MODES,
+    PROTOCOLS,
     SERVER_SETTINGS,
     ServerWords,
     check_server,
@@ -32,6 +34,7 @@ from lbq.grammar import (
     format_endpoint,
     format_service,
     format_settings,
+    parse_endpoint,
     parse_netmask,
     parse_server,
     parse_service,
@@ -81,6 +84,7 @@ from lbq.sysctls import PREFIX
 
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
 LINES_PAGE = 8          # services and servers; likewise
+LOOKS = 3               # at a service that is another meanwhile, before giving up
 ENDED_PAGE = 64         # connections to end; likewise
 CONNTRACK_SECONDS = 2   # what an asker waits for conntrack's counters, and how often it looks
 CONNTRACK_PAUSE = 0.005
@@ -148,7 +152,7 @@ class Operations:
         """Return the coroutines that the control socket offers, by name."""
         offered = (self.status, self.list, self.connections, self.stats, self.add_service, self.set_service,
                    self.delete_service, self.clear, self.add_server, self.set_server, self.delete_server, self.drain,
-                   self.end_connections, self.zero, self.sysctl, self.timeouts)
+                   self.end_connections, self.zero, self.sysctl, self.timeouts, self.look)
         return {method.__name__: method for method in offered}
 
     async def begin(self, key: ServiceKey | None, settings: ServiceWords, servers: list[ServerWords],
@@ -326,6 +330,26 @@ class Operations:
             await self._hear_conntrack()
         page, raw = await self.process.call("list_connections", cursor, min(limit, PAGE))
         return {"connections": [decode(record, page["now"]) for record in split(raw)], "next": page["ok"]}
+
+    async def look(self, protocol: str, source: str, destination: str, fwmark: int = 0) -> dict:
+        """Return what the engine knows of a packet between two endpoints, and its service's row (explain/twin.py)."""
+        if protocol not in PROTOCOLS or not 0 <= fwmark <= MAX_MARK:
+            raise ConfigError(f"a packet has one of the protocols {', '.join(PROTOCOLS)}, and a mark below 2^32")
+        (caddr, cport, family), (vaddr, vport, other) = map(parse_endpoint, (source, destination))
+        if family != other:
+            raise ConfigError(f"{source} and {destination} are not of one address family")
+        asked = PROTOCOLS[protocol], caddr, cport, vaddr, vport, fwmark
+        for _ in range(LOOKS):
+            picture = await self.process.call("look", family, *asked)
+            rows, cursor = [], picture["service"] and picture["service"]["cursor"]
+            while cursor is not None and len(rows) < 2:
+                page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
+                join_pages(rows, page)
+            if not rows or key_of(rows[0]) == ServiceKey(*picture["service"]["key"]):
+                if rows:
+                    rows[0]["data_path"] = self.services[key_of(rows[0])].data_path
+                return {**picture, "now": time.monotonic_ns(), "row": rows[0] if rows else None}
+        raise HostError("cannot look at a service: services come and go too fast; try again")
 
     async def end_connections(self, service: str | None = None, server: str | None = None, client: str | None = None,
                               state: str | None = None) -> dict:

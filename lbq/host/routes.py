@@ -83,12 +83,23 @@ class Routes:
         near = neighbours(family) if near is None else near
         routes = []
         for address in addresses:
-            mtu, source, device, hop = _route(address, family)
-            state, mac = near.get((device, hop), (0, ""))
+            route, hop, state = _look(address, family, near)
             if state & NUD_STALE:
-                _ask_again(family, device, hop, mac)
-            routes.append((address, mtu, source, device, mac if state & USABLE else ""))
+                _ask_again(family, route[3], hop, near[route[3], hop][1])
+            routes.append(route)
         return routes
+
+
+def look(address: int, family: int, near: Neighbours) -> Route:
+    """Return the route to *address*, and ask nobody about it."""
+    return _look(address, family, near)[0]
+
+
+def _look(address: int, family: int, near: Neighbours) -> tuple[Route, int, int]:
+    """Return the route to *address*, its next hop, and the state of that neighbour."""
+    mtu, source, device, hop = _route(address, family)
+    state, mac = near.get((device, hop), (0, ""))
+    return (address, mtu, source, device, mac if state & USABLE else ""), hop, state
 
 
 def _ask_again(family: int, device: int, hop: int, mac: str) -> None:
@@ -129,6 +140,14 @@ def neighbours(family: int) -> Neighbours:
 def largest_mtu() -> int:
     """Return the largest MTU of this host's devices but for loopback: no longer packet can come in whole."""
     return max((_mtu_of(name) for _, name in socket.if_nameindex() if name != "lo"), default=0) or ETHERNET_MTU
+
+
+def device_name(number: int) -> str:
+    """Return the name of a device, or of one that is gone, its number."""
+    try:
+        return socket.if_indextoname(number)
+    except OSError:
+        return f"device {number}"
 
 
 def _device_mtu(device: int, family: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lbq import __version__
+from lbq.errors import ConfigError
 from lbq.grammar import format_address, format_endpoint, format_service
 from lbq.ipvsadm.popt import Unreadable
 from lbq.ipvsadm.words import Command, Hint, Mistake, parse
@@ -81,3 +82,12 @@ class Dump:
             name = format_endpoint(command.server_address, command.server_port, command.server_family)
             raise Mistake(f"server {name} of {format_service(key)} is there twice")
         servers.append(row)
+
+
+def read_file(path: str) -> Dump:
+    """Return what the file *path* says, - for standard input; its mistakes are in it."""
+    try:
+        with open(0 if path == "-" else path, closefd=path != "-") as file:
+            return Dump(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error

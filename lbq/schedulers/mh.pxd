@@ -19,6 +19,9 @@ cpdef unsigned long long siphash(unsigned int value, unsigned long long key) noe
 cpdef unsigned int hashed(object address, unsigned int port, unsigned long long key, unsigned int offset)
 
 
+cpdef unsigned int slot_of(object address, unsigned int port, unsigned int offset)
+
+
 @cython.locals(server=RealServer, turns=list, divisor=int, shift=int, index=Py_ssize_t, weight=int)
 cpdef list turns_of(list servers)
 

@@ -65,6 +65,11 @@ def hashed(address: int, port: int, key: int, offset: int) -> int:
     return siphash(fold(address) + port + offset & ALL_ONES, key) & ALL_ONES
 
 
+def slot_of(address: int, port: int, offset: int) -> int:
+    """Return the slot of a client in the table, or with an *offset* that is not 0, one to try instead."""
+    return hashed(address, port, OFFSET_KEY, offset) % SIZE
+
+
 def turns_of(servers: list[RealServer]) -> list[int]:
     """Return how many slots in a row each server takes: its weight, without the common divisor, scaled down."""
     turns = []
@@ -145,13 +150,13 @@ class Maglev(Scheduler):
         if not table:
             return None
         port = client_port(service, flow)
-        slot = hashed(flow.caddr, port, OFFSET_KEY, 0) % SIZE
+        slot = slot_of(flow.caddr, port, 0)
         server = table[slot]
         if server.can_schedule() and server.available:
             return server
         if falls_back(service):
             for step in range(SIZE):
-                server = table[hashed(flow.caddr, port, OFFSET_KEY, (slot + step) % SIZE) % SIZE]
+                server = table[slot_of(flow.caddr, port, (slot + step) % SIZE)]
                 if server.can_schedule() and server.available:
                     return server
         return None

@@ -13,7 +13,17 @@ VIP6 = ("--vip", "[2001:db8:10::1]:80")
 NAT = ("--mode", "nat")
 SERVICE = "192.168.10.1:80"
 
+FROM, TO = ("explain", "--from", "192.168.10.9:4"), ("--to", "192.168.10.1:80")
 MISTAKES = [
+    # what is to be explained
+    (("explain",), "the following arguments are required: --from, --to"),
+    ((*FROM, "--to", "192.168.10.1"), "'192.168.10.1' has no port; write ADDRESS:PORT"),
+    ((*FROM, "--to", "[2001:db8::1]:80"), "are not of one address family"),
+    ((*FROM, *TO, "--proto", "icmp"), "--proto icmp: there are tcp, udp, sctp"),
+    ((*FROM, *TO, "--flags", "X"), "'X' are no TCP flags; write letters out of SAFRPU"),
+    ((*FROM, *TO, "--payload", "70000"), "--payload '70000' is not a number from 0 to 65000"),
+    ((*FROM, *TO, "--mark", "-1"), "--mark '-1' is not a number from 0 to 4294967295"),
+    ((*FROM, *TO, "--config", "/no/such"), "cannot read /no/such: No such file or directory"),
     # the mode
     ((*VIP,), "no --mode: say how packets reach the real servers: --mode nat, dr or tun"),
     ((*VIP, "--mode", "natt"), "unknown mode 'natt'; did you mean 'nat'?"),

@@ -1,0 +1,142 @@
+"""One decision, whole: the notes of a twin, the bytes before and after, the verdict, and what the kernel does next."""
+from __future__ import annotations
+
+from lbq.errors import ConfigError
+from lbq.explain import fields
+from lbq.explain.twin import Witness, of_picture, of_rows
+from lbq.explain.words import MEANING
+from lbq.forwarding import PREROUTING, Route
+from lbq.grammar import format_address, format_endpoint
+from lbq.host import routes as host_routes
+from lbq.host.addresses import local_addresses
+from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, PROTOCOL_NAMES
+from lbq.parsing import Parsed, family_of, parse
+from lbq.protocols import tcp, udp
+from lbq.sysctls import defaults
+
+LOCAL_OUT, POSTROUTING = 3, 4
+HOOKS = {PREROUTING: "PREROUTING", LOCAL_OUT: "OUTPUT", POSTROUTING: "POSTROUTING"}
+TIMEOUTS = (tcp.TIMEOUTS[tcp.ESTABLISHED], tcp.TIMEOUTS[tcp.FIN_WAIT], udp.TIMEOUTS[0])
+
+
+def read(packet: bytearray) -> Parsed:
+    """Return the ends of *packet*, or raise for one that cannot belong to a connection."""
+    parsed = parse(packet)
+    if parsed == "icmp":
+        raise ConfigError("the packet is ICMP; explain the packet that it is about")
+    if not isinstance(parsed, Parsed):
+        meaning = MEANING.get(f"passed_{parsed}", MEANING.get(f"dropped_{parsed}", parsed))
+        raise ConfigError(f"there is nothing to decide: the packet {meaning}")
+    return parsed
+
+
+def by_director(client, packet: bytearray, mark: int) -> dict:
+    """Return the decision of the running director about *packet*, out of what it knows now; nothing changes."""
+    parsed = read(packet)
+    picture = client.call("look", protocol=PROTOCOL_NAMES[parsed.protocol], fwmark=mark,
+                          source=format_endpoint(parsed.source, parsed.source_port, parsed.family),
+                          destination=format_endpoint(parsed.destination, parsed.destination_port, parsed.family))
+    twin = of_picture(picture, picture["row"])
+    ways = _tell_host(twin)
+    return decide(twin, packet, mark, picture["now"], ways)
+
+
+def by_configuration(rows: list[dict], timeouts: dict[str, int], packet: bytearray, mark: int, profile: str) -> dict:
+    """Return the decision of a director that has just begun with the services in *rows*, servers in order of birth."""
+    read(packet)
+    rows = [{**row, "servers": row["servers"][::-1]} for row in rows]       # the newest first, as in a listing
+    seconds = tuple(timeouts.get(name, usual) for name, usual in zip(("tcp", "tcpfin", "udp"), TIMEOUTS, strict=True))
+    return decide(of_rows(rows, defaults(), seconds, profile), packet, mark, 1, None)
+
+
+def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict | None) -> dict:
+    """Return what *twin* decides about *packet*, and why; *ways* are the host's routes by address, if known."""
+    parsed = read(packet)
+    hook = hook_of(twin, parsed)
+    before = bytes(packet)
+    verdict = twin.handle(packet, hook, now_ns=now_ns, mark=mark)
+    after = bytes(packet)
+    sent = [{"next_hop": format_address(each.next_hop, each.family), "packet": each.packet.hex(),
+             "fields": fields.fields(each.packet), "changes": fields.changes(before, each.packet),
+             "checksums": fields.arithmetic(before, each.packet)} for each in verdict.sent]
+    decision = {
+        "packet": {"fields": fields.fields(before), "hook": HOOKS[hook], "mark": mark, "bytes": before.hex(),
+                   "family": FAMILY_NAMES[parsed.family]},
+        "steps": [{"step": note.step, "text": note.text, **note.facts} for note in twin.notes],
+        "caveats": twin.caveats, "outcome": twin.outcome, "meaning": MEANING[twin.outcome],
+        "verdict": "ACCEPT" if verdict.action else "DROP",
+        "changes": fields.changes(before, after) if verdict.changed else [],
+        "checksums": fields.arithmetic(before, after) if verdict.changed else [],
+        "after": after.hex() if verdict.changed else None, "sent": sent,
+        "answer": {"fields": fields.fields(verdict.answer), "packet": verdict.answer.hex()} if verdict.answer else None,
+    }
+    decision["next"] = _next(decision, parsed, verdict, after, ways)
+    return decision
+
+
+def hook_of(twin: Witness, parsed: Parsed) -> int:
+    """Return the hook at which this host sees such a packet: a client's in PREROUTING, a reply in POSTROUTING."""
+    ends = parsed.family, parsed.protocol
+    there = parsed.destination, parsed.destination_port
+    here = parsed.source, parsed.source_port
+    is_reply = (twin.connections.find(*ends, *here, *there) is None
+                and twin.services.find_service(*ends, *there, parsed.mark) is None
+                and twin.connections.find_reply(*ends, *there, *here) is not None)
+    if is_reply:
+        return POSTROUTING
+    return LOCAL_OUT if parsed.source in twin.local[parsed.family] else PREROUTING
+
+
+def _tell_host(twin: Witness) -> dict:
+    """Give *twin* this host's addresses and its ways to the real servers; return those by (family, address)."""
+    ways = {}
+    for family, set_local, set_routes in ((AF_INET, twin.set_local_addresses, twin.set_routes),
+                                          (AF_INET6, twin.set_local_addresses6, twin.set_routes6)):
+        set_local(local_addresses(family))
+        wanted = {server.address for service in twin.services.by_key.values() for server in service.servers
+                  if server.family == family}
+        wanted |= {each.daddr for each in twin.connections.numbered if each is not None and each.server is not None
+                   and each.server.family == family}
+        if wanted:
+            near = host_routes.neighbours(family)
+            found = [host_routes.look(address, family, near) for address in sorted(wanted)]
+            set_routes(found)
+            ways |= {(family, route[0]): Route(*route) for route in found}
+    twin.set_largest_mtu(host_routes.largest_mtu())
+    return ways
+
+
+def _next(decision: dict, parsed: Parsed, verdict, after: bytes, ways: dict | None) -> list[str]:
+    """Return what happens to the packet once the decision is made."""
+    if verdict.sent:
+        return [line for each in verdict.sent
+                for line in [_way(ways, each.family, each.next_hop, "lbq sends it, past the host's FORWARD rules,")]]
+    if verdict.answer:
+        to = decision["answer"]["fields"]["destination"]
+        return [f"the packet ends here; lbq sends ICMP to {to}"]
+    if not verdict.action:
+        return ["the packet ends here, and nobody is told"]
+    if decision["packet"]["hook"] == "POSTROUTING":
+        return [f"the host sends it to {decision_destination(after)}; routing has chosen the way before lbq saw it"]
+    if decision["outcome"] != "rewritten":
+        return ["the host goes on with it as if lbq were not there: rules, routing, and sockets if it is for this host"]
+    family = family_of(after)
+    address = parse(bytearray(after)).destination
+    return [_way(ways, family, address, "the host routes it again: FORWARD rules, then")]
+
+
+def decision_destination(packet: bytes) -> str:
+    """Return where *packet* goes."""
+    return str(fields.fields(packet)["destination"])
+
+
+def _way(ways: dict | None, family: int, address: int, what: str) -> str:
+    name = format_address(address, family)
+    if ways is None:
+        return f"{what} on its way to {name}; which way that is, only a running director's host knows"
+    route = ways.get((family, address))
+    if route is None or route.mtu < 0:
+        return f"{what} nowhere: this host has no route to {name}"
+    device = host_routes.device_name(route.device)
+    mac = ":".join(route.mac[at:at + 2] for at in range(0, 12, 2)) if route.mac else "not resolved yet"
+    return f"{what} out of {device} to {name}, MAC of the next hop {mac}, MTU {route.mtu}"
