@@ -37,6 +37,13 @@ def uninterrupted():
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
+def _is_readable(file, seconds: float) -> bool:
+    """Return True as soon as there is something to read, or after *seconds* False; any number of files may be open."""
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 def _begin() -> None:
     """Hear signals, whatever the parent held back (runs between fork and exec)."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -76,7 +83,7 @@ class Process(subprocess.Popen):
                     self.seen = b"\n".join([*lines[number + 1:], rest])
                     return line.decode(errors="replace")
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.stdout], [], [], left)[0]:
+            if left <= 0 or not _is_readable(self.stdout, left):
                 raise HostError(f"{self.title()} did not print '{start}' "
                                 f"within {timeout:g} s; it{self.last_words()}")
             chunk = os.read(self.stdout.fileno(), 65536)

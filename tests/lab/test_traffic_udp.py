@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from contextlib import ExitStack
 
 import pytest
@@ -53,7 +54,10 @@ def test_thousand_ports_are_answered_and_stay_with_their_server(lab, engine, whe
     first = ask(sockets, b"who is it")
     again = ask(sockets, b"and now")
 
-    assert first == ["web02", "web01"] * (PORTS // 2)
+    if "LBQ_WORKERS" in os.environ:         # two workers see them in an order of their own
+        assert Counter(first) == {"web01": PORTS // 2, "web02": PORTS // 2}
+    else:
+        assert first == ["web02", "web01"] * (PORTS // 2)
     assert again == first
     service = listing(lab)
     assert service["stats"]["conns"] == PORTS
