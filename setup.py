@@ -40,6 +40,7 @@ COMPILED = [
     "lbq/schedulers/lblcr.py",
     "lbq/schedulers/twos.py",
     "lbq/_batch.pyx",
+    "lbq/_trace.pyx",
     "lbq/_slots.pyx",
     "lbq/_connections.pyx",
     "lbq/_forwarding.pyx",

@@ -44,15 +44,16 @@ from lbq._packet cimport (DROPPED_MALFORMED, DROPPED_NAT_ICMP, DROPPED_NO_SERVER
                           PASSED_NO_CONNECTION, PASSED_NO_SERVICE, PASSED_NOT_OURS, PASSED_REPLY, PASSED_WHOLE,
                           POSTROUTING, REWRITTEN, SCTP, TCP, UDP, Packet, client_key, from_loopback, hops, parse,
                           reply_key)
-from lbq._offload cimport Offload
 from lbq._slots cimport (MOVE_QUIESCED, NO_SERVER, SERVER_AVAILABLE, SERVER_ENDS, SERVER_INET6, SERVER_LOCAL, Route,
                          ServerSlot, ServiceSlot)
+from lbq._trace cimport Record, Traced
 from lbq._transmit cimport Outgoing, sockaddr_in, sockaddr_in6
 from lbq cimport packet as pkt
 from lbq.modes cimport nat
 from lbq.protocols cimport icmp, sctp, tcp
 
 from lbq import netlink
+from lbq._trace import OUTCOME_NAMES
 from lbq.errors import HostError
 from lbq.model import AF_INET, AF_INET6, Sent, Verdict
 
@@ -82,21 +83,13 @@ cdef enum:
     NAT = 0
     REUSE_FIN_WAIT = 2              # in conn_reuse_mode
 
-OUTCOME_NAMES = (
-    "rewritten", "forwarded", "passed_not_ours", "passed_no_service", "passed_not_opening", "passed_no_connection",
-    "passed_ftp_data", "passed_local", "passed_reply", "passed_bypass", "passed_icmp",
-    "passed_later_fragment", "passed_whole", "dropped_truncated",
-    "dropped_malformed", "dropped_fragment", "dropped_no_server", "dropped_server_gone", "dropped_table_full",
-    "dropped_defence", "dropped_ttl", "dropped_too_big", "dropped_no_route", "dropped_boundary",
-    "dropped_unsegmentable", "dropped_ftp", "dropped_icmp_checksum", "dropped_icmp_ours", "dropped_nat_icmp")
-
 cdef struct Statistics:
     uint64_t packets, bytes
     uint64_t outcomes[OUTCOMES]
 
 
 @cython.final                       # its methods call each other directly: 5 to 10 ns of an established packet's 70
-cdef class FastDirector(Offload):
+cdef class FastDirector(Traced):
     """The packet path of one director, over the connections, services and servers in its slots.
 
     Addresses are host-order integers, times nanoseconds of CLOCK_MONOTONIC.  The interface is the one of
@@ -165,7 +158,7 @@ cdef class FastDirector(Offload):
         close_bytes(one.queued.data + one.queued.length, one.queued.whole - one.queued.length + FTP_GROWTH)
         self._prepare(&one)
         self.telling = True
-        cdef int outcome = self._decide(&one, now_ns)
+        cdef int outcome = self._decide_seen(&one, now_ns) if self.tracing else self._decide(&one, now_ns)
         self.telling = False
         open_bytes(one.queued.data, len(packet))
         answer = self.answer[:self.answer_length] if self.answer_length else None
@@ -235,6 +228,15 @@ cdef class FastDirector(Offload):
         elif packet.outcome == PASSED_ICMP:
             packet.outcome = self.icmp_reply(packet, now) if packet.reply else self.icmp_request(packet, now)
         self.counted.outcomes[packet.outcome] += 1
+        return packet.outcome
+
+    cdef int _decide_seen(self, Packet *packet, uint64_t now) noexcept nogil:
+        """Decide about a prepared packet while somebody looks (lbq trace)."""
+        cdef int waiting = self.box.count
+        cdef Record *record = self.begin_record(packet, now)
+        self._decide(packet, now)
+        if record != NULL:
+            self.end_record(record, packet, waiting)
         return packet.outcome
 
     cdef int _reply(self, Packet *packet, uint64_t now) noexcept nogil:
@@ -550,7 +552,10 @@ cdef class FastDirector(Offload):
         while first < batch.count:
             self._fetch(batch, first + GROUP, min(batch.count, first + 2 * GROUP))
             for i in range(first, min(batch.count, first + GROUP)):
-                self._decide(&batch.packets[i], now)
+                if self.tracing:
+                    self._decide_seen(&batch.packets[i], now)
+                else:
+                    self._decide(&batch.packets[i], now)
                 if self.answer_length:
                     self._send_answer()
             first += GROUP

@@ -496,6 +496,12 @@ def _explain(words: list[str]) -> int:
     return command.main(words)
 
 
+def _trace(words: list[str]) -> int:
+    from lbq.trace import command  # only who looks needs it
+
+    return command.main(words)
+
+
 def _bench(words: list[str]) -> int:
     from lbq.bench import run  # network namespaces and all: nothing else of lbq needs it to start
 
@@ -523,6 +529,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "cleanup": _cleanup,
     "lab": _lab,
     "explain": _explain,
+    "trace": _trace,
     "bench": _bench,
     "realserver": _realserver,
     "decap": _decap,

@@ -28,7 +28,8 @@ KEYED = ("add_service", "set_service", "delete_service", "add_server", "set_serv
 COMMANDS = (*KEYED, "flush", "set_sysctl", "sysctls", "set_timeouts", "timeouts", "set_local_addresses", "set_routes",
             "set_local_addresses6", "set_routes6", "set_largest_mtu", "set_memory", "open_headers_queue",
             "open_conntrack", "ask_conntrack", "told_by_conntrack", "tick", "end_connections", "list_services",
-            "list_connections", "look", "statistics", "totals")
+            "list_connections", "look", "statistics", "totals",
+            "trace_start", "trace_read", "trace_stop")
 
 
 def main() -> None:
@@ -106,7 +107,7 @@ def answer(engine, question: bytes) -> bytes:
         page, cursor = value
         head = {"ok": cursor, "bytes": len(page), "now": time.monotonic_ns()}
         return json.dumps(head).encode() + b"\n" + page
-    return json.dumps({"ok": value}).encode()
+    return json.dumps({"ok": value}, default=bytes.hex).encode()
 
 
 def failure(error: BaseException) -> bytes:

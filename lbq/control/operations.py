@@ -81,9 +81,11 @@ from lbq.queues import Queues
 from lbq.schedulers import DEFAULT, flag_bits, flag_names
 from lbq.services import FTP, join_pages
 from lbq.sysctls import PREFIX
+from lbq.trace import records as trace
 
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
 LINES_PAGE = 8          # services and servers; likewise
+TRACE_SECONDS = 3       # a trace that is not read for so long ends: whoever wanted it is gone
 LOOKS = 3               # at a service that is another meanwhile, before giving up
 ENDED_PAGE = 64         # connections to end; likewise
 CONNTRACK_SECONDS = 2   # what an asker waits for conntrack's counters, and how often it looks
@@ -146,13 +148,15 @@ class Operations:
         self.queues = Queues(facts["queue"], facts.get("workers", 1))
         self.has_headers_queue = False
         self.hears_conntrack = False
+        self.traced_at: float | None = None     # when a trace was last read, of time.monotonic()
         self.change = asyncio.Lock()            # one change at a time, host and engine together
 
     def methods(self) -> dict:
         """Return the coroutines that the control socket offers, by name."""
         offered = (self.status, self.list, self.connections, self.stats, self.add_service, self.set_service,
                    self.delete_service, self.clear, self.add_server, self.set_server, self.delete_server, self.drain,
-                   self.end_connections, self.zero, self.sysctl, self.timeouts, self.look)
+                   self.end_connections, self.zero, self.sysctl, self.timeouts, self.look,
+                   self.trace_start, self.trace_read, self.trace_stop)
         return {method.__name__: method for method in offered}
 
     async def begin(self, key: ServiceKey | None, settings: ServiceWords, servers: list[ServerWords],
@@ -291,7 +295,8 @@ class Operations:
     async def status(self) -> dict:
         """Return what this director is."""
         counters = await self.process.call("statistics")
-        return {**self.facts, **{name: counters[name] for name in ("connections", "connections_max")}}
+        return {**self.facts, **{name: counters[name] for name in ("connections", "connections_max")},
+                "traced": self.traced_at is not None}
 
     async def list(self) -> list:
         """Return a row for every service, with its servers, newest first."""
@@ -350,6 +355,33 @@ class Operations:
                     rows[0]["data_path"] = self.services[key_of(rows[0])].data_path
                 return {**picture, "now": time.monotonic_ns(), "row": rows[0] if rows else None}
         raise HostError("cannot look at a service: services come and go too fast; try again")
+
+    # ---- Trace ---------------------------------------------------------------------------------------------
+
+    async def trace_start(self, client: str | None = None, service: str | None = None, server: str | None = None,
+                          state: str | None = None, only_new: bool = False, only_drops: bool = False,
+                          every: int = 1) -> list:
+        """Begin to keep what is decided about packets, until it is not read any more; return the outcomes' names."""
+        packets = trace.wanted(client=client, service=service, server=server, state=state, only_new=only_new,
+                               only_drops=only_drops, every=every)
+        if self.facts["engine"] != "fast":
+            raise HostError("only the fast engine can be traced; run the director with --engine fast")
+        if self.traced_at is not None:
+            raise HostError("somebody is tracing already, and only one can; end that lbq trace first")
+        self.traced_at = time.monotonic()
+        return await self.process.call("trace_start", packets)
+
+    async def trace_read(self, limit: int = PAGE) -> list:
+        """Return a page of records in hexadecimal digits (trace/records.py), and the trace's counters."""
+        if self.traced_at is None:
+            raise HostError("the trace was ended, because nobody read it")
+        self.traced_at = time.monotonic()
+        return await self.process.call("trace_read", max(1, min(limit, PAGE)))
+
+    async def trace_stop(self) -> None:
+        """Keep nothing any more."""
+        self.traced_at = None
+        await self.process.call("trace_stop")
 
     async def end_connections(self, service: str | None = None, server: str | None = None, client: str | None = None,
                               state: str | None = None) -> dict:
@@ -558,6 +590,8 @@ class Operations:
 
     async def tick(self) -> None:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
+        if self.traced_at is not None and time.monotonic() > self.traced_at + TRACE_SECONDS:
+            await self.trace_stop()
         async with self.change:
             failure = None
             for words, address, port, family in await self.process.call("tick"):

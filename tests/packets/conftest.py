@@ -6,7 +6,7 @@ import pytest
 from tests.helpers.engines import ENGINES, PURE
 
 # The readable director rewrites every packet itself.
-collect_ignore = ["test_steer.py", "test_offload.py"] if PURE else []
+collect_ignore = ["test_steer.py", "test_offload.py", "test_trace.py"] if PURE else []
 
 
 @pytest.fixture(params=list(ENGINES))

@@ -1,0 +1,142 @@
+"""The records of traced packets: their layout, what they say in words, and the filter that chooses them."""
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from lbq.conntrack import STATE_NAMES
+from lbq.errors import ConfigError
+from lbq.explain.fields import fields
+from lbq.explain.words import MEANING
+from lbq.filters import STATES
+from lbq.grammar import (
+    did_you_mean,
+    format_address,
+    format_endpoint,
+    parse_address,
+    parse_port,
+    parse_service,
+    split_endpoint,
+)
+from lbq.model import AF_INET, AF_INET6, MODE_NAMES, packed
+
+SNAP = 192                  # these as in _trace.pxd
+RECORD = struct.Struct("<QIIIHHH13B3x16s16s192s192s6x")
+FIELDS = ("now_ns", "mark", "length", "steer", "before_length", "after_length", "rport", "outcome", "hook", "protocol",
+          "is_ipv6", "state_before", "state_after", "has_entry", "had_entry", "mode", "what_after", "sent",
+          "server_is_ipv6", "has_server", "rip", "next_hop", "before", "after")
+HOOKS = {0: "PREROUTING", 1: "INPUT", 3: "OUTPUT", 4: "POSTROUTING"}
+NOTHING, CHANGED, SENT, ANSWER = range(4)
+AFTER = {CHANGED: "changed", SENT: "sent", ANSWER: "ICMP to its sender"}
+
+
+class Traced(NamedTuple):
+    """One packet and what was decided about it."""
+
+    now_ns: int             # of CLOCK_MONOTONIC
+    hook: str
+    outcome: str
+    is_new: bool            # a connection began with it
+    state_before: str       # "" without one
+    state_after: str
+    server: str             # "" when none is known
+    method: str             # nat, dr, tun … of its connection
+    length: int             # of the whole packet
+    mark: int
+    steer: int              # the number that the kernel was told, which then rewrites
+    before: bytes           # its first bytes; also of what follows:
+    after: bytes            # the packet changed, what left in its place, or the ICMP answer
+    what_after: int
+    sent: int               # packets in its place
+    next_hop: str
+
+    def facts(self) -> dict:
+        """Return it for a program."""
+        return {**self._asdict(), "before": self.before.hex(), "after": self.after.hex(), "fields": fields(self.before),
+                "meaning": MEANING[self.outcome]}
+
+    def is_dropped(self) -> bool:
+        """Return True when the packet goes nowhere."""
+        return self.outcome.startswith("dropped_")
+
+    def line(self) -> str:
+        """Return it on a line."""
+        its = fields(self.before)
+        ends = [f"{its.get(end, '?')}" + (f":{its[port]}" if port in its else "")
+                for end, port in (("source", "source port"), ("destination", "destination port"))]
+        words = [f"{its.get('protocol', '?')}", str(its.get("flags", "")), f"{ends[0]} → {ends[1]}", f"{self.length} B"]
+        if self.state_after:
+            same = self.state_before == self.state_after
+            words.append(self.state_after if same else f"{self.state_before or 'new'} → {self.state_after}")
+        if self.server:
+            words.append(f"{self.method} {self.server}" + (f" via {self.next_hop}" if self.next_hop else ""))
+        if self.steer:
+            words.append(f"the kernel rewrites it, told number {self.steer}")
+        if self.what_after == ANSWER:
+            words.append("ICMP to its sender")
+        if self.outcome not in ("rewritten", "forwarded", "passed_reply"):
+            words.append(f"{'DROP ' if self.is_dropped() else ''}{self.outcome}: it {MEANING[self.outcome]}")
+        return "  ".join(word for word in words if word)
+
+
+def decode(records: bytes, names: list[str]) -> list[Traced]:
+    """Return the *records* of a page, the oldest first; *names* are the engine's of outcomes, by number."""
+    return [_traced(dict(zip(FIELDS, values, strict=True)), names) for values in RECORD.iter_unpack(records)]
+
+
+def _traced(its: dict, names: list[str]) -> Traced:
+    states = STATE_NAMES.get(its["protocol"])
+    server_family = AF_INET6 if its["server_is_ipv6"] else AF_INET
+    outcome = names[its["outcome"]]
+
+    def address(octets: bytes, family: int) -> str:
+        return format_address(int.from_bytes(octets if family == AF_INET6 else octets[:4], "big"), family)
+
+    def endpoint() -> str:
+        octets = its["rip"] if server_family == AF_INET6 else its["rip"][:4]
+        return format_endpoint(int.from_bytes(octets, "big"), its["rport"], server_family)
+
+    return Traced(
+        its["now_ns"], HOOKS.get(its["hook"], str(its["hook"])), outcome,
+        bool(its["has_entry"] and not its["had_entry"]),
+        states[its["state_before"]] if states and its["had_entry"] else "",
+        states[its["state_after"]] if states and its["has_entry"] else "",
+        endpoint() if its["has_server"] else "", MODE_NAMES.get(its["mode"], "") if its["has_entry"] else "",
+        its["length"], its["mark"], its["steer"], its["before"][:its["before_length"]],
+        its["after"][:its["after_length"]], its["what_after"], its["sent"],
+        address(its["next_hop"], server_family) if its["what_after"] == SENT else "")
+
+
+# ---- Which packets --------------------------------------------------------------------------------------------
+
+
+def wanted(*, client: str | None = None, service: str | None = None, server: str | None = None,
+           state: str | None = None, only_new: bool = False, only_drops: bool = False, every: int = 1) -> dict:
+    """Return which packets are wanted as the packet process takes it; raise for the first word that is wrong."""
+    found: dict = {"only_new": only_new, "only_drops": only_drops, "every": every}
+    for name, text in (("client", client), ("server", server)):
+        if text is not None:
+            address, port = split_endpoint(text)
+            number, family = parse_address(address)
+            found |= {name: packed(number, family).hex(), f"{name}_port": parse_port(port) if port else 0}
+    if service is not None:
+        key = parse_service(service)
+        if key.fwmark:
+            raise ConfigError(f"--service {service}: packets are told apart by addresses; say --client or --server")
+        found |= {"vip": packed(key.address, key.family).hex(), "vip_port": key.port, "protocol": key.protocol}
+    if state is not None:
+        found |= _state(state.upper(), found.get("protocol"))
+    return found
+
+
+def _state(state: str, protocol: int | None) -> dict:
+    """Return the number of a *state*, and the protocol that has it: that of a service, or the first that knows it."""
+    if state not in STATES:
+        raise ConfigError(f"unknown state '{state}'{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
+    for number in [protocol] if protocol else list(STATE_NAMES):
+        if state in STATE_NAMES[number]:
+            return {"state": STATE_NAMES[number].index(state), "protocol": number}
+    raise ConfigError(f"no packet of this service is ever in state {state}; its states are "
+                      f"{', '.join(STATE_NAMES[protocol])}")
+
+

@@ -1,0 +1,66 @@
+"""`lbq trace` on a running director: what it shows, when it ends, and that nobody who is gone is traced for."""
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import dpkt
+import pytest
+
+from lbq.lab.topology import lbq_command, this_lbq
+from tests.helpers.processes import wait_until
+from tests.helpers.topology import curl, start_nginx, tell
+
+
+@pytest.fixture
+def traced_lab(lab):
+    """Return the article's lab with a director and servers."""
+    start_nginx(lab)
+    lab.start_director("--mode", "nat", "--scheduler", "rr", *(word for server in lab.servers
+                                                              for word in ("--real", server.address)))
+    return lab
+
+
+def start_trace(lab, *words):
+    """Start `lbq trace` in the director's namespace, and wait until it looks."""
+    trace = lab.director.popen(lbq_command("trace", *words), env=this_lbq())
+    wait_until(lambda: tell(lab, "status")["traced"], timeout=10)
+    return trace
+
+
+def test_requests_are_seen_from_the_syn_to_the_end(traced_lab, tmp_path):
+    lab, path = traced_lab, tmp_path / "trace.pcapng"
+    trace = start_trace(lab, "--json", "--client", lab.client.address, "--pcap", str(path))
+    answers = [curl(lab.client, f"http://{lab.vip}/").strip() for _ in range(2)]
+    time.sleep(0.5)
+    trace.send_signal(signal.SIGINT)
+    lines = [json.loads(line) for line in trace.communicate(timeout=10)[0].splitlines()]
+
+    news = [line for line in lines if line["is_new"]]
+    assert [line["server"] for line in news] == [f"{lab.servers[int(name[-1]) - 1].address}:80" for name in answers]
+    states = [line["state_after"] for line in lines if line["server"] == news[0]["server"]]
+    assert states[0] == "SYN_RECV" and "ESTABLISHED" in states and states[-1] in ("TIME_WAIT", "LAST_ACK", "CLOSE")
+    with open(path, "rb") as file:
+        packets = [packet for _, packet in dpkt.pcapng.Reader(file)]
+    assert len(packets) == 2 * len(lines)               # before and after
+    assert tell(lab, "stats")["counters"]["packets"] >= len(lines)
+
+
+def test_a_trace_ends_by_itself_and_one_whose_reader_was_killed_too(traced_lab):
+    lab = traced_lab
+    done = lab.lbq("trace", "--seconds", "1", "--only-drops")
+    assert done.stdout == "" and done.stderr == "lbq: no packet was seen that matches\n"
+
+    trace = start_trace(lab)
+    refused = lab.lbq("trace", check=False)
+    assert refused.returncode == 2 and refused.stderr.startswith("lbq: somebody is tracing already")
+    trace.kill()
+    trace.wait(5)
+    wait_until(lambda: lab.lbq("trace", "--seconds", "1", check=False).returncode == 0, timeout=15)
+
+
+def test_the_reference_engine_says_that_it_cannot(lab):
+    lab.start_director("--mode", "nat", "--engine", "reference", "--real", lab.servers[0].address)
+    refused = lab.lbq("trace", check=False)
+    assert refused.returncode == 2 and "only the fast engine can be traced" in refused.stderr

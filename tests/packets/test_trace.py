@@ -1,0 +1,113 @@
+"""What a trace keeps of each packet, which packets it keeps, and that it never holds any up."""
+from __future__ import annotations
+
+import pytest
+
+from lbq._fastpath import FastDirector
+from lbq.errors import ConfigError
+from lbq.model import DR, TUN
+from lbq.trace.records import ANSWER, CHANGED, NOTHING, RECORD, SENT, decode, wanted
+from tests.helpers.engines import POSTROUTING, PREROUTING, add_service, endpoint, key
+from tests.helpers.packets import read, tcp, udp
+
+CLIENT, OTHER, VIP, WEB = "192.168.10.9:40000", "192.168.10.8:40000", "192.168.10.1:80", "192.168.20.1:80"
+RING = 2048
+
+
+@pytest.fixture
+def engine():
+    """Return a director with one service, without a trace."""
+    director = FastDirector(max_connections=1000)
+    director.limit_icmp(False)
+    add_service(director, f"tcp:{VIP}", WEB)
+    return director
+
+
+def traced(engine, *packets, **words):
+    """Let the engine handle (packet, hook) each under a trace; return what was kept."""
+    names = engine.trace_start(wanted(**words))
+    for packet, hook in packets:
+        engine.handle(packet, hook, now_ns=7)
+    found, counters = b"", {"waiting": 1}
+    while counters["waiting"]:
+        page, counters = engine.trace_read(64)
+        found += page
+    engine.trace_stop()
+    return decode(found, names)
+
+
+def handshake():
+    return [(tcp(CLIENT, VIP, "S"), PREROUTING), (tcp(WEB, CLIENT, "SA"), POSTROUTING),
+            (tcp(CLIENT, VIP, "A"), PREROUTING)]
+
+
+def test_a_handshake_packet_by_packet(engine):
+    syn, answer, ack = traced(engine, *handshake())
+
+    assert (syn.is_new, syn.state_before, syn.state_after) == (True, "", "SYN_RECV")
+    assert (answer.is_new, answer.state_before, answer.state_after) == (False, "SYN_RECV", "SYN_RECV")
+    assert (ack.state_before, ack.state_after, ack.server, ack.method) == ("SYN_RECV", "ESTABLISHED", WEB, "nat")
+    assert [each.hook for each in (syn, answer, ack)] == ["PREROUTING", "POSTROUTING", "PREROUTING"]
+    assert (read(syn.before).destination, read(syn.after).destination) == (VIP, WEB)
+    assert (read(answer.before).source, read(answer.after).source) == (WEB, VIP)
+    assert {each.what_after for each in (syn, answer, ack)} == {CHANGED} and syn.now_ns == 7
+    assert syn.line() == f"TCP  SYN  {CLIENT} → {VIP}  40 B  new → SYN_RECV  nat {WEB}"
+
+
+def test_what_goes_nowhere_says_why(engine):
+    engine.delete_server(key(f"tcp:{VIP}"), *endpoint(WEB))
+    late, syn = traced(engine, (tcp(CLIENT, VIP, "A"), PREROUTING), (tcp(CLIENT, VIP, "S"), PREROUTING))
+    assert late.outcome == "passed_not_opening" and late.what_after == NOTHING and not late.is_dropped()
+    assert syn.outcome == "dropped_no_server" and syn.what_after == ANSWER and syn.after[20] == 3
+    assert "DROP dropped_no_server: it finds no real server" in syn.line()
+    (broken,) = traced(engine, (bytearray(b"\x45\0\0\x14" + bytes(10)), PREROUTING))
+    assert broken.outcome == "dropped_malformed" and broken.line()
+
+
+@pytest.mark.parametrize("mode", [DR, TUN])
+def test_what_leaves_by_dr_and_tun_is_kept_as_it_left(engine, mode):
+    engine.add_server(key(f"tcp:{VIP}"), *endpoint("192.168.20.2:80"), mode=mode)
+    (syn,) = traced(engine, (tcp(CLIENT, VIP, "S"), PREROUTING))
+    assert (syn.what_after, syn.sent, syn.next_hop, syn.outcome) == (SENT, 1, "192.168.20.2", "forwarded")
+    assert len(syn.after) == (40 if mode == DR else 60)
+
+
+@pytest.mark.parametrize(("words", "kept"), [
+    ({}, 6), ({"client": "192.168.10.9"}, 3), ({"client": "192.168.10.9:40001"}, 0), ({"service": VIP}, 5),
+    ({"service": "192.168.10.1:81"}, 0), ({"service": f"udp:{VIP}"}, 0), ({"server": "192.168.20.1"}, 4),
+    ({"server": WEB}, 4), ({"server": "192.168.20.1:81"}, 0), ({"only_new": True}, 2), ({"only_drops": True}, 0),
+    ({"state": "established"}, 1), ({"state": "syn_recv"}, 3), ({"every": 2}, 3), ({"every": 7}, 0),
+    ({"client": "192.168.10.8", "only_new": True}, 1), ({"client": "[2001:db8::1]"}, 0)])
+def test_only_what_is_wanted_is_kept(engine, words, kept):
+    packets = [*handshake(), (tcp(OTHER, VIP, "S"), PREROUTING), (tcp("192.168.10.7:1", VIP, "A"), PREROUTING),
+               (udp(OTHER, "192.168.10.1:53"), PREROUTING)]
+    assert len(traced(engine, *packets, **words)) == kept
+
+
+@pytest.mark.parametrize("words", [{"client": "web"}, {"service": "fwmark:1"}, {"state": "OPEN"},
+                                   {"server": "10.0.0.1:x"}, {"service": f"udp:{VIP}", "state": "ESTABLISHED"}])
+def test_a_filter_that_means_nothing_is_refused(words):
+    with pytest.raises(ConfigError):
+        wanted(**words)
+
+
+def test_a_full_ring_counts_what_it_cannot_keep_and_packets_go_on(engine):
+    engine.trace_start(wanted())
+    for number in range(RING + 100):
+        packet = udp(f"192.168.10.9:{number + 1}", "192.168.10.1:53")
+        assert engine.handle(packet, PREROUTING).action == 1
+    page, counters = engine.trace_read(64)
+    assert len(page) == 64 * RECORD.size
+    assert counters == {"matched": RING, "kept": RING, "lost": 100, "waiting": RING - 64}
+    engine.trace_stop()
+    assert engine.trace_read(64) == (b"", {})
+
+
+def test_a_trace_changes_no_decision(engine):
+    plain = FastDirector(max_connections=1000)
+    add_service(plain, f"tcp:{VIP}", WEB)
+    engine.trace_start(wanted(every=3))
+    for (one, hook), (other, _) in zip(handshake() * 3, handshake() * 3, strict=True):
+        assert engine.handle(one, hook, now_ns=9) == plain.handle(other, hook, now_ns=9)
+        assert one == other
+    assert engine.statistics() == plain.statistics()
