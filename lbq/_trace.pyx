@@ -185,7 +185,7 @@ cdef class Traced(Offload):
             memcpy(record.after, packet.queued.data, record.after_length)
 
     cdef bint _is_wanted(self, Record *record, Packet *packet) noexcept nogil:
-        """Return True when a packet is one of those that are to be seen: of a client and a VIP, whichever way it goes."""
+        """Return True when a packet is one of those that are to be seen, whichever way it goes."""
         cdef int at = pkt.IP6_SOURCE if record.is_ipv6 else pkt.IP_SOURCE
         cdef int size = 16 if record.is_ipv6 else 4
         cdef uint8_t *vip
