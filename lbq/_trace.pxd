@@ -5,7 +5,7 @@ from lbq._offload cimport Offload
 from lbq._packet cimport Packet
 
 cdef enum:
-    SNAP = 192                      # bytes that are kept of a packet, before and after: its headers, those of a tunnel too
+    SNAP = 192                      # bytes that are kept of a packet, before and after: its headers, a tunnel's too
     RING = 2048                     # records that wait to be read
 
     CHANGED = 1                     # what the bytes after are: the packet itself,

@@ -108,7 +108,7 @@ cdef class Traced(Offload):
     """The part of a fast director that tells what it decides."""
 
     def trace_start(self, wanted):
-        """Begin to keep records of the packets that *wanted* describes (``trace/records.py``); return outcomes' names."""
+        """Begin to keep records of the packets that are *wanted* (``trace/records.py``); return the outcomes' names."""
         self.trace = Trace(wanted)
         self.tracing = True
         return OUTCOME_NAMES
