@@ -502,6 +502,12 @@ def _trace(words: list[str]) -> int:
     return command.main(words)
 
 
+def _whatif(words: list[str]) -> int:
+    from lbq.whatif import command  # only who asks needs it
+
+    return command.main(words)
+
+
 def _bench(words: list[str]) -> int:
     from lbq.bench import run  # network namespaces and all: nothing else of lbq needs it to start
 
@@ -530,6 +536,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "lab": _lab,
     "explain": _explain,
     "trace": _trace,
+    "whatif": _whatif,
     "bench": _bench,
     "realserver": _realserver,
     "decap": _decap,

@@ -57,6 +57,7 @@ commands that speak to the running director (each has its own --help):
   lbq end [--service S] [--server RIP] [--client CIP] [--state STATE]    end connections; their clients begin anew
   lbq explain --from CIP:PORT --to VIP:PORT     why such a packet goes where it goes; needs no director with --config
   lbq trace [--client CIP] [--only-drops] [--pcap FILE]... a line for each packet, live, and why one goes nowhere
+  lbq whatif "del server SERVICE RIP"           which connections a change would move, cut or strand
   lbq sysctl [NAME[=VALUE]]...                  net.ipv4.vs.* as in kernel IPVS
   lbq timeouts [--tcp S] [--tcpfin S] [--udp S] of established, closing and UDP connections
   lbq zero [SERVICE] | clear                    counters from zero; delete all services

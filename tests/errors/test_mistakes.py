@@ -24,6 +24,11 @@ MISTAKES = [
     ((*FROM, *TO, "--payload", "70000"), "--payload '70000' is not a number from 0 to 65000"),
     ((*FROM, *TO, "--mark", "-1"), "--mark '-1' is not a number from 0 to 4294967295"),
     ((*FROM, *TO, "--config", "/no/such"), "cannot read /no/such: No such file or directory"),
+    # what would be, what is
+    (("whatif",), "say which change, in quotes"),
+    (("whatif", "--table", "/no/such", "drain a b"), "cannot read /no/such: No such file or directory"),
+    (("trace", "--count", "0"), "--count '0' is not a number from 1 to"),
+    (("trace", "--every", "x"), "--every 'x' is not a number from 1 to"),
     # the mode
     ((*VIP,), "no --mode: say how packets reach the real servers: --mode nat, dr or tun"),
     ((*VIP, "--mode", "natt"), "unknown mode 'natt'; did you mean 'nat'?"),

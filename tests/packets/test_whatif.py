@@ -1,0 +1,165 @@
+"""What `lbq whatif` foretells, and what the same engine then does with the next packet of every connection."""
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from lbq.errors import ConfigError, NoSuchServer, NoSuchService
+from lbq.model import DR, PERSISTENT, TUN
+from lbq.whatif import changes, effects, table
+from lbq.whatif.command import main, summary
+from tests.helpers.engines import NS, PREROUTING, add_service, connections, endpoint, family_of, key, services
+from tests.helpers.packets import read, tcp, udp
+
+VIP, DNS, SIX = "192.168.10.1:80", "192.168.10.1:53", "[2001:db8::1]:80"
+WEB = [f"192.168.20.{number}:80" for number in (1, 2, 3)]
+AFTER = 5 * NS
+
+
+def filled(engine, scheduler="rr", flags=0, timeout=0, sysctls=()):
+    """Return *engine* with services of TCP, UDP and IPv6, and connections in several states."""
+    for name, value in sysctls:
+        engine.set_sysctl(name, value)
+    engine.limit_icmp(False)
+    engine.add_service(key(f"tcp:{VIP}"), scheduler, flags, timeout)
+    for server in WEB:
+        engine.add_server(key(f"tcp:{VIP}"), *endpoint(server))
+    add_service(engine, f"udp:{DNS}", "192.168.20.1:53", "192.168.20.2:53", scheduler="rr")
+    engine.add_service(key(f"tcp:{SIX}"), "wlc")
+    for number, mode in ((1, DR), (2, TUN)):
+        where = f"[2001:db8:1::{number}]:80"
+        engine.add_server(key(f"tcp:{SIX}"), *endpoint(where), mode=mode, family=family_of(where))
+    for number in range(12):
+        port = 40000 + number
+        engine.handle(tcp(f"192.168.10.{100 + number}:{port}", VIP, "S"), PREROUTING, now_ns=NS)
+        if number % 3:
+            engine.handle(tcp(f"192.168.10.{100 + number}:{port}", VIP, "A"), PREROUTING, now_ns=NS)
+        engine.handle(udp(f"192.168.10.{100 + number}:{port}", DNS, b"?"), PREROUTING, now_ns=NS)
+        engine.handle(tcp(f"[2001:db8::9]:{port}", SIX, "S"), PREROUTING, now_ns=NS)
+    return engine
+
+
+def taken(engine) -> dict:
+    """Return the table that would be taken, through JSON."""
+    return json.loads(json.dumps({
+        "lbq_table": 1, "services": services(engine), "connections": connections(engine, NS),
+        "sysctls": {f"net.ipv4.vs.{name}": value for name, value in engine.sysctls().items()},
+        "timeouts": dict(zip(("tcp", "tcpfin", "udp"), engine.timeouts(), strict=True)),
+        "profile": engine.services.profile}))
+
+
+def foretold(known, *made):
+    """Return the fates of all connections by client and VIP."""
+    engine = table.copy(known)
+    for change in made:
+        changes.make(engine, change)
+    return {(each.client, each.vip): each for each in
+            effects.of_connections(engine, known["connections"], lambda number: None)}
+
+
+def what_happens(engine, known, *made):
+    """Make the changes to the real *engine*, send each connection's next packet, and return where that went."""
+    for change in made:
+        changes.make(engine, change)
+    found = {}
+    for row in known["connections"]:
+        if row["cport"] == 0:
+            continue
+        client, vip = (f"[{row[end]}]:{row[port]}" if ":" in row[end] else f"{row[end]}:{row[port]}"
+                       for end, port in (("caddr", "cport"), ("vaddr", "vport")))
+        packet = tcp(client, vip, "A") if row["protocol"] == "tcp" else udp(client, vip, b"?")
+        before = engine.statistics()
+        verdict = engine.handle(packet, PREROUTING, now_ns=AFTER)
+        gone = engine.statistics()["dropped_server_gone"] > before["dropped_server_gone"]
+        where = ""
+        if verdict.changed:
+            where = read(packet).destination
+        elif verdict.sent:
+            where = str(verdict.sent[0].next_hop)
+        found[client, vip] = (gone, where)
+    return found
+
+
+CHANGES = [("del server 192.168.10.1:80 192.168.20.2",), ("set server 192.168.10.1:80 192.168.20.2,weight=0",),
+           ("sysctl expire_nodest_conn=1", "del server 192.168.10.1:80 192.168.20.2",
+            f"del server udp:{DNS} 192.168.20.1"),
+           ("del service udp:192.168.10.1:53",), (f"add server {VIP} 192.168.20.9,weight=5",),
+           (f"drain {VIP} 192.168.20.1",),
+           (f"del service tcp:{SIX}", f"del server udp:{DNS} 192.168.20.2")]
+
+
+@pytest.mark.parametrize("made", CHANGES, ids="; ".join)
+@pytest.mark.parametrize(("scheduler", "flags", "timeout"), [("rr", 0, 0), ("sh", 0, 0), ("wlc", PERSISTENT, 300)])
+def test_what_is_foretold_happens(engine, made, scheduler, flags, timeout):
+    filled(engine, scheduler, flags, timeout)
+    known = taken(engine)
+    fates, happened = foretold(known, *made), what_happens(engine, known, *made)
+
+    assert fates.keys() == happened.keys() and len(fates) == 36
+    for place, fate in fates.items():
+        gone, where = happened[place]
+        assert (fate.fate == "stranded") == gone, (fate, where)
+        assert (fate.fate == "cut") == (not gone and not where), (fate, where)
+        if fate.fate in ("stays", "moves") and "." in where:
+            assert where == fate.then
+
+
+def test_the_fates_of_a_deleted_server(engine):
+    known = taken(filled(engine))
+    deleted = ("del server 192.168.10.1:80 192.168.20.2", f"del server udp:{DNS} 192.168.20.2")
+    assert Counter(each.fate for each in foretold(known, *deleted).values()) == {"stays": 26, "stranded": 10}
+    ended = foretold(known, "sysctl expire_nodest_conn=1", *deleted)
+    assert Counter(each.fate for each in ended.values()) == {"stays": 26, "cut": 4, "moves": 6}
+    assert {each.then for each in ended.values() if each.fate == "moves"} == {"192.168.20.1:53"}
+
+
+def test_clients_that_a_hash_sends_elsewhere_are_counted(engine):
+    known = taken(filled(engine, "sh"))
+    before, after = table.copy(known), table.copy(known)
+    changes.make(after, f"add server {VIP} 192.168.20.4")
+    clients = effects.of_clients(before, after, known["connections"])
+    assert clients.total() == 12 and 0 < clients[False] < 12
+    lines = summary(["x"], list(foretold(known, f"add server {VIP} 192.168.20.4").values()), clients)
+    assert lines[-1].startswith("of 12 clients of services that are persistent or hash them, ")
+    assert lines[-2].split() == ["all", "36", "0", "0", "0"]
+
+
+@pytest.mark.parametrize(("change", "kind"), [
+    ("", ConfigError), ("del", ConfigError), ("del server 192.168.10.1:80", ConfigError), ("stop", ConfigError),
+    ("del server 192.168.10.1:81 192.168.20.1", NoSuchService), ("sysctl", ConfigError),
+    ("del server 192.168.10.1:80 192.168.20.9", NoSuchServer), ("sysctl drop_packet", ConfigError),
+    ("set server 192.168.10.1:80 192.168.20.1", ConfigError),
+    ("add server 192.168.10.1:80 192.168.20.9,mode=dr,port=1", ConfigError), ("del 'server", ConfigError)])
+def test_a_change_that_means_nothing_is_refused(engine, change, kind):
+    with pytest.raises(kind):
+        changes.make(table.copy(taken(filled(engine))), change)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda known: None, lambda known: [], lambda known: {**known, "lbq_table": 2},
+    lambda known: {**known, "services": 1},
+    lambda known: {**known, "connections": [{}]}, lambda known: {**known, "profile": "old"},
+    lambda known: {**known, "sysctls": {"x": 1}}, lambda known: {**known, "timeouts": {}},
+    lambda known: {**known, "connections": [{**known["connections"][0], "state": "ASLEEP"}]},
+    lambda known: {**known, "connections": [{**known["connections"][0], "caddr": "web"}]}])
+def test_a_damaged_table_is_refused(engine, tmp_path, damage):
+    path = tmp_path / "table"
+    path.write_text(json.dumps(damage(taken(filled(engine)))))
+    with pytest.raises(ConfigError, match="table"):
+        table.read(str(path))
+
+
+def test_a_saved_table_is_told_without_a_director(engine, tmp_path, capsys):
+    path = tmp_path / "table"
+    path.write_text(json.dumps(taken(filled(engine))))
+    assert main(["--table", str(path), "--list", "del server 192.168.10.1:80 192.168.20.2"]) == 0
+    out = capsys.readouterr().out
+    assert "if: del server 192.168.10.1:80 192.168.20.2" in out
+    assert ["192.168.10.1:80", "192.168.20.2:80", "0", "0", "0", "4"] in [line.split() for line in out.splitlines()]
+    assert out.count("\n  stranded  tcp 192.168.10.") == 4
+    assert main(["--table", str(path), "--json", "del server 192.168.10.1:80 192.168.20.2"]) == 0
+    assert json.loads(capsys.readouterr().out)["fates"] == {"stays": 32, "stranded": 4}
+
+
