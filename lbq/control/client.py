@@ -21,6 +21,7 @@ class ControlClient:
     """A connection to the director whose state is in *directory*."""
 
     def __init__(self, directory: Path, timeout: float = TIMEOUT_SECONDS):
+        self.timeout = timeout
         self.socket = _connect(Path(directory) / SOCKET_NAME, timeout)
         self.lines = self.socket.makefile("rb")
         self.asked = 0
@@ -44,7 +45,7 @@ class ControlClient:
             self.socket.sendall(json.dumps(request).encode() + b"\n")
             line = self.lines.readline()
         except TimeoutError:
-            raise PeerError(f"cannot {method}: the director has not answered in {TIMEOUT_SECONDS} s; "
+            raise PeerError(f"cannot {method}: the director has not answered in {self.timeout:g} s; "
                             "its log may say why") from None
         except OSError as error:
             raise PeerError(f"cannot {method}: the director closed the connection ({error.strerror}); "

@@ -79,7 +79,7 @@ from lbq.options import (
 )
 from lbq.queues import Queues
 from lbq.schedulers import DEFAULT, flag_bits, flag_names
-from lbq.services import FTP, join_pages
+from lbq.services import FTP, MOST_LINES, join_pages
 from lbq.sysctls import PREFIX
 from lbq.trace import records as trace
 
@@ -87,6 +87,7 @@ PAGE = 256              # connections; a page leaves the packet process in under
 LINES_PAGE = 8          # services and servers; likewise
 TRACE_SECONDS = 3       # a trace that is not read for so long ends: whoever wanted it is gone
 LOOKS = 3               # at a service that is another meanwhile, before giving up
+LINES = 256             # of such pages together, in an answer
 ENDED_PAGE = 64         # connections to end; likewise
 CONNTRACK_SECONDS = 2   # what an asker waits for conntrack's counters, and how often it looks
 CONNTRACK_PAUSE = 0.005
@@ -98,6 +99,7 @@ NEW_SERVER = ServerWords(0, 0, AF_INET, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCS
 SETTING_TYPES = {"data_path": str, "scheduler": str, "persistent": int, "netmask": int, "ops": bool,
                  "scheduler_flags": list, "mode": str,
                  "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int, "pe": str}
+MAX_CURSOR = MOST_LINES << 32
 SECONDS = ("persistent", "idle")
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 NETMASKS = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}     # the whole address, which is the default
@@ -153,10 +155,10 @@ class Operations:
 
     def methods(self) -> dict:
         """Return the coroutines that the control socket offers, by name."""
-        offered = (self.status, self.list, self.connections, self.stats, self.add_service, self.set_service,
-                   self.delete_service, self.clear, self.add_server, self.set_server, self.delete_server, self.drain,
-                   self.end_connections, self.zero, self.sysctl, self.timeouts, self.look,
-                   self.trace_start, self.trace_read, self.trace_stop)
+        offered = (self.status, self.list, self.list_page, self.connections, self.stats, self.totals, self.add_service,
+                   self.set_service, self.delete_service, self.clear, self.add_server, self.set_server,
+                   self.delete_server, self.drain, self.end_connections, self.zero, self.sysctl, self.timeouts,
+                   self.look, self.trace_start, self.trace_read, self.trace_stop)
         return {method.__name__: method for method in offered}
 
     async def begin(self, key: ServiceKey | None, settings: ServiceWords, servers: list[ServerWords],
@@ -295,7 +297,8 @@ class Operations:
     async def status(self) -> dict:
         """Return what this director is."""
         counters = await self.process.call("statistics")
-        return {**self.facts, **{name: counters[name] for name in ("connections", "connections_max")},
+        return {**self.facts, "services": len(self.services),
+                **{name: counters[name] for name in ("connections", "connections_max")},
                 "traced": self.traced_at is not None}
 
     async def list(self) -> list:
@@ -305,6 +308,26 @@ class Operations:
         while cursor is not None:
             page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
             join_pages(rows, page)
+        return self._completed(rows)
+
+    async def list_page(self, cursor: int = 0, limit: int = LINES) -> dict:
+        """Return *limit* lines of the listing, or a few more, from *cursor* on, and the cursor of the next or None.
+
+        A service is one line and each of its servers another (``services.page`` says what a cursor is).  It is for
+        who looks again and again: conntrack is not asked what it counts.
+        """
+        if not 0 <= cursor <= MAX_CURSOR or limit < 1:
+            raise ConfigError(f"a page has a cursor from 0 to {MAX_CURSOR} and a limit from 1")
+        rows = []
+        for _ in range(0, min(limit, LINES), LINES_PAGE):
+            page, cursor = await self.process.call("list_services", cursor, min(limit, LINES_PAGE))
+            join_pages(rows, page)
+            if cursor is None:
+                break
+        return {"services": self._completed(rows), "next": cursor}
+
+    def _completed(self, rows: list[dict]) -> list[dict]:
+        """Return the engine's *rows* with what only the front knows of a service."""
         for row in rows:
             words = self.services.get(key_of(row))
             row["pe"] = words.pe if words else ""       # deleted since
@@ -321,10 +344,13 @@ class Operations:
             await asyncio.sleep(CONNTRACK_PAUSE)
 
     async def stats(self) -> dict:
-        """Return the services' rows, the sum of them all, the engine's counters and those of the kernel's queues."""
+        """Return the services' rows and the ``totals``."""
+        return {"services": await self.list(), **await self.totals()}
+
+    async def totals(self) -> dict:
+        """Return the sum of all services, the engine's counters and those of the kernel's queues."""
         counted = queue_counters(self.queues.all)
-        return {"services": await self.list(), "total": await self.process.call("totals"),
-                "counters": await self.process.call("statistics"),
+        return {"total": await self.process.call("totals"), "counters": await self.process.call("statistics"),
                 "queue": counted._asdict() if counted else None}
 
     async def connections(self, cursor: int = 0, limit: int = PAGE) -> dict:

@@ -196,8 +196,10 @@ async def agree(path: Path, operations: Operations) -> None:
 def request(choose: random.Random) -> bytes:
     """Return a line: a legal request, or one in which something was changed."""
     method, params = choose.choice((
-        ("status", {}), ("list", {}), ("stats", {}), ("clear", {}) if choose.random() < 0.1 else ("status", {}),
-        ("connections", {"cursor": choose.choice((0, 1, 99)), "limit": choose.choice((1, 256, 10**6))}),
+        ("status", {}), ("list", {}), ("stats", {}), ("totals", {}),
+        ("clear", {}) if choose.random() < 0.1 else ("status", {}),
+        *[(name, {"cursor": choose.choice((0, 1, 99, 1 << 17)), "limit": choose.choice((1, 256, 10**6))})
+          for name in ("connections", "list_page")],
         ("add_service", {"service": choose.choice(SERVICES), **settings(choose)}),
         ("set_service", {"service": choose.choice(SERVICES), **settings(choose)}),
         ("delete_service", {"service": choose.choice(SERVICES)}),

@@ -236,8 +236,8 @@ def test_connections_are_decoded_a_page_at_a_time(operations):
 
 
 def test_status_says_what_runs_and_how_full_it_is(operations):
-    assert asyncio.run(operations.status()) == {"queue": 0, "version": "1", "connections": 3,
-                                                "connections_max": 10}
+    assert asyncio.run(operations.status()) == {"queue": 0, "version": "1", "services": 1, "connections": 3,
+                                                "connections_max": 10, "traced": False}
 
 
 def test_a_service_comes_with_its_settings_engine_first(operations, story):
