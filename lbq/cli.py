@@ -191,6 +191,12 @@ def _stats(words: list[str]) -> int:
         return _print(lines(client.call("stats")))
 
 
+def _top(words: list[str]) -> int:
+    from lbq.top import command  # only a watcher needs it
+
+    return command.main(words)
+
+
 PROC_FILES = ("ip_vs", "ip_vs_conn", "ip_vs_stats")
 
 
@@ -518,6 +524,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "conns": _conns,
     "stats": _stats,
+    "top": _top,
     "add": _change("add"),
     "set": _change("set"),
     "del": _change("del"),

@@ -49,6 +49,7 @@ The options run one virtual service in the foreground, until Ctrl-C or lbq stop.
 EPILOG = """\
 commands that speak to the running director (each has its own --help):
   lbq list | conns | stats [--json]             what it balances; its connections; its counters
+  lbq top [--once | --json]                     the same, live: rates, losses, what is new; keys to look closer
   lbq add|set|del service SERVICE [OPTION]...   one more virtual service; its settings; none
   lbq add server SERVICE RIP[:PORT][,SETTING=VALUE]...    one more real server, now
   lbq set server SERVICE RIP[:PORT],SETTING=VALUE...      changes what is named; weight=0 quiesces
