@@ -520,6 +520,12 @@ def _bench(words: list[str]) -> int:
     return run.main(words)
 
 
+def _replay(words: list[str]) -> int:
+    from lbq import replay  # plots and all: nothing else of lbq needs it to start
+
+    return replay.main(words)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "conns": _conns,
@@ -545,6 +551,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "trace": _trace,
     "whatif": _whatif,
     "bench": _bench,
+    "replay": _replay,
     "realserver": _realserver,
     "decap": _decap,
 }

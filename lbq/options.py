@@ -69,6 +69,7 @@ other commands:
   lbq serve [OPTION]...                         a director without a service: lbq add service brings them
   lbq cleanup                                   put the host back after a director was killed
   lbq lab nat|dr|tun [--keep | --down]          try all of it in network namespaces, in a minute
+  lbq replay FILE.pcap|FLOWS.csv [OPTION]...    captured connections through every scheduler, offline, without root
   lbq bench [--quick] [OPTION]...               this machine's speed, beside plain forwarding, DNAT and proxies
   lbq realserver dr|tun --vip VIP [--undo]      on a real server: the VIP on lo, and no ARP or NDP for it
   lbq decap --vip VIP                           on a real server whose kernel does not end the tunnel: its end
@@ -267,12 +268,7 @@ def add_service_options(parser: Parser) -> None:
     add = parser.add_argument
     add("--scheduler", metavar="NAME",
         help=f"who chooses the real server: {', '.join(BUILT_IN)}, or path/to/file.py:Class (default {DEFAULT})")
-    add("--scheduler-flags", metavar="FLAG,...",
-        help="of sh and mh: sh-port, mh-port (the client's port counts, too), sh-fallback, mh-fallback (another "
-             "server instead of a quiesced or full one); default none, as in kernel IPVS")
-    add("--persistent", metavar="SECONDS", nargs="?", const="300",
-        help="a client goes where it went before, for so long (300 when no number is said; 0: not)")
-    add("--netmask", metavar="MASK", help="clients of one network count as one: 255.255.255.0 or 24; IPv6: 64")
+    add_client_options(parser)
     add("--ops", action="store_const", const=True, help="UDP: schedule every datagram by itself")
     add("--ops-replies", action="store_const", const=True,
         help="with --ops and nat: answers come from the VIP (default: they leave as the real server sends them, as "
@@ -282,6 +278,17 @@ def add_service_options(parser: Parser) -> None:
              "for each packet, having seen its headers; nat and dr, TCP and UDP; for bulk traffic), offload (the "
              "kernel's conntrack, which lbq tells a number for each new flow; nat, TCP and UDP) or auto (steer where "
              "service and kernel can).  LBQ_DATA_PATH says it for services that do not")
+
+
+def add_client_options(parser: Parser) -> None:
+    """Let *parser* understand what can be said about where a service's clients go, besides the scheduler's name."""
+    add = parser.add_argument
+    add("--scheduler-flags", metavar="FLAG,...",
+        help="of sh and mh: sh-port, mh-port (the client's port counts, too), sh-fallback, mh-fallback (another "
+             "server instead of a quiesced or full one); default none, as in kernel IPVS")
+    add("--persistent", metavar="SECONDS", nargs="?", const="300",
+        help="a client goes where it went before, for so long (300 when no number is said; 0: not)")
+    add("--netmask", metavar="MASK", help="clients of one network count as one: 255.255.255.0 or 24; IPv6: 64")
     add("--on-delete", metavar="WHAT",
         help="connections of a deleted server: keep (default; their clients hear nothing until it is added again, as "
              "in kernel IPVS) or end (they start over with another server)")
@@ -297,7 +304,7 @@ def service_words(words: argparse.Namespace, family: int) -> ServiceWords:
     """Return what *words* say about a service of *family*, or raise for the first that is wrong."""
     seconds, idle = words.persistent, words.idle
     return ServiceWords(
-        scheduler=None if words.scheduler is None else _scheduler(words.scheduler),
+        scheduler=None if words.scheduler is None else scheduler_of(words.scheduler),
         persistent=None if seconds is None else _number("--persistent", seconds, 0, MAX_SECONDS),
         netmask=None if words.netmask is None else _about("--netmask", parse_netmask, words.netmask, family),
         ops=words.ops,
@@ -473,7 +480,7 @@ def on_quiesce_of(what: str | None) -> str | None:
     return None if what is None else _one_of("--on-quiesce", what, ON_QUIESCE)
 
 
-def _scheduler(name: str) -> str:
+def scheduler_of(name: str) -> str:
     """Return *name* when there is such a scheduler; plugged-in ones are only looked for when needed."""
     if name.endswith(".py") or ".py:" in name:
         path, _, attribute = name.rpartition(":")

@@ -5,14 +5,19 @@ Processor time is relative to the floor, because in plain forwarding no director
 """
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lbq.bench.machine import Missing
 from lbq.bench.report import Results, Spread
 from lbq.bench.series import Setting
 from lbq.bench.workloads import WORKLOADS
+from lbq.errors import ConfigError
 
+PICTURES = (".png", ".svg", ".pdf")
 LESS_IS_BETTER = ("_us", "_ms", "_us_per_packet")       # how such numbers' names end
 WIDTH, HEIGHT = 100, 18                                 # of a chart in the terminal, in characters
 MARKERS = "ox+*"                                        # of its lines
@@ -75,12 +80,8 @@ def _varying(results: Results, field: str, other: Setting) -> dict[int, Setting]
 def draw(run: dict, path: Path) -> None:
     """Write the charts of *run* as one picture; raises Missing without matplotlib, or with nothing to draw."""
     found = _something(run)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise Missing("matplotlib is not installed (pip install matplotlib)") from error
     rows = (len(found) + 1) // 2
-    figure = Figure(figsize=(13, 1 + 3.2 * rows), layout="constrained")
+    figure = picture(figsize=(13, 1 + 3.2 * rows), layout="constrained")
     figure.suptitle(f"lbq {run['versions']['lbq']} on {run['machine']}, Linux {run['kernel']}, {run['date']}: "
                     f"medians and quartiles, rounds: {run['rounds']}")
     places = list(figure.subplots(rows, 2, squeeze=False).flat)
@@ -118,15 +119,8 @@ def _whiskers(spreads: list[Spread]) -> list[list[float]]:
 
 def show(run: dict) -> None:
     """Print the charts of *run*; raises Missing without plotext 6, or with nothing to draw."""
-    found = _something(run)
-    try:
-        from plotext import figure
-    except ImportError as error:
-        raise Missing("plotext 6 is not installed (pip install 'plotext>=6')") from error
-    for chart in found:
-        figure.clear()
-        figure.theme("colorless")
-        figure.title(chart.title)
+    for chart in _something(run):
+        figure = terminal(chart.title)
         (_show_bars if isinstance(chart, Bars) else _show_lines)(figure, chart)
         print(figure.build().string(colorless=True))
         if isinstance(chart, Lines):
@@ -163,3 +157,45 @@ def _something(run: dict) -> list[Bars | Lines]:
         raise Missing("this run has nothing to draw; bars are relative to plain forwarding or, of processor time, to "
                       "the floor")
     return found
+
+
+# ---- What other charts need, too ------------------------------------------------------------------------------
+
+
+def picture(**layout):
+    """Return an empty figure of matplotlib's; raises Missing without it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise Missing("matplotlib is not installed (pip install matplotlib)") from error
+    return Figure(**layout)
+
+
+def terminal(title: str):
+    """Return plotext's figure, emptied and in one colour; raises Missing without plotext 6."""
+    try:
+        from plotext import figure
+    except ImportError as error:
+        raise Missing("plotext 6 is not installed (pip install 'plotext>=6')") from error
+    figure.clear()
+    figure.theme("colorless")
+    figure.title(title)
+    return figure
+
+
+def check_file(option: str, path: Path, endings: tuple[str, ...]) -> None:
+    """Raise ConfigError now when *path* cannot be written after half an hour of measuring."""
+    if path.suffix not in endings:
+        raise ConfigError(f"{option} '{path}': its name must end in {' or '.join(endings)}")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{option} '{path}': there is no folder {path.parent} to write to")
+
+
+def chart(how: Callable[..., None], results: Any, *where: Path) -> bool:
+    """Draw *results* and return True; what that lacks is said on one line: the tables are printed already."""
+    try:
+        how(results, *where)
+    except Missing as reason:
+        print(f"lbq: no charts: {reason}", file=sys.stderr)
+        return False
+    return True

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -34,7 +32,6 @@ BETWEEN_SECONDS = 0.4       # from one measurement to the next
 START_SECONDS = 1.5         # of a forwarder, before its first, uncounted measurement
 BY_DEFAULT = [name for name in COLUMNS if name not in ON_DEMAND]
 ALL_WORKLOADS = {**{name: workload.about for name, workload in WORKLOADS.items()}, **series.ABOUT}
-PICTURES = (".png", ".svg", ".pdf")
 
 
 def _parser() -> Parser:
@@ -91,9 +88,9 @@ def options(words: list[str]) -> argparse.Namespace:
     said.seconds = parse_number(said.seconds, "--seconds", 1, 600)
     if said.output and not said.plot:
         said.plot = str(Path(said.output).with_suffix(".png"))
-    for name, endings in (("output", (".json",)), ("plot", PICTURES)):
+    for name, endings in (("output", (".json",)), ("plot", plot.PICTURES)):
         if path := getattr(said, name):
-            _check_file(f"--{name}", Path(path), endings)
+            plot.check_file(f"--{name}", Path(path), endings)
     return said
 
 
@@ -104,14 +101,6 @@ def _choose(what: str, words: str | None, known: dict, default: list[str]) -> li
         if name not in known:
             raise ConfigError(f"unknown {what} '{name}'{did_you_mean(name, known)}; there are {', '.join(known)}")
     return list(dict.fromkeys(names))
-
-
-def _check_file(option: str, path: Path, endings: tuple[str, ...]) -> None:
-    """Raise ConfigError now when *path* cannot be written after half an hour of measuring."""
-    if path.suffix not in endings:
-        raise ConfigError(f"{option} '{path}': its name must end in {' or '.join(endings)}")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{option} '{path}': there is no folder {path.parent} to write to")
 
 
 def expected_seconds(columns: list[str], workloads: list[str], rounds: int, seconds: int) -> float:
@@ -318,17 +307,7 @@ def _present(results: dict, chosen: argparse.Namespace) -> int:
     """Print and draw *results* as *chosen*."""
     print(json.dumps(results, indent=1) if chosen.json else report.markdown(results), flush=True)
     if chosen.terminal:
-        _chart(plot.show, results)
-    if chosen.plot and _chart(plot.draw, results, Path(chosen.plot)):
+        plot.chart(plot.show, results)
+    if chosen.plot and plot.chart(plot.draw, results, Path(chosen.plot)):
         print(f"charts are in {chosen.plot}", file=sys.stderr)
     return 0
-
-
-def _chart(how: Callable[..., None], results: dict, *where: Path) -> bool:
-    """Draw *results* and return True; what that lacks is said on one line: the tables are printed already."""
-    try:
-        how(results, *where)
-    except Missing as reason:
-        print(f"lbq: no charts: {reason}", file=sys.stderr)
-        return False
-    return True

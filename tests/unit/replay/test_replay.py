@@ -1,0 +1,225 @@
+"""The command: what it prints, and that every mistake is one line."""
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from lbq import cli, replay
+from lbq.bench import plot as charts
+from lbq.bench.machine import Missing
+from lbq.replay import table
+from lbq.replay.bar import Bar
+from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, question, write
+from tests.helpers.packets import ipv4, tcp
+
+VIP = "192.168.10.1:80"
+
+
+@pytest.fixture
+def web(tmp_path) -> str:
+    """Return a capture of eight web connections and a question to a name server."""
+    flows = [connection(f"10.0.0.{number}:4000", VIP, number, number + 2) for number in range(8)]
+    return write(tmp_path / "web.pcap", pcap(in_order(*flows, question("10.0.0.9:1", "192.168.10.1:53", 3, 4))))
+
+
+def run(capsys, *words: str) -> str:
+    """Return what ``lbq replay WORDS`` prints."""
+    assert cli.main(["replay", *words]) == 0
+    return capsys.readouterr().out
+
+
+def mistake(capsys, *words: str) -> str:
+    """Return the line that ``lbq replay WORDS`` ends with."""
+    assert cli.main(["replay", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("lbq: ")
+    return err[5:-1]
+
+
+def test_the_tables(capsys, web):
+    """By hand: B gets 6 flows of 8, where 1 of the first 4 and all of the others were due: 6/5.
+
+    In progress are, until 3.5 s, 2.5 flow seconds at A and 3.5 at B, where 1.5 are due, and 1.5 and 8.5 later:
+    (2.33 · 6 + 0.85 · 10) / 16 = 1.41.
+    """
+    assert run(capsys, web, "--scheduler", "rr,lc", "--servers", "10.1.0.1,weight=3", "10.1.0.2:8080",
+               "--change", "t=3.5 del A", "--slices", "1") == f"""\
+{web}: 8 flows to tcp:192.168.10.1:80 (the busiest of 2 destinations), 48 packets in 9.0 s; servers reached by nat
+not played: packets that are 2 not to or from the service
+servers: A 10.1.0.1:80 (weight 3)  B 10.1.0.2:8080 (weight 1)
+change: t=3.5 del A
+
+share of new flows, %; the worst server's, of what its weight is due
+scheduler     A     B  flows   load
+rr         25.0  75.0  ×1.20  ×1.41
+lc         25.0  75.0  ×1.20  ×1.41
+
+flows in progress: most at a time, and for 99 % of the time no more than
+scheduler    A    B  refused
+rr         1/1  2/2        0
+lc         1/1  2/2        0
+
+the changes: flows in progress that went on at another server (moved) or lost theirs (cut);
+flows that began later, how many of them went elsewhere than without the changes, and how many of these had to
+scheduler  moved  cut  later  elsewhere  had to
+rr             0    1      4          2       2
+lc             0    1      4          2       2
+"""
+
+
+def test_json_has_everything_over_time(capsys, web):
+    told = json.loads(run(capsys, web, "--json", "--scheduler", "rr", "--servers", "2", "--slices", "2"))
+
+    assert told["service"] == "tcp:192.168.10.1:80" and told["service_was"] == "busiest"
+    assert told["flows"] == 8 and told["packets"] == 48 and told["ignored"] == {"elsewhere": 2}
+    assert told["servers"][1] == {"name": "B", "address": "198.51.100.2", "port": 80, "weight": 1, "mode": "nat",
+                                  "added": False}
+    rr, = told["schedulers"]
+    assert rr["imbalance_flows"] == 1.0 and "displaced" not in rr
+    assert rr["servers"][0] == {"name": "A", "flows": 4, "share": 0.5, "packets": 24, "bytes": 960, "peak": 1, "p99": 1}
+    assert [(piece["t"], piece["seconds"], piece["flows"]) for piece in rr["over_time"]] == [
+        (0, 4.5, [2, 3]), (4.5, 4.5, [2, 1])]
+    assert rr["over_time"][0]["in_progress"] == pytest.approx([(2 + 1.5) / 4.5, (2 + 2 + 0.5) / 4.5])
+
+
+def test_all_schedulers_by_default(capsys, web):
+    out = run(capsys, web)
+
+    assert [line.split()[0] for line in out.splitlines()[5:20]] == ["scheduler", *replay.ALL]
+    assert "none" not in replay.ALL and len(replay.ALL) == 14
+
+
+def test_a_service_that_is_said(capsys, web):
+    assert "1 flows to udp:192.168.10.1:53, 2 packets in 1.0 s" in run(
+        capsys, web, "--service", "udp:192.168.10.1:53", "--scheduler", "rr")
+
+
+def test_a_capture_without_replies_is_of_dr(capsys, tmp_path):
+    syns = write(tmp_path / "syns.pcapng", pcapng([(number, tcp(f"10.0.0.9:{number + 1}", VIP, "S"))
+                                                   for number in range(3)]))
+
+    assert "servers reached by dr" in run(capsys, syns, "--scheduler", "rr")
+    assert "servers reached by tun" in run(capsys, syns, "--scheduler", "rr", "--mode", "tun")
+
+
+def test_flows_out_of_a_file_and_standard_input(capsys, tmp_path, monkeypatch):
+    flows = csv("0,10.0.0.1,10", "1,10.0.0.2,5")
+    from_file = run(capsys, write(tmp_path / "flows.csv", flows), "--scheduler", "rr")
+    assert "2 flows to tcp:192.0.2.1:80, 12 packets in 10.0 s" in from_file
+    path = write(tmp_path / "in", flows)
+    with open(path, "rb") as file:
+        monkeypatch.setattr(replay, "STANDARD_INPUT", file.fileno())
+        assert run(capsys, "-", "--scheduler", "rr") == from_file.replace(str(tmp_path / "flows.csv"), "-")
+
+
+def test_options_of_the_service(capsys, tmp_path):
+    flows = [connection(f"10.0.0.9:{number}", VIP, number, number + 2) for number in range(1, 7)]
+    path = write(tmp_path / "x.pcap", pcap(in_order(*flows)))
+    def shares(*words):
+        return [server["flows"] for server in json.loads(
+            run(capsys, path, "--json", "--servers", "2", *words))["schedulers"][0]["servers"]]
+
+    assert shares("--scheduler", "rr") == [3, 3]
+    assert 6 in shares("--scheduler", "rr", "--persistent")
+    assert 6 in shares("--scheduler", "sh")
+    assert 6 not in shares("--scheduler", "sh", "--scheduler-flags", "sh-port")
+
+
+def test_what_is_before_the_damage_can_be_played(capsys, web):
+    with open(web, "rb") as file:
+        cut = file.read()[:-5]
+    with open(web, "wb") as file:
+        file.write(cut)
+    assert mistake(capsys, web).endswith("--partial plays the packets before it")
+    assert cli.main(["replay", web, "--partial", "--scheduler", "rr"]) == 0
+    out, err = capsys.readouterr()
+    assert "8 flows" in out and "47 packets" in out
+    assert err == (f"lbq: {web} is cut off in packet 50, at byte {24 + 47 * 56 + 2 * 45}: the capture did not end "
+                   "properly, or was not copied whole\n")
+
+
+def test_mistakes_about_files(capsys, tmp_path, web):
+    here = str(tmp_path)
+    empty, odd = write(tmp_path / "empty", b""), write(tmp_path / "odd", b"\x7fELF\2\1\1\0")
+    gzip, nothing = write(tmp_path / "x.gz", b"\x1f\x8b\x08\0"), write(tmp_path / "nothing.pcap", pcap([]))
+    arp = write(tmp_path / "arp.pcap", pcap([(0, bytes(12) + b"\x08\x06" + bytes(28))], link=1))
+    icmp = write(tmp_path / "icmp.pcap", pcap([(0, ipv4(1, 1 << 24, 2 << 24, bytes(8)))]))
+    middle = write(tmp_path / "middle.pcap", pcap([(0, tcp("10.0.0.9:1", VIP, "A"))]))
+    usb = write(tmp_path / "usb.pcap", pcap([(0, b"x")], link=189))
+    bare, bad = write(tmp_path / "bare.csv", "start,client,duration\n"), write(tmp_path / "bad.csv", csv("0,10.0.0.9"))
+
+    for path, said in (
+            (f"{here}/no", "No such file or directory"), (here, "Is a directory"), (empty, "is empty"),
+            (odd, "neither a capture (pcap, pcapng) nor a CSV file of flows"),
+            (gzip, "it is compressed: gunzip it first"),
+            (nothing, "holds no packet, or no flow; capture while there is traffic"),
+            (arp, "holds no flow of TCP, UDP or SCTP from its beginning (of its packets: 1 not IP)"),
+            (icmp, "(of its packets: 1 neither TCP nor UDP nor SCTP)"),
+            (middle, "(of its packets: 1 of connections that had begun before); capture whole connections"),
+            (usb, "has link type 189, which lbq does not read"), (bare, "holds no packet, or no flow"),
+            (bad, f"{bad}:2: 2 fields")):
+        told = mistake(capsys, path)
+        assert path in told and said in told
+
+    assert mistake(capsys, web, "--service", "10.0.0.1:80") == (
+        f"{web} holds no flow to tcp:10.0.0.1:80 from its beginning (of its packets or flows: 50 not to or from the "
+        "service); leave --service away to play what most flows go to")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--scheduler", "wcl"], "unknown scheduler 'wcl'; did you mean 'wlc'?"),
+    (["--scheduler", ""], "unknown scheduler ''"), (["--scheduler", "no.py:Such"], "cannot load scheduler no.py:Such"),
+    (["--servers", "x"], "--servers x:"), (["--change", "t=1 weight Q 0"], "there is no server Q"),
+    (["--change", "t=1000 del A"], "the last packet comes at t=9"), (["--mode", "nta"], "unknown mode 'nta'"),
+    (["--service", "fwmark:1"], "--service fwmark:1: a capture tells neither marks"),
+    (["--slices", "0"], "--slices '0'"),
+    (["--service", "192.168.10.1:0"], "say [tcp:|udp:|sctp:]VIP:PORT"), (["--plot", "x.gif"], "must end in"),
+    (["--persistent", "x"], "--persistent x: not a number"), (["--wrong"], "unrecognized arguments"),
+    (["--netmask", "x"], "netmask 'x'")])
+def test_mistakes_about_options(capsys, web, words, said):
+    assert said in mistake(capsys, web, *words)
+
+
+def test_a_users_own_scheduler(capsys, web, tmp_path):
+    write(tmp_path / "mine.py", "from lbq.schedulers.base import Scheduler\nclass Mine(Scheduler):\n"
+                                "    def schedule(self, service, flow):\n        return service.servers[-1]\n")
+
+    out = json.loads(run(capsys, web, "--scheduler", f"{tmp_path}/mine.py:Mine", "--json"))
+    assert [server["flows"] for server in out["schedulers"][0]["servers"]] == [8, 0, 0, 0]
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["replay", "--help"])
+    told = capsys.readouterr().out
+    assert "examples:" in told and "t=30 weight A 0" in told
+    assert all(f"\n  {column} " in told for column in table.COLUMNS)
+    assert max(map(len, told.splitlines())) <= 120
+
+
+def test_charts_that_cannot_be_drawn_are_one_line_and_the_tables_stay(capsys, web, monkeypatch):
+    def missing(*_, **__):
+        raise Missing("matplotlib is not installed (pip install matplotlib)")
+
+    monkeypatch.setattr(charts, "picture", missing)
+    monkeypatch.setattr(charts, "terminal", missing)
+    assert cli.main(["replay", web, "--scheduler", "rr", "--plot", "x.png", "--terminal"]) == 0
+    out, err = capsys.readouterr()
+    assert "share of new flows" in out
+    assert err == 2 * "lbq: no charts: matplotlib is not installed (pip install matplotlib)\n"
+
+
+def test_the_bar_is_for_terminals(monkeypatch):
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", shown)
+    bar = Bar("reading x", 200)
+    bar._shown -= 1
+    bar.to(100)
+    bar.end()
+
+    assert shown.getvalue().startswith("\rreading x [###############...............]  50% ")
+    assert shown.getvalue().endswith("\r\x1b[K")

@@ -1,0 +1,135 @@
+"""Flows out of captured packets: who is the client, where one ends and the next begins, what does not count."""
+from __future__ import annotations
+
+import io
+
+from lbq.grammar import parse_service
+from lbq.model import SCTP, TCP, UDP
+from lbq.replay import capture
+from lbq.replay.traffic import ACK, LAST, REPLY, SYN, Endpoint, Reader, Traffic, endpoint
+from tests.helpers.captures import connection, in_order, pcap, question, sctp
+from tests.helpers.packets import address, ipv4, ipv6, tcp, udp
+
+VIP, CLIENT = "192.168.10.1:80", "192.168.10.9:40000"
+WEB = endpoint(parse_service(VIP))
+
+
+def read(packets, wanted: Endpoint | None = None, link: int = 101) -> Traffic:
+    """Return the flows in a capture of *packets*."""
+    traffic = Traffic()
+    Reader(traffic, wanted).read(capture.Pieces(io.BytesIO(pcap(packets, link)), "x.pcap"), lambda _: None)
+    return traffic
+
+
+def test_a_connection_is_a_flow_with_all_its_packets():
+    traffic = read(connection(CLIENT, VIP, 1, 4, data=2))
+
+    assert traffic.endpoints == [WEB] and traffic.endpoints[0].key() == parse_service(VIP)
+    assert traffic.clients == [bytes([192, 168, 10, 9]) + (40000).to_bytes(2)]
+    assert list(traffic.kinds)[:3] == [SYN, REPLY | SYN | ACK, ACK] and len(traffic.kinds) == 8
+    assert traffic.times[0] == 0 and list(traffic.last) == [3 * 10**9]
+    assert list(traffic.packets) == [8] and list(traffic.octets) == [8 * 40 + 2 * 10]
+
+
+def test_a_syn_after_the_end_begins_another_flow_and_a_repeated_one_does_not():
+    again = [(8, tcp(CLIENT, VIP, "S")), (9, tcp(CLIENT, VIP, "S"))]
+    traffic = read(in_order(connection(CLIENT, VIP, 0, 2), again))
+
+    assert list(traffic.numbers) == [0] * 6 + [1] * 2
+
+
+def test_a_syn_after_a_long_silence_begins_another_flow():
+    traffic = read([(0, tcp(CLIENT, VIP, "S")), (119, tcp(CLIENT, VIP, "S")), (300, tcp(CLIENT, VIP, "S"))])
+
+    assert list(traffic.numbers) == [0, 0, 1]
+
+
+def test_datagrams_are_one_flow_until_lbq_would_have_forgotten_it():
+    dns = "192.168.10.1:53"
+    traffic = read([*question(CLIENT, dns, 0, 1), *question(CLIENT, dns, 300, 301), *question(CLIENT, dns, 601, 605)])
+
+    assert list(traffic.numbers) == [0, 0, 0, 0, 1, 1]
+    assert [bool(kind & REPLY) for kind in traffic.kinds] == [False, True] * 3
+
+
+def test_a_connection_that_had_begun_before_does_not_count():
+    traffic = read([(0, tcp(CLIENT, VIP, "A")), (1, tcp(VIP, CLIENT, "PA")), (2, tcp(VIP, CLIENT, "SA"))])
+
+    assert traffic.clients == [] and traffic.ignored["before"] == 3
+
+
+def test_only_what_was_wanted_counts():
+    other = connection("192.168.10.9:40001", "192.168.10.2:80", 0, 1)
+    traffic = read(in_order(connection(CLIENT, VIP, 0, 2), other), WEB)
+
+    assert len(traffic.clients) == 1 and traffic.ignored["elsewhere"] == 6
+
+
+def test_an_answer_whose_question_was_not_captured_is_no_flow_to_its_client():
+    dns = "192.168.10.1:53"
+    traffic = read([(0, udp(dns, CLIENT, b"!"))], endpoint(parse_service(f"udp:{dns}")))
+
+    assert traffic.clients == [] and traffic.ignored["before"] == 1
+
+
+def test_the_busiest_has_most_flows_not_most_packets():
+    chatty = connection("192.168.10.9:40001", "192.168.10.2:80", 0, 1, data=50)
+    traffic = read(in_order(chatty, connection(CLIENT, VIP, 0, 2), connection("192.168.10.8:1", VIP, 0, 2)))
+
+    assert traffic.busiest() == WEB
+    traffic.only(WEB)
+    assert len(traffic.clients) == 2 == len(traffic.first) and set(traffic.numbers) == {0, 1}
+    assert len(traffic.times) == len(traffic.kinds) == 12 and traffic.ignored["elsewhere"] == 56
+
+
+def test_the_last_packet_of_each_flow_is_marked():
+    traffic = read(in_order(connection(CLIENT, VIP, 0, 2), connection("192.168.10.8:1", VIP, 1, 3)))
+    traffic.mark_ends()
+
+    marked = [number for number, kind in zip(traffic.numbers, traffic.kinds, strict=True) if kind & LAST]
+    assert marked == [0, 1] and traffic.kinds[-1] & LAST
+
+
+def test_ipv6_behind_extension_headers_and_in_fragments():
+    client, vip = "[2001:db8::9]:40000", "[2001:db8::1]:80"
+    syn = tcp(client, vip, "S")
+    extended = [(60, bytes(8)), (44, bytes([0, 0, 0, 1, 0, 0, 0, 7]))]
+    later = ipv6(TCP, address("2001:db8::9"), address("2001:db8::1"), bytes(40),
+                 extensions=[(44, bytes([0, 0, 0, 8, 0, 0, 0, 7]))])
+    traffic = read([(0, syn), (1, tcp(client, vip, "A", extensions=extended)), (2, later)])
+
+    assert list(traffic.numbers) == [0, 0] and list(traffic.kinds) == [SYN, ACK]
+    assert traffic.ignored["fragments"] == 1
+    assert traffic.endpoints[0].key() == parse_service(vip)
+
+
+def test_ipv4_options_and_fragments():
+    traffic = read([(0, tcp(CLIENT, VIP, "S", ip_options=bytes(8))), (1, tcp(CLIENT, VIP, "A", fragment=0x2000)),
+                    (2, tcp(CLIENT, VIP, "A", fragment=0x0002))])
+
+    assert list(traffic.kinds) == [SYN, ACK] and traffic.ignored["fragments"] == 1
+
+
+def test_sctp_kinds_are_chunk_types_and_an_abort_behind_a_cookie_is_one():
+    traffic = read([(0, sctp(CLIENT, VIP, 1)), (1, sctp(VIP, CLIENT, 2)), (2, sctp(CLIENT, VIP, 10, 6)),
+                    (3, sctp(CLIENT, VIP, 1)), (4, sctp(CLIENT, VIP))])
+
+    assert traffic.endpoints[0].protocol == SCTP
+    assert list(traffic.kinds) == [1, REPLY | 2, 6, 1, 0] and list(traffic.numbers) == [0, 0, 0, 1, 1]
+
+
+def test_what_is_not_played_is_counted():
+    icmp = ipv4(1, address("192.168.10.9"), address("192.168.10.1"), bytes(8))
+    traffic = read([(0, icmp), (1, b"\x45"), (2, b"\xff" * 60), (3, bytes(tcp(CLIENT, VIP, "S"))[:30]),
+                    (4, b"\x41" + bytes(39)), (5, bytes(udp(CLIENT, VIP, b""))[:24])])
+
+    assert traffic.clients == []
+    assert traffic.ignored == {"other": 1, "not_ip": 3, "short": 2}
+
+
+def test_time_never_goes_back():
+    packets = connection(CLIENT, VIP, 5, 6)
+    traffic = read([*packets, (0, udp(CLIENT, VIP, b"late"))])
+
+    assert list(traffic.times) == sorted(traffic.times)
+    assert traffic.endpoints[1].protocol == UDP
