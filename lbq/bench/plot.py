@@ -119,8 +119,15 @@ def _whiskers(spreads: list[Spread]) -> list[list[float]]:
 
 def show(run: dict) -> None:
     """Print the charts of *run*; raises Missing without plotext 6, or with nothing to draw."""
-    for chart in _something(run):
-        figure = terminal(chart.title)
+    found = _something(run)
+    try:
+        from plotext import figure
+    except ImportError as error:
+        raise Missing("plotext 6 is not installed (pip install 'plotext>=6')") from error
+    for chart in found:
+        figure.clear()
+        figure.theme("colorless")
+        figure.title(chart.title)
         (_show_bars if isinstance(chart, Bars) else _show_lines)(figure, chart)
         print(figure.build().string(colorless=True))
         if isinstance(chart, Lines):
@@ -169,18 +176,6 @@ def picture(**layout):
     except ImportError as error:
         raise Missing("matplotlib is not installed (pip install matplotlib)") from error
     return Figure(**layout)
-
-
-def terminal(title: str):
-    """Return plotext's figure, emptied and in one colour; raises Missing without plotext 6."""
-    try:
-        from plotext import figure
-    except ImportError as error:
-        raise Missing("plotext 6 is not installed (pip install 'plotext>=6')") from error
-    figure.clear()
-    figure.theme("colorless")
-    figure.title(title)
-    return figure
 
 
 def check_file(option: str, path: Path, endings: tuple[str, ...]) -> None:

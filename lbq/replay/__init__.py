@@ -96,7 +96,7 @@ def main(words: list[str]) -> int:
     replay = _play(said, traffic, key, among, mode, schedulers, slices)
     print(json.dumps(show.as_dict(replay), indent=1) if said.json else "\n".join(show.tables(replay)), flush=True)
     if said.terminal:
-        charts.chart(plot.show, replay)
+        print("\n".join(show.over_time(replay)), flush=True)
     if said.plot and charts.chart(plot.draw, replay, Path(said.plot)):
         print(f"charts are in {said.plot}", file=sys.stderr)
     return 0

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from string import ascii_uppercase
 from typing import NamedTuple
 
 from lbq.grammar import format_address, format_endpoint, format_service
@@ -10,7 +11,8 @@ from lbq.replay.measure import Measured, imbalance, shares
 from lbq.replay.play import Change, Server
 from lbq.replay.traffic import IGNORED, SECOND
 
-MOST_COLUMNS = 16           # servers in a table; of more, the extremes
+MOST_COLUMNS = 16           # servers in a table
+WIDTH = 60                  # of a line of the chart
 
 
 class Replay(NamedTuple):
@@ -50,7 +52,7 @@ def _scheduler(measured: Measured, replay: Replay) -> dict:
                    replay.servers, measured.flows, shares(measured.flows), measured.packets, measured.octets,
                    measured.peak, measured.p99, strict=True)]
     over_time = [{"t": piece.start_ns / SECOND, "seconds": piece.length_ns / SECOND, "weights": piece.weights,
-                  "flows": piece.flows, "share": shares(piece.flows),
+                  "flows": piece.flows, "share": shares(piece.flows) if any(piece.flows) else None,
                   "in_progress": [load / piece.length_ns if piece.length_ns else None for load in piece.load]}
                  for piece in measured.slices]
     row = {"scheduler": measured.scheduler, "imbalance_flows": imbalance(measured.slices, "flows"),
@@ -92,6 +94,29 @@ def tables(replay: Replay) -> Iterator[str]:
             [measured.scheduler, *(f"{number:,}" for number in (
                 measured.moved, measured.cut, measured.later, measured.displaced, measured.had_to))]
             for measured in replay.measured)])
+
+
+def over_time(replay: Replay) -> Iterator[str]:
+    """Give a chart for each scheduler: a line for each slice, in which each server has as much as of the new flows."""
+    for measured in replay.measured:
+        yield from ("", f"{measured.scheduler}: to whom new flows went, over time")
+        yield f"{'t':>9}{'new':>10}{'in progress':>13}"
+        changes = list(replay.changes)
+        for piece in measured.slices:
+            while changes and changes[0].time_ns <= piece.start_ns:
+                yield f"{changes[0].time_ns / SECOND:9.1f}  {changes.pop(0).text}"
+            load = sum(piece.load) / (piece.length_ns or 1)
+            yield (f"{piece.start_ns / SECOND:9.1f}{sum(piece.flows):>10,}{load:>13,.1f}  "
+                   f"{_stacked(piece.flows)}").rstrip()
+
+
+def _stacked(numbers: list[int]) -> str:
+    """Return a line of letters, A for the first of *numbers*, each as often as its part of their sum."""
+    total, line, before = sum(numbers), "", 0
+    for place, number in enumerate(numbers):
+        before += number
+        line += ascii_uppercase[place % 26] * (round(WIDTH * before / total) - len(line) if total else 0)
+    return line
 
 
 def _server(server: Server, family: int) -> str:

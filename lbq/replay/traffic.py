@@ -208,7 +208,7 @@ class Reader:
             kinds.append(kind)
             last[number] = now
             packets[number] += 1
-            octets[number] += length - (at - start)
+            octets[number] += (length if length > end - start else end - start) - (at - start)
         traffic.seen = count
 
     def _begin(self, protocol: int, key: bytes, kind: int, now: int) -> int:

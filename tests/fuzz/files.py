@@ -1,4 +1,4 @@
-"""Any bytes in the files that lbq reads again: undo.json, realserver.json, the lock, a user's scheduler; and an answer.
+"""Any bytes in files that lbq reads: undo.json, realserver.json, the lock, a user's scheduler, captures; and an answer.
 
 What is damaged is not believed, or refused with one line; what is believed can be used.
 """
@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import fcntl
+import io
 import ipaddress
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import lbq.host.setup
-from lbq import realserver
+from lbq import realserver, replay
 from lbq.control import client
 from lbq.errors import DirectorRunning, LbqError
 from lbq.host import undo
@@ -26,8 +27,10 @@ from lbq.lock import DirectoryLock
 from lbq.model import FAMILY_NAMES
 from lbq.schedulers import create
 from tests.fuzz import control, mutate
+from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, question, sctp
 
 FILES = 40
+PLAYED = 4             # captures; each needs a director
 RECORD = dataclasses.asdict(dataclasses.replace(
     undo.begin(3, {"inet": {"raw": ["PREROUTING"], "mangle": []}, "inet6": {"raw": []}}),
     programs={"inet": "/usr/sbin/iptables-nft-restore", "inet6": "/usr/sbin/ip6tables-nft-restore"},
@@ -49,6 +52,15 @@ class Mine(Scheduler):
                 return server
         return None
 '''
+FLOWS = in_order(connection("10.0.0.9:40000", "192.168.10.1:80", 0, 30, data=2),
+                 question("10.0.0.9:1", "10.0.0.1:53", 1, 2),
+                 connection("[2001:db8::9]:40000", "[2001:db8::1]:80", 1, 9),
+                 [(3, sctp("10.0.0.9:1", "10.0.0.1:9", 1)), (4, sctp("10.0.0.1:9", "10.0.0.9:1", 2))])
+FRAMES = [(moment, bytes(12) + b"\x81\0\0\7" + (b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet)
+          for moment, packet in FLOWS]
+CAPTURES = (pcap(FLOWS), pcap(FRAMES, link=1, order=">", nano=True), pcapng(FLOWS), pcapng(FRAMES, link=1, order=">"),
+            csv("0,10.0.0.9,30,7,900,tcp:192.168.10.1:80", "1.5,[2001:db8::9]:5,9e1,,,udp:[2001:db8::1]:53",
+                header="start,client,duration,packets,bytes,destination").encode())
 WORDS = (b"raise", b"return", b"class", b"\0", b"\xff", b"(", b":", b"1 / 0", b"raise SystemExit(3)",
          b"# coding: utf-7\n", b"[" * 500, b"del Scheduler", b"name = 5", b"def __init__(self, x): pass",
          b"__new__ = None", b"\t", b"'''", b"\\")
@@ -75,6 +87,11 @@ def play(seed: int, counted: Counter, tell=lambda content: None) -> None:
             load_scheduler(Path(folder, "mine.py"), source)
             lock_with(Path(folder, "locked"), choose.randbytes(choose.randrange(70)))
             counted["files"] += 5
+        for _ in range(PLAYED):
+            captured = damaged(choose, choose.choice(CAPTURES))
+            tell(captured)
+            counted["played"] += play_capture(Path(folder, "captured"), captured)
+            counted["files"] += 1
 
 
 def damaged_json(choose: random.Random, valid: dict) -> bytes:
@@ -144,6 +161,19 @@ def load_scheduler(path: Path, source: bytes) -> None:
     with contextlib.suppress(LbqError):
         scheduler = create(f"{path}:Mine")
         assert callable(scheduler.schedule) and isinstance(scheduler.name, str)
+
+
+def play_capture(path: Path, content: bytes) -> bool:
+    """Expect tables about the flows in *content*, or one line; return whether there were any."""
+    path.write_bytes(content)
+    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(io.StringIO()):
+        try:
+            assert replay.main([str(path), "--scheduler", "wlc", "--partial", "--slices", "3"]) == 0
+        except LbqError as error:
+            assert "\n" not in str(error)
+            return False
+    assert "share of new flows" in told.getvalue()
+    return True
 
 
 def lock_with(folder: Path, content: bytes) -> None:

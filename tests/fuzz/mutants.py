@@ -96,6 +96,8 @@ MUTANTS = (
     Mutant("an undo record may hold anything", "files", (
         ("host/undo.py", "record.is_whole() and record.is_of", "record.is_of"),)),
     Mutant("a lock holds text", "files", (("lock.py", '.decode(errors="replace")', ".decode()"),)),
+    Mutant("a captured packet may be of any interface", "files", (
+        ("replay/capture.py", "if number >= len(interfaces) or ", "if "),)),
     Mutant("a netmask may have holes", "words", (("grammar.py", "if mask == 0 or (", "if mask == 0 and ("),)),
     Mutant("a port may have other digits", "words", (
         ("grammar.py", "if not (text.isascii() and text.isdigit() and len(text) <= 5", "if not (text.isdigit()"),)),

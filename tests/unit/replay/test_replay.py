@@ -70,6 +70,21 @@ lc             0    1      4          2       2
 """
 
 
+def test_a_chart_in_the_terminal(capsys, web):
+    out = run(capsys, web, "--scheduler", "rr", "--servers", "2", "--slices", "3", "--terminal", "--change",
+              "t=4.5 weight A 0")
+
+    assert out.endswith(f"""
+rr: to whom new flows went, over time
+        t       new  in progress
+      0.0         3          1.7  {"A" * 20 + "B" * 40}
+      3.0         2          2.0  {"A" * 30 + "B" * 30}
+      4.5  weight A 0
+      4.5         1          2.0  {"B" * 60}
+      6.0         2          1.7  {"B" * 60}
+""")
+
+
 def test_json_has_everything_over_time(capsys, web):
     told = json.loads(run(capsys, web, "--json", "--scheduler", "rr", "--servers", "2", "--slices", "2"))
 
@@ -205,11 +220,10 @@ def test_charts_that_cannot_be_drawn_are_one_line_and_the_tables_stay(capsys, we
         raise Missing("matplotlib is not installed (pip install matplotlib)")
 
     monkeypatch.setattr(charts, "picture", missing)
-    monkeypatch.setattr(charts, "terminal", missing)
-    assert cli.main(["replay", web, "--scheduler", "rr", "--plot", "x.png", "--terminal"]) == 0
+    assert cli.main(["replay", web, "--scheduler", "rr", "--plot", "x.png"]) == 0
     out, err = capsys.readouterr()
     assert "share of new flows" in out
-    assert err == 2 * "lbq: no charts: matplotlib is not installed (pip install matplotlib)\n"
+    assert err == "lbq: no charts: matplotlib is not installed (pip install matplotlib)\n"
 
 
 def test_the_bar_is_for_terminals(monkeypatch):
