@@ -208,5 +208,5 @@ def _play(said: argparse.Namespace, traffic: Traffic, key: ServiceKey, among: in
     finally:
         bar.end()
     return show.Replay(said.file, key, among, next(name for name, number in MODES.items() if number == mode),
-                       (end - begin) / SECOND, len(traffic.clients), len(traffic.times), dict(traffic.ignored),
-                       servers.all, servers.changes, measured)
+                       (end - begin) / SECOND, len(traffic.clients), len(traffic.times), traffic.loopback,
+                       dict(traffic.ignored), servers.all, servers.changes, measured)

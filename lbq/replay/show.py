@@ -25,6 +25,7 @@ class Replay(NamedTuple):
     seconds: float
     flows: int
     packets: int
+    loopback: int           # flows of clients that were given another address
     ignored: dict[str, int]
     servers: list[Server]
     changes: list[Change]
@@ -37,6 +38,7 @@ def as_dict(replay: Replay) -> dict:
     return {
         "file": replay.file, "service": format_service(service), "service_was": "busiest" if replay.among else "said",
         "mode": replay.mode, "seconds": replay.seconds, "flows": replay.flows, "packets": replay.packets,
+        "loopback": replay.loopback,
         "ignored": {name: number for name, number in replay.ignored.items() if number},
         "servers": [{"name": server.name, "address": format_address(server.address, service.family),
                      "port": server.port, "weight": server.weight, "mode": MODE_NAMES[server.mode],
@@ -71,6 +73,9 @@ def tables(replay: Replay) -> Iterator[str]:
     ignored = [f"{number:,} {IGNORED[name]}" for name, number in replay.ignored.items() if number]
     if ignored:
         yield f"not played: packets that are {'; '.join(ignored)}"
+    if replay.loopback:
+        yield (f"clients on loopback ({replay.loopback:,} flows) have 10 for their first byte, for a director takes "
+               "nothing from there")
     yield "servers: " + "  ".join(_server(server, replay.service.family) for server in replay.servers)
     for change in replay.changes:
         yield f"change: t={change.time_ns / SECOND:g} {change.text}"

@@ -27,11 +27,16 @@ OPENING_BITS = {TCP: REPLY | ACK | SYN | RST | FIN, UDP: REPLY, SCTP: REPLY | 0x
 OPENINGS = {TCP: SYN, UDP: 0, SCTP: INIT}                                   # ... and what it is when it opens a flow
 SILENCES = {TCP: SYN_SILENCE, UDP: UDP_SILENCE, SCTP: SYN_SILENCE}
 LATEST = 1 << 62
+# A director takes nothing from loopback; captures of it are played as 10.0.0.0/8 and a00::1.
+LOOPBACK_NETWORK, PRIVATE_NETWORK = 127, 10
+LOOPBACK6 = bytes(15) + b"\x01"
+MULTICAST, MULTICAST6 = 224, 0xFF       # first byte of an address, and broadcast's
 ROUND = 1 << 14             # packets between two looks at the progress
 EXTENSIONS = (0, 43, 60, 135)
 FRAGMENT = 44
 IGNORED = {"elsewhere": "not to or from the service", "before": "of connections that had begun before",
-           "other": "neither TCP nor UDP nor SCTP", "not_ip": "not IP", "fragments": "later fragments",
+           "other": "neither TCP nor UDP nor SCTP", "many": "to many hosts at once",
+           "not_ip": "not IP", "fragments": "later fragments",
            "short": "captured without their ports"}
 
 
@@ -67,12 +72,16 @@ class Traffic:
         self.packets = array("Q")
         self.octets = array("Q")
         self.endpoints: list[Endpoint] = []
+        self.loopback = 0               # flows of clients that were given another address
         self.ignored: Counter = Counter()
         self.seen = 0                   # packets of the file
         self._index: dict[Endpoint, int] = {}
 
     def flow(self, client: bytes, where: Endpoint, first: int, last: int) -> int:
         """Begin a flow and return its number."""
+        if (client[0] == LOOPBACK_NETWORK and len(client) == 6) or client[:-2] == LOOPBACK6:
+            self.loopback += 1
+            client = bytes([PRIVATE_NETWORK]) + client[1:]
         place = self._index.get(where)
         if place is None:
             place = self._index[where] = len(self.endpoints)
@@ -218,6 +227,9 @@ class Reader:
         source = Endpoint(protocol, key[:half], key[-4:-2])
         if self._wanted not in (None, target, source):
             self.traffic.ignored["elsewhere"] += 1
+            return -1
+        if target.address[0] >= (MULTICAST if half == 4 else MULTICAST6):
+            self.traffic.ignored["many"] += 1
             return -1
         if kind & OPENING_BITS[protocol] != OPENINGS[protocol] or source == self._wanted:
             self.traffic.ignored["before"] += 1

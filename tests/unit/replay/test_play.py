@@ -212,6 +212,15 @@ def test_a_pause_of_decades_takes_no_time():
     assert names(play(captured(*ends), "lblc", "2")) in ("BB", "BA")
 
 
+@pytest.mark.parametrize("place", ["127.0.0.{}:{}", "[::{}]:{}"])
+@pytest.mark.parametrize("mode", [NAT, DR])
+def test_a_capture_of_loopback(place, mode):
+    local = captured(*(connection(place.format(1, 4000 + number), place.format(1, 80), number, number + 1)
+                       for number in range(4)))
+
+    assert names(play(local, "rr", "2", mode=mode)) == "BABA"
+
+
 def test_the_service_can_be_any_port():
     ftp = captured(connection("10.0.0.9:1", "192.168.10.1:21", 0, 1, data=3))
 

@@ -127,6 +127,21 @@ def test_what_is_not_played_is_counted():
     assert traffic.ignored == {"other": 1, "not_ip": 3, "short": 2}
 
 
+def test_clients_on_loopback_get_an_address_that_a_director_takes():
+    traffic = read([(0, tcp("127.0.0.9:1", "127.0.0.1:80", "S")), (1, tcp("[::1]:1", "[::1]:80", "S")),
+                    (2, tcp("127.0.0.1:80", "127.0.0.9:1", "SA"))])
+
+    assert traffic.clients == [bytes([10, 0, 0, 9, 0, 1]), b"\x0a" + bytes(14) + b"\x01\0\1"] and traffic.loopback == 2
+    assert list(traffic.numbers) == [0, 1, 0]
+
+
+def test_what_goes_to_many_hosts_is_no_flow():
+    traffic = read([(0, udp(CLIENT, "224.0.0.251:5353", b"?")), (1, udp(CLIENT, "255.255.255.255:67", b"?")),
+                    (2, udp("[2001:db8::9]:1", "[ff02::fb]:5353", b"?"))])
+
+    assert traffic.clients == [] and traffic.ignored["many"] == 3
+
+
 def test_time_never_goes_back():
     packets = connection(CLIENT, VIP, 5, 6)
     traffic = read([*packets, (0, udp(CLIENT, VIP, b"late"))])
