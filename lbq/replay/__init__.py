@@ -2,14 +2,13 @@
 
     capture  traffic  table     a file becomes flows and their packets
     changes                     servers, and what is done to them meanwhile
-    play                        the packets through a director that is told their time
+    play  jobs                  the packets through a director that is told their time
     measure                     what is counted
     show  plot  bar             what people and programs see
 """
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -20,14 +19,14 @@ from typing import BinaryIO
 
 from lbq.bench import plot as charts
 from lbq.control.operations import service_arguments
-from lbq.errors import ConfigError, LbqError
+from lbq.errors import ConfigError
 from lbq.grammar import MODES, format_service, parse_number, parse_service
 from lbq.model import NAT, ServiceKey
 from lbq.options import Parser, add_client_options, mode_of, scheduler_of, service_words
-from lbq.replay import capture, measure, plot, show, table
+from lbq.replay import capture, jobs, measure, plot, show, table
 from lbq.replay.bar import Bar
 from lbq.replay.changes import Servers
-from lbq.replay.play import Player, Setup
+from lbq.replay.play import Setup
 from lbq.replay.traffic import IGNORED, REPLY, SECOND, Endpoint, Reader, Traffic, endpoint
 from lbq.schedulers import BUILT_IN, flag_names
 
@@ -156,7 +155,7 @@ def _read(file: BinaryIO, path: str, traffic: Traffic, wanted: Endpoint | None, 
         raise ConfigError(f"{path} is neither a capture (pcap, pcapng) nor a CSV file of flows; " + (
             "it is compressed: gunzip it first" if begin.startswith(b"\x1f\x8b") else
             "capture with tcpdump -w, or write one as lbq replay --help says"))
-    table.read(io.TextIOWrapper(file, "utf-8-sig", newline=""), path, traffic, wanted, lambda _: tell(0))
+    table.read(file, path, traffic, wanted, tell)
 
 
 def _nothing(path: str, traffic: Traffic, wanted: ServiceKey | None) -> str:
@@ -183,30 +182,24 @@ def _play(said: argparse.Namespace, traffic: Traffic, key: ServiceKey, among: in
     servers = Servers(key, mode)
     servers.add([word for text in said.servers for word in text.split()])
     servers.change(said.change, end - begin)
-    settings = replace(service_words(argparse.Namespace(**{**vars(said), "scheduler": None, "ops": None,
-                                                           "ops_replies": None, "data_path": None}), key.family))
-    plays = [True, False] if servers.changes else [True]
-    bar = Bar("", len(traffic.times) * len(schedulers) * len(plays))
-    measured = []
+    settings = service_words(argparse.Namespace(**{**vars(said), "scheduler": None, "ops": None, "ops_replies": None,
+                                                   "data_path": None}), key.family)
+    plays = []
+    for name in schedulers:
+        flags = [flag for flag in settings.scheduler_flags or [] if flag in flag_names(name)]
+        words = replace(settings, scheduler=name, scheduler_flags=flags, persistent=settings.persistent or 0,
+                        idle=settings.idle or 0)
+        for changes in [servers.changes, []] if servers.changes else [[]]:
+            plays.append((Setup(key, *service_arguments(words)[1:], servers.all, changes, slices), name))
+    bar = Bar("playing", len(traffic.times) * len(plays))
     try:
-        for name in schedulers:
-            flags = [flag for flag in settings.scheduler_flags or [] if flag in flag_names(name)]
-            words = replace(settings, scheduler=name, scheduler_flags=flags, persistent=settings.persistent or 0,
-                            idle=settings.idle or 0)
-            bar.what = f"playing {name}"
-            results = []
-            for changed in plays:
-                setup = Setup(key, *service_arguments(words)[1:], servers.all, servers.changes if changed else [],
-                              slices)
-                results.append(Player(traffic, setup, name).play(bar.more))
-            if servers.changes:
-                measure.compare(*results, traffic.first, begin + servers.changes[0].time_ns)
-            measured.append(results[0])
-    except MemoryError:
-        raise LbqError(f"not enough memory for {len(traffic.clients):,} flows; play part of them: "
-                       "editcap -c N FILE PART") from None
+        measured = jobs.play(traffic, plays, bar.more)
     finally:
         bar.end()
+    if servers.changes:
+        measured, without = measured[::2], measured[1::2]
+        for changed, plain in zip(measured, without, strict=True):
+            measure.compare(changed, plain, traffic.first, begin + servers.changes[0].time_ns)
     return show.Replay(said.file, key, among, next(name for name, number in MODES.items() if number == mode),
                        (end - begin) / SECOND, len(traffic.clients), len(traffic.times), traffic.loopback,
                        dict(traffic.ignored), servers.all, servers.changes, measured)

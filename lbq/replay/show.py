@@ -79,10 +79,11 @@ def tables(replay: Replay) -> Iterator[str]:
     yield "servers: " + "  ".join(_server(server, replay.service.family) for server in replay.servers)
     for change in replay.changes:
         yield f"change: t={change.time_ns / SECOND:g} {change.text}"
-    yield from ("", "share of new flows, %; the worst server's, of what its weight is due")
+    yield from ("", "share of new flows, %; and what the worst server got, ÷ what its weight is due: of new flows, of "
+                    "flows in progress")
     yield from _grid(replay, lambda measured: [f"{100 * share:.1f}" for share in shares(measured.flows)],
-                     lambda measured: {"flows": _times(imbalance(measured.slices, "flows")),
-                                       "load": _times(imbalance(measured.slices, "load"))})
+                     lambda measured: {"new": _times(imbalance(measured.slices, "flows")),
+                                       "in progress": _times(imbalance(measured.slices, "load"))})
     yield from ("", "flows in progress: most at a time, and for 99 % of the time no more than")
     yield from _grid(replay, lambda measured: [f"{peak}/{p99}" for peak, p99 in zip(
         measured.peak, measured.p99, strict=True)], lambda measured: {"refused": f"{measured.refused:,}"})

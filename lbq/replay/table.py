@@ -10,6 +10,7 @@ import io
 import math
 from array import array
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from lbq.errors import ConfigError
 from lbq.grammar import (
@@ -42,9 +43,13 @@ CLOSING = {TCP: (FIN | ACK, REPLY | FIN | ACK, ACK), UDP: (0,), SCTP: (7, REPLY 
 LIVING = {TCP: (ACK, REPLY | ACK), UDP: (0,), SCTP: (0, REPLY)}
 
 
-def read(text: io.TextIOBase, name: str, traffic: Traffic, wanted: Endpoint | None,
-         tell: Callable[[int], None]) -> None:
-    """Read the flows in *text*, those to *wanted* when that is said; raises ConfigError with a bad line's number."""
+def read(file: BinaryIO, name: str, traffic: Traffic, wanted: Endpoint | None, tell: Callable[[int], None]) -> None:
+    """Read the flows in *file*, those to *wanted* when that is said; raises ConfigError with a bad line's number.
+
+    *tell* is called now and then with how many bytes have been read.
+    """
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")     # see _rows
+    is_file = file.seekable()
     times, numbers, kinds = array("q"), array("I"), array("H")
     fallback = wanted or endpoint(parse_service(DEFAULT_SERVICE))
     ports = 0
@@ -72,8 +77,8 @@ def read(text: io.TextIOBase, name: str, traffic: Traffic, wanted: Endpoint | No
             raise ConfigError(f"{name}:{line}: with this flow, {MOST_PLAYED:,} packets would have to be played, as a "
                               f"flow has one each {ALIVE // SECOND} s; split the file")
         traffic.seen += 1
-        if traffic.seen % 4096 == 0:
-            tell(traffic.seen)
+        if traffic.seen % 4096 == 0 and is_file:
+            tell(file.tell())
     order = sorted(range(len(times)), key=times.__getitem__)
     for column, what in ((traffic.times, times), (traffic.numbers, numbers), (traffic.kinds, kinds)):
         column.extend(map(what.__getitem__, order))
@@ -100,6 +105,9 @@ def _rows(text: io.TextIOBase, name: str) -> Iterator[tuple[int, dict[str, str]]
             fields = [field.strip() for field in fields]
             if not any(fields) or fields[0].startswith("#"):
                 continue
+            if any("\udc80" <= letter <= "\udcff" for field in fields if not field.isascii() for letter in field):
+                raise ConfigError(f"{name}:{reader.line_num}: not text (UTF-8), and the file is no capture either; "
+                                  "write a capture with tcpdump -w, or a CSV file with a line for each flow")
             if not columns:
                 columns = _columns(fields, f"{name}:{reader.line_num}")
             elif len(fields) != len(columns):
@@ -109,9 +117,6 @@ def _rows(text: io.TextIOBase, name: str) -> Iterator[tuple[int, dict[str, str]]
                 yield reader.line_num, dict(zip(columns, fields, strict=True))
     except csv.Error as error:
         raise ConfigError(f"{name}:{reader.line_num}: not a line of CSV: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name}:{reader.line_num + 1}: not text (UTF-8), and the file is no capture either; write a "
-                          "capture with tcpdump -w, or a CSV file with a line for each flow") from error
 
 
 def _columns(fields: list[str], where: str) -> list[str]:

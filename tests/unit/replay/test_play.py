@@ -30,7 +30,7 @@ def captured(*flows) -> Traffic:
 def written(*lines: str, header: str = "start,client,duration") -> Traffic:
     """Return what is to play of a CSV file."""
     traffic = Traffic()
-    table.read(io.StringIO(csv(*lines, header=header)), "flows.csv", traffic, None, lambda _: None)
+    table.read(io.BytesIO(csv(*lines, header=header).encode()), "flows.csv", traffic, None, lambda _: None)
     traffic.mark_ends()
     return traffic
 

@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from lbq import cli, replay
 from lbq.bench import plot as charts
 from lbq.bench.machine import Missing
-from lbq.replay import table
+from lbq.replay import jobs, table
 from lbq.replay.bar import Bar
 from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, question, write
 from tests.helpers.packets import ipv4, tcp
@@ -52,10 +55,10 @@ not played: packets that are 2 not to or from the service
 servers: A 10.1.0.1:80 (weight 3)  B 10.1.0.2:8080 (weight 1)
 change: t=3.5 del A
 
-share of new flows, %; the worst server's, of what its weight is due
-scheduler     A     B  flows   load
-rr         25.0  75.0  ×1.20  ×1.41
-lc         25.0  75.0  ×1.20  ×1.41
+share of new flows, %; and what the worst server got, ÷ what its weight is due: of new flows, of flows in progress
+scheduler     A     B    new  in progress
+rr         25.0  75.0  ×1.20        ×1.41
+lc         25.0  75.0  ×1.20        ×1.41
 
 flows in progress: most at a time, and for 99 % of the time no more than
 scheduler    A    B  refused
@@ -198,12 +201,43 @@ def test_mistakes_about_options(capsys, web, words, said):
     assert said in mistake(capsys, web, *words)
 
 
+def test_processes_play_what_one_does(capsys, web, monkeypatch):
+    words = web, "--change", "t=3.5 del A", "--json", "--scheduler", "rr,wlc,twos"
+    def told():
+        schedulers = json.loads(run(capsys, *words))["schedulers"]
+        return [{**each, "seconds_to_play": 0} for each in schedulers]
+
+    alone = told()
+    monkeypatch.setattr(jobs, "WORTH_IT", 0)
+    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda _: {0, 1})
+    assert told() == alone and [each["scheduler"] for each in alone] == ["rr", "wlc", "twos"]
+
+
+def test_a_process_that_is_killed_is_one_line(capsys, web, monkeypatch):
+    monkeypatch.setattr(jobs, "WORTH_IT", 0)
+    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(jobs.Player, "play", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+
+    assert mistake(capsys, web).startswith("a process that played was killed; if memory is short, play fewer packets")
+
+
 def test_a_users_own_scheduler(capsys, web, tmp_path):
     write(tmp_path / "mine.py", "from lbq.schedulers.base import Scheduler\nclass Mine(Scheduler):\n"
                                 "    def schedule(self, service, flow):\n        return service.servers[-1]\n")
 
     out = json.loads(run(capsys, web, "--scheduler", f"{tmp_path}/mine.py:Mine", "--json"))
     assert [server["flows"] for server in out["schedulers"][0]["servers"]] == [8, 0, 0, 0]
+
+
+def test_the_example_of_the_manual(capsys, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs" / "replay.md").read_text()
+    _, flows, _, told, *_ = page.split("## In small")[1].split("```")
+    command, _, expected = told.strip().partition("\n")
+    write(tmp_path / "flows.csv", flows.lstrip())
+    monkeypatch.chdir(tmp_path)
+
+    assert command.startswith("$ lbq replay flows.csv ")
+    assert run(capsys, *command.split()[3:]) == expected + "\n"
 
 
 def test_help_teaches(capsys):

@@ -15,8 +15,7 @@ from tests.helpers.captures import csv
 def read(text: str | bytes, wanted: str | None = None) -> Traffic:
     """Return the flows in *text*."""
     traffic = Traffic()
-    content = io.BytesIO(text.encode() if isinstance(text, str) else text)
-    table.read(io.TextIOWrapper(content, "utf-8-sig", newline=""), "flows.csv", traffic,
+    table.read(io.BytesIO(text.encode() if isinstance(text, str) else text), "flows.csv", traffic,
                None if wanted is None else endpoint(parse_service(wanted)), lambda _: None)
     return traffic
 
@@ -87,7 +86,8 @@ def test_quotes_a_byte_order_mark_and_carriage_returns():
     (csv("1", header="start,client,duration,start"), "flows.csv:1: column 'start' is there twice"),
     (csv('0,"10.0.0.9'), "flows.csv:2: not a line of CSV: unexpected end of data"),
     (csv('0,"10.0.0.9"x,1'), "flows.csv:2: not a line of CSV"),
-    (b"start,client,duration\n0,10.0.0.9,1\n\xff\xfe,1,1\n", "not text (UTF-8)"),
+    (b"start,client,duration\n0,10.0.0.9,1\n\xff\xfe,1,1\n", "flows.csv:3: not text (UTF-8)"),
+    ("0,zehn\u00e4,1".join(["start,client,duration\n", "\n"]), "flows.csv:2: 'zehn\u00e4' is a name"),
 ])
 def test_a_bad_line_is_named(text, said):
     with pytest.raises(ConfigError) as caught:
