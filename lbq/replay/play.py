@@ -100,6 +100,9 @@ class Player:
         self.measured = Measured(scheduler, self.meter.flows, [0] * len(setup.servers), [0] * len(setup.servers),
                                  self.meter.peak, [], self.meter.slices, chosen=[-1] * len(traffic.clients))
         self.at = [-1] * len(traffic.clients)       # the server that each flow is in progress at
+        self.moved: set[int] = set()                # flows, as in Measured
+        self.cut: set[int] = set()
+        self.forgotten: set[int] = set()
         self._six = setup.key.family == AF_INET6
         self._numbers: dict[bytes | int, int] = {
             self._place(server) if server.mode == NAT else server.address: number
@@ -161,9 +164,11 @@ class Player:
         tell(ROUND - todo)
         self._let_time_pass(self._end)
         self.meter.cut(self._end, self.weights)
-        self.measured.p99 = self.meter.p99()
-        self.measured.seconds = time.perf_counter() - started
-        return self.measured
+        measured = self.measured
+        measured.moved, measured.cut, measured.forgotten = len(self.moved), len(self.cut), len(self.forgotten)
+        measured.p99 = self.meter.p99()
+        measured.seconds = time.perf_counter() - started
+        return measured
 
     def _goes(self, number: int, server: int, now: int) -> None:
         """Note that a flow's packet went to another *server* than the one before, -1 for none."""
@@ -179,11 +184,12 @@ class Player:
                 self.meter.leave(former, now)
             if server >= 0:
                 self.meter.enter(server, now)
-                measured.moved += server != former
+                if server != measured.chosen[number]:
+                    self.moved.add(number)
             elif former in self.gone:
-                measured.cut += 1
+                self.cut.add(number)
             else:
-                measured.forgotten += 1
+                self.forgotten.add(number)
         self.at[number] = server
 
     def _ends(self, number: int, now: int) -> None:

@@ -190,7 +190,7 @@ def test_a_deleted_server_that_comes_back_has_its_flows_again():
     flow = connection("10.0.0.9:1", VIP, 0, 60, data=11)
     measured = play(captured(flow), "rr", "1", changes=("t=12 del A", "t=28 add A"))
 
-    assert measured.cut == 1 and measured.slices[-1].load[0] > 0
+    assert measured.cut == 1 and measured.moved == 0 and measured.slices[-1].load[0] > 0
 
 
 def test_a_weight_changes_the_shares_from_then_on():
