@@ -12,6 +12,7 @@ from lbq.replay.play import Change, Server
 from lbq.replay.traffic import IGNORED, SECOND
 
 MOST_COLUMNS = 16           # servers in a table
+MOST_LETTERS = 118          # in a line
 WIDTH = 60                  # of a line of the chart
 
 
@@ -76,7 +77,7 @@ def tables(replay: Replay) -> Iterator[str]:
     if replay.loopback:
         yield (f"clients on loopback ({replay.loopback:,} flows) have 10 for their first byte, for a director takes "
                "nothing from there")
-    yield "servers: " + "  ".join(_server(server, replay.service.family) for server in replay.servers)
+    yield from _wrapped("servers: ", [_server(server, replay.service.family) for server in replay.servers])
     for change in replay.changes:
         yield f"change: t={change.time_ns / SECOND:g} {change.text}"
     yield from ("", "share of new flows, %; and what the worst server got, ÷ what its weight is due: of new flows, of "
@@ -126,8 +127,20 @@ def _stacked(numbers: list[int]) -> str:
 
 
 def _server(server: Server, family: int) -> str:
-    added = "" if server.present else ", added"
-    return f"{server.name} {format_endpoint(server.address, server.port, family)} (weight {server.weight}{added})"
+    said = ([f"weight {server.weight}"] if server.weight != 1 else []) + ([] if server.present else ["added"])
+    return f"{server.name} {format_endpoint(server.address, server.port, family)}" + (
+        f" ({', '.join(said)})" if said else "")
+
+
+def _wrapped(line: str, items: list[str]) -> Iterator[str]:
+    """Give *line* and the *items* behind it, in as many lines as that takes."""
+    indent = " " * len(line)
+    for item in items:
+        if len(line) + len(item) > MOST_LETTERS and line != indent:
+            yield line.rstrip()
+            line = indent
+        line += f"{item}  "
+    yield line.rstrip()
 
 
 def _times(ratio: float | None) -> str:

@@ -52,7 +52,7 @@ def test_the_tables(capsys, web):
                "--change", "t=3.5 del A", "--slices", "1") == f"""\
 {web}: 8 flows to tcp:192.168.10.1:80 (the busiest of 2 destinations), 48 packets in 9.0 s; servers reached by nat
 not played: packets that are 2 not to or from the service
-servers: A 10.1.0.1:80 (weight 3)  B 10.1.0.2:8080 (weight 1)
+servers: A 10.1.0.1:80 (weight 3)  B 10.1.0.2:8080
 change: t=3.5 del A
 
 share of new flows, %; and what the worst server got, ÷ what its weight is due: of new flows, of flows in progress
@@ -221,6 +221,16 @@ def test_a_process_that_is_killed_is_one_line(capsys, web, monkeypatch):
     assert mistake(capsys, web).startswith("a process that played was killed; if memory is short, play fewer packets")
 
 
+def test_many_servers_are_told_in_several_lines(capsys, web):
+    lines = run(capsys, web, "--scheduler", "rr", "--servers", "20").splitlines()
+    servers = lines[lines.index("", 1) - 4:lines.index("", 1)]
+
+    assert servers[0].startswith("servers: A 198.51.100.1:80  B 198.51.100.2:80  ")
+    assert servers[-1].startswith("         ") and servers[-1].endswith("  T 198.51.100.20:80")
+    assert max(map(len, servers)) <= 120
+    assert lines[lines.index("") + 2].split() == ["scheduler", *"ABCDEFGHIJKLMNOP", "…", "new", "in", "progress"]
+
+
 def test_a_users_own_scheduler(capsys, web, tmp_path):
     write(tmp_path / "mine.py", "from lbq.schedulers.base import Scheduler\nclass Mine(Scheduler):\n"
                                 "    def schedule(self, service, flow):\n        return service.servers[-1]\n")
@@ -247,6 +257,39 @@ def test_help_teaches(capsys):
     assert "examples:" in told and "t=30 weight A 0" in told
     assert all(f"\n  {column} " in told for column in table.COLUMNS)
     assert max(map(len, told.splitlines())) <= 120
+
+
+class Paper:
+    """Stands in for matplotlib's figure and axes: remembers what is drawn, and takes anything else."""
+
+    def __init__(self, **_):
+        self.lines: dict[str, tuple[list, list]] = {}
+        self.axes: list[list[Paper]] = []
+        self.saved = None
+
+    def subplots(self, rows, columns, **_):
+        self.axes = [[Paper() for _ in range(columns)] for _ in range(rows)]
+        return self.axes
+
+    def plot(self, times, numbers, label):
+        self.lines[label] = list(times), list(numbers)
+
+    def savefig(self, path, **_):
+        self.saved = str(path)
+
+    def __getattr__(self, _):
+        return lambda *_, **__: None
+
+
+def test_a_picture_has_shares_and_flows_in_progress_of_each_scheduler(capsys, web, monkeypatch):
+    paper = Paper()
+    monkeypatch.setattr(charts, "picture", lambda **_: paper)
+    run(capsys, web, "--scheduler", "rr,lc", "--servers", "2", "--slices", "2", "--plot", "x.png")
+
+    assert paper.saved == "x.png" and len(paper.axes) == 2
+    share, load = paper.axes[0]
+    assert share.lines["A"] == ([2.25, 6.75], [40, pytest.approx(200 / 3)])
+    assert load.lines["B"] == ([2.25, 6.75], [4.5 / 4.5, pytest.approx(3.5 / 4.5)])
 
 
 def test_charts_that_cannot_be_drawn_are_one_line_and_the_tables_stay(capsys, web, monkeypatch):
