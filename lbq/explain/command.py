@@ -6,7 +6,7 @@ import json
 from lbq.control.client import ControlClient
 from lbq.errors import ConfigError
 from lbq.explain import decision, show
-from lbq.explain.packets import build
+from lbq.explain.packets import build, from_capture
 from lbq.grammar import MAX_MARK, PROTOCOLS, parse_endpoint, parse_number
 from lbq.host.setup import state_directory
 from lbq.ipvsadm.dump import read_file
@@ -25,6 +25,7 @@ examples:
   lbq explain --from 192.168.10.9:40000 --to 192.168.10.1:80 --flags A        what follows it
   lbq explain --from 192.168.20.1:80 --to 192.168.10.9:40000 --flags SA       a real server's reply
   lbq explain --from 10.0.0.9:5353 --to 10.0.0.1:53 --proto udp --json
+  lbq explain --pcap trace.pcapng --packet 17
   lbq save > rules; lbq explain --config rules --from 192.168.10.9:40000 --to 192.168.10.1:80
 """
 MOST_PAYLOAD = 65000
@@ -33,8 +34,10 @@ MOST_PAYLOAD = 65000
 def main(words: list[str]) -> int:
     """Explain one packet; return the exit status."""
     parser = Parser("lbq explain", DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--from", dest="source", metavar="CIP:PORT", required=True, help="who sends it")
-    parser.add_argument("--to", metavar="VIP:PORT", required=True, help="where it goes")
+    parser.add_argument("--from", dest="source", metavar="CIP:PORT", help="who sends it")
+    parser.add_argument("--to", metavar="VIP:PORT", help="where it goes")
+    parser.add_argument("--pcap", metavar="FILE", help="a captured packet instead of --from and --to (pcap, pcapng)")
+    parser.add_argument("--packet", metavar="N", help="which one, as Wireshark counts (default: the first that can be)")
     parser.add_argument("--proto", default="tcp", metavar="PROTOCOL", help=f"{', '.join(PROTOCOLS)} (default: tcp)")
     parser.add_argument("--flags", metavar="LETTERS", default="S",
                         help="of SAFRPU, TCP (default: S); SCTP's first chunk: I D A F")
@@ -61,6 +64,12 @@ def main(words: list[str]) -> int:
 
 def _packet(said) -> bytearray:
     """Return the packet that the command line describes."""
+    if said.pcap:
+        if said.source or said.to:
+            raise ConfigError("say --from and --to, or --pcap")
+        return from_capture(said.pcap, said.packet and parse_number(said.packet, "--packet", 1, 1 << 40))
+    if not (said.source and said.to):
+        raise ConfigError("say which packet: --from CIP:PORT --to VIP:PORT, or --pcap FILE; lbq explain --help tells")
     if said.proto not in PROTOCOLS:
         raise ConfigError(f"--proto {said.proto}: there are {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[said.proto]

@@ -1,4 +1,4 @@
-"""A packet as someone describes it: the bytes of a TCP, UDP or SCTP packet between two endpoints."""
+"""The packet that is to be explained: as someone describes it, a TCP, UDP or SCTP packet, or out of a capture."""
 from __future__ import annotations
 
 import struct
@@ -6,7 +6,9 @@ import struct
 from lbq import packet as pkt
 from lbq.errors import ConfigError
 from lbq.model import AF_INET6, SCTP, TCP, UDP, packed
+from lbq.parsing import Parsed, parse
 from lbq.protocols import tcp
+from lbq.replay.capture import LINKS, Pieces, Record, is_capture, records
 
 FLAGS = {"S": tcp.SYN, "A": tcp.ACK, "F": tcp.FIN, "R": tcp.RST, "P": 0x08, "U": 0x20}
 CHUNKS = {"I": 1, "D": 0, "A": 6, "F": 7}       # SCTP: INIT, DATA, ABORT, SHUTDOWN
@@ -60,3 +62,32 @@ def _chunk(flags: str) -> int:
     if flags.upper() not in CHUNKS:
         raise ConfigError(f"'{flags}' is no SCTP chunk; write one of {' '.join(CHUNKS)}")
     return CHUNKS[flags.upper()]
+
+
+def from_capture(path: str, number: int | None) -> bytearray:
+    """Return packet *number* of a capture, counted from 1 as Wireshark does; None: the first that can be explained.
+
+    What the capture has not kept of it is zeros: nothing depends on it but a checksum that is made anew.
+    """
+    try:
+        with open(path, "rb") as file:
+            if not is_capture(file.peek(4)[:4]):
+                raise ConfigError(f"{path} is no capture; pcap and pcapng are read, such as tcpdump -w writes")
+            for at, record in enumerate(records(Pieces(file, path)), 1):
+                packet = _packet(record)
+                if at == number or (number is None and isinstance(parse(packet), Parsed)):
+                    return packet
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if number is None:
+        raise ConfigError(f"no packet in {path} is TCP, UDP or SCTP over IP")
+    raise ConfigError(f"{path} has no packet {number}")
+
+
+def _packet(record: Record) -> bytearray:
+    """Return the IP packet of a captured frame, as long as its header says; b"" when there is none."""
+    _, link, data, at, end, _ = record
+    start = LINKS[link](data, at, end) if link in LINKS else -1
+    packet = bytearray(data[start:end] if 0 <= start < end else b"")
+    length = pkt.whole_length(packet) if len(packet) >= (pkt.IP6_HEADER if packet[:1] >= b"\x60" else 20) else 0
+    return packet[:length] + bytes(max(length - len(packet), 0))

@@ -16,7 +16,10 @@ SERVICE = "192.168.10.1:80"
 FROM, TO = ("explain", "--from", "192.168.10.9:4"), ("--to", "192.168.10.1:80")
 MISTAKES = [
     # what is to be explained
-    (("explain",), "the following arguments are required: --from, --to"),
+    (("explain",), "say which packet: --from CIP:PORT --to VIP:PORT, or --pcap FILE"),
+    ((*FROM, "--pcap", "x"), "say --from and --to, or --pcap"),
+    (("explain", "--pcap", "/no/such"), "cannot read /no/such: No such file or directory"),
+    (("explain", "--pcap", "/etc/passwd"), "/etc/passwd is no capture"),
     ((*FROM, "--to", "192.168.10.1"), "'192.168.10.1' has no port; write ADDRESS:PORT"),
     ((*FROM, "--to", "[2001:db8::1]:80"), "are not of one address family"),
     ((*FROM, *TO, "--proto", "icmp"), "--proto icmp: there are tcp, udp, sctp"),
