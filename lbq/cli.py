@@ -478,9 +478,19 @@ def _lab(words: list[str]) -> int:
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--keep", action="store_true", help="leave it up, and print commands to play with")
     end.add_argument("--down", action="store_true", help="take down a lab that was kept")
+    parser.add_argument("--exercise", metavar="N", help="build it broken, and leave it up to be repaired; --exercise N "
+                        "--check, --hint and --solution go on from there")
+    ask = parser.add_mutually_exclusive_group()
+    for name, meaning in (("check", "whether the exercise is solved"), ("hint", "where to look"),
+                          ("solution", "what it was, and what mends it")):
+        ask.add_argument(f"--{name}", dest="ask", action="store_const", const=name, help=f"with --exercise: {meaning}")
     said = parser.parse_args(words)
     from lbq import lab
 
+    if said.exercise is not None or said.ask:
+        if said.exercise is None or said.keep or said.down:
+            raise ConfigError("say lbq lab MODE --exercise N, with --check, --hint or --solution or none of them")
+        return lab.exercise(mode_of(said.mode), parse_number(said.exercise, "--exercise", 1, 99), said.ask)
     return lab.main(mode_of(said.mode), keep=said.keep, down=said.down)
 
 

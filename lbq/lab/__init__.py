@@ -10,6 +10,17 @@ from lbq.errors import ConfigError
 MODES = ("nat", "dr", "tun")
 
 
+def exercise(mode: str, number: int, ask: str | None) -> int:
+    """Run ``lbq lab MODE --exercise N [--check | --hint | --solution]`` and return its exit status."""
+    if mode not in MODES:
+        raise ConfigError(f"no lab for mode '{mode}'; there are {', '.join(MODES)}")
+    from lbq.lab import exercises
+
+    if ask == "check":
+        return exercises.report(mode, number)
+    return exercises.tell(mode, number, ask) if ask else exercises.begin(mode, number)
+
+
 def main(mode: str, keep: bool = False, down: bool = False) -> int:
     """Run ``lbq lab MODE [--keep | --down]`` and return its exit status."""
     if mode not in MODES:

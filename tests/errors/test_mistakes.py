@@ -32,6 +32,9 @@ MISTAKES = [
     (("whatif", "--table", "/no/such", "drain a b"), "cannot read /no/such: No such file or directory"),
     (("trace", "--count", "0"), "--count '0' is not a number from 1 to"),
     (("trace", "--every", "x"), "--every 'x' is not a number from 1 to"),
+    (("lab", "nat", "--exercise", "99"), "there is no exercise 99 for nat; there are 1 to 5"),
+    (("lab", "nat", "--exercise", "x"), "--exercise 'x' is not a number"),
+    (("lab", "nat", "--check"), "say lbq lab MODE --exercise N"),
     # the mode
     ((*VIP,), "no --mode: say how packets reach the real servers: --mode nat, dr or tun"),
     ((*VIP, "--mode", "natt"), "unknown mode 'natt'; did you mean 'nat'?"),

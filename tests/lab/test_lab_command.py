@@ -214,3 +214,24 @@ def test_the_lab_of_dr_and_tun_shows_that_replies_bypass_the_director(private, m
     assert done.stdout.count(way) == 2
     assert ("protocol 4 (IPIP)" in done.stdout) == (mode == "tun")
     assert "Taken down" in done.stdout
+
+
+def test_an_exercise_is_begun_checked_mended_and_taken_down(private):
+    """The solution that is printed is commands, and they mend it."""
+    begun = private.lbq("lab", "nat", "--exercise", "1")
+    assert begun.returncode == 0, begun.stderr
+    assert "Every second request hangs" in begun.stdout and "without a way back" not in begun.stdout
+    assert private.namespaces() == NAMESPACES
+    again = private.lbq("lab", "nat", "--exercise", "2")
+    assert again.returncode == 2 and "exists already" in again.stderr
+
+    wrong = private.lbq("lab", "nat", "--exercise", "1", "--check")
+    assert wrong.returncode == 1 and "web02 answered none of them" in wrong.stdout
+    assert "ip route" in private.lbq("lab", "nat", "--exercise", "1", "--hint").stdout
+    solution = private.lbq("lab", "nat", "--exercise", "1", "--solution").stdout.splitlines()
+    assert solution[0] == "It is a real server without a way back."
+    assert private.call(*solution[1].split()).returncode == 0
+    mended = private.lbq("lab", "nat", "--exercise", "1", "--check")
+    assert mended.returncode == 0 and mended.stdout.startswith("It works:"), mended.stdout
+    assert private.lbq("lab", "nat", "--down").returncode == 0
+    assert private.namespaces() == []
