@@ -500,6 +500,12 @@ def _realserver(words: list[str]) -> int:
     return realserver.main(words)
 
 
+def _doctor(words: list[str]) -> int:
+    from lbq.doctor import command  # probes and all: nothing else needs it to start
+
+    return command.main(words)
+
+
 def _decap(words: list[str]) -> int:
     from lbq import decap  # only a real server needs it
 
@@ -556,6 +562,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "stop": _stop,
     "cleanup": _cleanup,
+    "doctor": _doctor,
     "lab": _lab,
     "explain": _explain,
     "trace": _trace,

@@ -145,13 +145,13 @@ def default_route_devices(family: int) -> set[str]:
 def client_devices(vips: list[int], family: int) -> set[str]:
     """Return the devices where clients come in: those of the *vips*' links and of default routes."""
     own = addresses(family)
-    return default_route_devices(family) | {device for vip in vips for device in _links_of(vip, family, own)}
+    return default_route_devices(family) | {device for vip in vips for device in links_of(vip, family, own)}
 
 
 def unanswered_device(vip: int, family: int) -> str | None:
     """Return the device on whose link *vip* lies when nobody here answers ARP or NDP for it there, else None."""
     own = addresses(family)
-    for device in _links_of(vip, family, own):
+    for device in links_of(vip, family, own):
         answered = (is_local(vip, family) if family == AF_INET else
                     any((entry.address, entry.device) == (vip, device) for entry in own))
         if not answered and not _is_proxied(vip, family, device):
@@ -159,7 +159,7 @@ def unanswered_device(vip: int, family: int) -> str | None:
     return None
 
 
-def _links_of(vip: int, family: int, own: list[Address]) -> list[str]:
+def links_of(vip: int, family: int, own: list[Address]) -> list[str]:
     """Return the devices on whose links *vip* lies, by the networks of this host's *own* addresses."""
     address = ipaddress.ip_address(address_bytes(vip, family))
     return [entry.device for entry in own if entry.device != "lo" and address in entry.network]

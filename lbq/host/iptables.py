@@ -32,9 +32,9 @@ class Iptables:
         self.save_program = str(Path(restore).with_name(Path(restore).name.replace("restore", "save")))
         self.variant = NFT if "nf_tables" in _run([restore, "--version"]) else LEGACY
 
-    def save(self) -> str:
-        """Return the rules of all tables that exist; makes no table."""
-        return _run([self.save_program])
+    def save(self, *, counted: bool = False) -> str:
+        """Return the rules of all tables that exist, *counted* with what each has met; makes no table."""
+        return _run([self.save_program, *(["-c"] if counted else [])])
 
     def unreadable_tables(self) -> list[str]:
         """Return the tables that this program neither lists nor changes, because nft wrote into them."""

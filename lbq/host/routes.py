@@ -97,7 +97,7 @@ def look(address: int, family: int, near: Neighbours) -> Route:
 
 def _look(address: int, family: int, near: Neighbours) -> tuple[Route, int, int]:
     """Return the route to *address*, its next hop, and the state of that neighbour."""
-    mtu, source, device, hop = _route(address, family)
+    mtu, source, device, hop = way(address, family)
     state, mac = near.get((device, hop), (0, ""))
     return (address, mtu, source, device, mac if state & USABLE else ""), hop, state
 
@@ -109,7 +109,7 @@ def _ask_again(family: int, device: int, hop: int, mac: str) -> None:
         ask(NETLINK_ROUTE, RTM_NEWNEIGH, body)
 
 
-def _route(address: int, family: int) -> tuple[int, int, int, int]:
+def way(address: int, family: int) -> tuple[int, int, int, int]:
     """Return MTU, source address, device number and next hop of the way to *address*."""
     request = RTMSG.pack(family, BITS[family], 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, address_bytes(address, family))
     try:

@@ -59,8 +59,8 @@ class Stack:
         for server in servers:
             self._steer(*server)
         self.marks = Counter(key.fwmark for key in services if key.fwmark)
-        members = [place for key in services for place in self._places_of_service(key)]
-        members += [place for server in servers for place in self._places_of_server(*server)]
+        members = [place for key in services for place in self.places_of_service(key)]
+        members += [place for server in servers for place in self.places_of_server(*server)]
         for kernel_set in self.sets:
             kernel_set.fill(member for where, member in members if where is kernel_set)
 
@@ -99,7 +99,7 @@ class Stack:
                 self.offloading.put_in()
             self.offloaded.add(key)
             undoing.callback(self.offloaded.discard, key)
-        lacks_rules = self._add(self._places_of_service(key), undoing)
+        lacks_rules = self._add(self.places_of_service(key), undoing)
         if key.fwmark:
             self.marks[key.fwmark] += 1
             undoing.callback(self._forget_mark, key.fwmark)
@@ -113,7 +113,7 @@ class Stack:
         if key.fwmark:
             self._forget_mark(key.fwmark)
             self.put_rules_in()
-        for where, member in self._places_of_service(key):
+        for where, member in self.places_of_service(key):
             where.remove(member)
         self.steered.discard(key)
         self.offloaded.discard(key)
@@ -127,12 +127,12 @@ class Stack:
         if steer:
             self._steer(key, address, port, mode, steer, offloaded)
             undoing.callback(self._steer_no_more, key, address, port, mode, steer, offloaded)
-        if self._add(self._places_of_server(key, address, port, mode, steer, offloaded), undoing):
+        if self._add(self.places_of_server(key, address, port, mode, steer, offloaded), undoing):
             self.put_rules_in()
 
     def remove_server(self, key: ServiceKey, address: int, port: int, mode: int, steer: int, offloaded: bool) -> None:
         """Leave a real server's replies alone, once the last service that added it has removed it."""
-        for where, member in self._places_of_server(key, address, port, mode, steer, offloaded):
+        for where, member in self.places_of_server(key, address, port, mode, steer, offloaded):
             where.remove(member)
         if steer:
             self._steer_no_more(key, address, port, mode, steer, offloaded)
@@ -188,7 +188,7 @@ class Stack:
         return {address for _, address, _ in (*self.rips.wanted, *self.steer_rips.wanted,
                                               *self.offload_rips.wanted)} | set(self.any_rips.wanted)
 
-    def _places_of_service(self, key: ServiceKey) -> list[tuple[MemberSet, Member | int]]:
+    def places_of_service(self, key: ServiceKey) -> list[tuple[MemberSet, Member | int]]:
         """Return which sets get what for a service."""
         if key.fwmark or key.address == 0:      # no packet is addressed to 0.0.0.0 or ::
             return []
@@ -198,7 +198,7 @@ class Stack:
         places = [(self.vips, (key.protocol, key.address, key.port))] if key.port else []
         return places + ([(self.any_vips, key.address)] if key.port in EVERY_PORT else [])
 
-    def _places_of_server(self, key: ServiceKey, address: int, port: int, mode: int, steer: int = 0,
+    def places_of_server(self, key: ServiceKey, address: int, port: int, mode: int, steer: int = 0,
                           offloaded: bool = False) -> list[tuple]:
         """Return which sets get what, so that the replies of a server of *key* are seen."""
         every_port = key.fwmark != 0 or key.port in EVERY_PORT

@@ -1,0 +1,413 @@
+"""Fill in a ``Facts``: ask the director, the kernel and the neighbours.  Nothing here judges, and nothing is changed.
+
+Each part that fails leaves one line in ``missing``: an odd machine is no reason for a traceback, and what could be
+seen of it is still told.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from lbq.control.client import ControlClient
+from lbq.control.rows import key_of, server_of
+from lbq.doctor import facts as topics
+from lbq.doctor.facts import Device, Facts, Ruleset, Server, Service, Vip
+from lbq.doctor.probing import SMALLEST, Attempt, Ears
+from lbq.errors import LbqError, NoSuchService, NotRunning, PermissionMissing
+from lbq.grammar import format_service, parse_address, parse_service
+from lbq.host import addresses, iptables, probes, routes, rules, sysctl
+from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
+from lbq.host.setup import state_directory
+from lbq.host.stack import Stack
+from lbq.log import one_line
+from lbq.model import AF_INET, AF_INET6, MODE_NAMES, NAT, TCP, TUN
+from lbq.modes import tun
+from lbq.netlink import MARK_MASK, bound_queues
+from lbq.queues import Queues
+
+MOST_PAGES = 40             # of connections that are looked through, each look
+MOST_SERVERS = 128          # that are probed
+FIRST_PART = 0.4            # of the look, after which the neighbours' MACs are known
+LENGTHS = (1492, 1400, 1280, 576, SMALLEST)     # of echo requests, below the MTU of the way
+ODD = (LbqError, OSError, ValueError, LookupError, struct.error)     # what an odd machine makes of looking at it
+COUNTED = re.compile(r"^\[(\d+):\d+\] ")
+SETTINGS = ("rp_filter", "send_redirects", "accept_local", "forwarding")
+RTM_GETLINK = 18
+IFINFOMSG = struct.Struct("=BxHiII")
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
+IFF_UP, IFF_NOARP = 0x1, 0x80
+ARPHRD_ETHER = 1
+Waiting = dict[tuple, int]  # connections whose SYN has no answer yet: who they are, and their client
+
+
+def gather(service: str | None, seconds: float, passive: bool) -> Facts:
+    """Return what there is to know, after looking for so many *seconds*; *passive* sends nothing.
+
+    Raises when the doctor may not look at all, or is asked about a service that is not there.
+    """
+    probes.check_permission()
+    facts = Facts(release=os.uname().release, seconds=seconds)
+    wanted = None if service is None else parse_service(service)
+    try:
+        client = ControlClient(state_directory())
+    except NotRunning:
+        if wanted is not None:
+            raise
+        facts.missing[topics.DIRECTOR] = topics.NO_DIRECTOR
+        client = None
+    try:
+        before = None if client is None else _ask_director(facts, client, wanted)
+        _attempt(facts, topics.QUEUES, _read_queues)
+        _attempt(facts, topics.LINKS, _read_links)
+        _attempt(facts, topics.RULES, _read_rules)
+        if passive:
+            facts.missing[topics.PROBES] = topics.PASSIVE
+            time.sleep(seconds)
+        else:
+            _attempt(facts, topics.PROBES, _probe)
+        if before is not None:
+            _ask_again(facts, client, *before)
+    finally:
+        if client is not None:
+            client.close()
+    _attempt(facts, topics.LINKS, _read_ways_back)
+    return facts
+
+
+def _attempt(facts: Facts, topic: str, look: Callable[[Facts], None]) -> None:
+    """Have a look; what hinders it is why the *topic* is missing."""
+    try:
+        look(facts)
+    except ODD as error:
+        if isinstance(error, PermissionMissing):
+            raise
+        facts.missing.setdefault(topic, one_line(f"cannot look: {_reason(error)}"))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if isinstance(error, LbqError) else f"this host says what nobody understands ({error!r})"
+
+
+# ---- The director ----------------------------------------------------------------------------------------
+
+
+def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[dict, Waiting]:
+    """Learn which services there are; return counters and waiting connections, to compare with later."""
+    facts.status = client.call("status")
+    stats = client.call("stats")
+    for row in stats["services"]:
+        key = key_of(row)
+        if wanted is None or key == wanted:
+            facts.services.append(Service(key, [_server(key, server) for server in row["servers"]],
+                                          row.get("data_path", "rewrite"), tuple(row["flags"])))
+    if wanted is not None and not facts.services:
+        raise NoSuchService(f"no service {format_service(wanted)}; `lbq list` shows those there are")
+    queues = Queues(facts.status["queue"], facts.status.get("workers", 1))
+    by_kernel = any(service.data_path != "rewrite" for service in facts.services)
+    facts.queues = list(queues.all if by_kernel else queues.whole)
+    return _counters(stats), _waiting(client)
+
+
+def _server(key, row: dict) -> Server:
+    words = server_of(row)
+    server = Server(key, words.address, words.port, words.family, MODE_NAMES[words.mode])
+    server.packets_in, server.packets_out = _packets(row)
+    if words.mode == TUN:
+        server.tunnel = (words.tunnel, words.tunnel_port, words.tunnel_csum)
+        server.overhead = tun.overhead(words.tunnel, words.tunnel_csum, words.family == AF_INET6)
+    return server
+
+
+def _packets(row: dict) -> tuple[int, int]:
+    return row["stats"]["packets_in"], row["stats"]["packets_out"]
+
+
+def _counters(stats: dict) -> dict[str, int]:
+    return {name: value for name, value in {**stats["counters"], **(stats["queue"] or {})}.items()
+            if isinstance(value, int)}
+
+
+def _waiting(client: ControlClient) -> Waiting:
+    """Return the connections whose SYN was not answered yet, or whose client has not heard so."""
+    found, cursor = {}, 0
+    for _ in range(MOST_PAGES):
+        page = client.call("connections", cursor=cursor)
+        for row in page["connections"]:
+            if row["state"] == "SYN_RECV":
+                place = tuple(row[name] for name in ("caddr", "cport", "vaddr", "vport", "daddr", "dport"))
+                found[place] = parse_address(row["caddr"])[0]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    return found
+
+
+def _ask_again(facts: Facts, client: ControlClient, counters: dict, waiting: Waiting) -> None:
+    """See what has changed during the look."""
+    stats = client.call("stats")
+    facts.counters = _counters(stats)
+    facts.grown = {name: value - counters.get(name, 0) for name, value in facts.counters.items()}
+    now = {(key_of(row), server["address"], server["port"]): _packets(server)
+           for row in stats["services"] for server in row["servers"]}
+    still = {place: client_address for place, client_address in _waiting(client).items() if place in waiting}
+    for server in facts.servers():
+        before = server.packets_in, server.packets_out
+        server.packets_in, server.packets_out = now.get((server.service, server.host(), server.port), before)
+        server.grown_in, server.grown_out = server.packets_in - before[0], server.packets_out - before[1]
+        server.waiting = [address for (*_, vip, vport, rip, rport), address in still.items()
+                          if (rip, rport) == (server.host(), server.port)
+                          and (server.service.fwmark or vport == server.service.port)]
+
+
+# ---- This host -------------------------------------------------------------------------------------------
+
+
+def _read_queues(facts: Facts) -> None:
+    """See whether packets can be queued, and who holds which queue."""
+    facts.bound = bound_queues()
+    for family in (AF_INET, AF_INET6):
+        try:
+            tables = iptables.find(None, family)
+            facts.backends[family] = tables.command()
+            if family == AF_INET6:
+                probes.check_ipv6()
+            probes.check(tables, ("raw", "mangle"), family, several_workers=len(facts.queues) > 1)
+        except LbqError as error:
+            facts.unsupported[family] = str(error)
+
+
+def _read_links(facts: Facts) -> None:
+    """Read devices, their settings, and where VIPs and real servers are."""
+    for body in ask(NETLINK_ROUTE, RTM_GETLINK, IFINFOMSG.pack(0, 0, 0, 0, 0), NLM_F_DUMP):
+        _, kind, _, flags, _ = IFINFOMSG.unpack_from(body)
+        said = dict(walk(body[IFINFOMSG.size:]))
+        name = said[IFLA_IFNAME].rstrip(b"\0").decode()
+        facts.devices[name] = Device(name, struct.unpack("=I", said[IFLA_MTU])[0], said.get(IFLA_ADDRESS, b"").hex(),
+                                     bool(flags & IFF_UP), kind == ARPHRD_ETHER and not flags & IFF_NOARP)
+    keys = [sysctl.IP_FORWARD, sysctl.FORWARDING6]
+    keys += [f"{folder}/{name}/{setting}" for folder in (sysctl.INTERFACES, sysctl.INTERFACES6)
+             for name in ("all", *facts.devices) for setting in SETTINGS]
+    facts.sysctls = sysctl.read_all(keys)
+    facts.reverse_path_drops = _reverse_path_drops()
+    for family in facts.families():
+        vips = sorted({service.key.address for service in facts.services
+                       if service.key.family == family and service.key.address})
+        facts.client_devices[family] = addresses.client_devices(vips, family)
+        facts.vips += [_vip(vip, family) for vip in vips]
+    for server in facts.servers():
+        _find_way(server)
+
+
+def _vip(vip: int, family: int) -> Vip:
+    own = addresses.addresses(family)
+    return Vip(vip, family, next((entry.device for entry in own if entry.address == vip), None),
+               addresses.is_local(vip, family), addresses.links_of(vip, family, own),
+               addresses.unanswered_device(vip, family), addresses.gateway_towards(vip, family))
+
+
+def _find_way(server: Server) -> None:
+    server.mtu, server.source, number, hop = routes.way(server.address, server.family)
+    if server.mtu == routes.NO_ROUTE:
+        return
+    server.device = socket.if_indextoname(number) if number else None
+    if hop != server.address:
+        server.gateway = addresses.gateway_towards(server.address, server.family)
+
+
+def _reverse_path_drops() -> int:
+    """Return how many packets rp_filter has dropped in this network namespace."""
+    lines = [line.split() for line in Path("/proc/net/netstat").read_text().splitlines()
+             if line.startswith("TcpExt:")]
+    if len(lines) < 2:
+        return 0
+    return int(dict(zip(*lines[:2], strict=True)).get("IPReversePathFilter", 0))
+
+
+def _read_ways_back(facts: Facts) -> None:
+    """See by which device each client that waits would be answered."""
+    for client in {client for server in facts.servers() if server.service.family == AF_INET
+                   for client in server.waiting}:
+        facts.towards[client] = addresses.device_towards(client, AF_INET)
+
+
+def _read_rules(facts: Facts) -> None:
+    """Read the rules of every iptables there is, and what is in our sets."""
+    for family in (AF_INET, AF_INET6):
+        try:
+            for tables in iptables.installed(family):
+                facts.rulesets.append(read_rules(family, tables.command(), tables.save(counted=True)))
+        except LbqError:
+            if family in facts.families():
+                raise
+    queues = Queues(facts.queues[0] if facts.queues else 0)
+    for family in facts.families():
+        stack = Stack(family, queues, False, facts.status.get("mark_mask", MARK_MASK), logging.getLogger("lbq.doctor"))
+        for kernel_set in stack.sets:
+            held = kernel_set.members()
+            if held is not None:
+                facts.members[kernel_set.name] = held
+        for service in facts.services:
+            if service.key.family == family:
+                facts.wanted += _wanted(stack, service)
+
+
+def read_rules(family: int, command: str, saved: str) -> Ruleset:
+    """Return what ``iptables-save -c`` has *saved*."""
+    hits: dict[tuple[str, str], int] = {}
+    lines, table = [], ""
+    for line in saved.splitlines():
+        counted = COUNTED.match(line)
+        if line.startswith("*"):
+            table = line[1:].strip()
+        if counted:
+            line = line[counted.end():]
+            hits[table, line] = hits.get((table, line), 0) + int(counted[1])
+        lines.append(line)
+    return Ruleset(family, command, rules.parse("\n".join(lines)), hits)
+
+
+def _wanted(stack: Stack, service: Service) -> Iterable[tuple]:
+    """Return what should be in the sets for one service and its servers."""
+    if service.data_path == "steer":
+        stack.steered.add(service.key)
+    if service.data_path == "offload":
+        stack.offloaded.add(service.key)
+    places = list(stack.places_of_service(service.key))
+    for server in service.servers:
+        by_number = int(service.data_path != "rewrite" and server.port != 0)
+        mode = {name: number for number, name in MODE_NAMES.items()}[server.mode]
+        if mode == NAT or server.family == service.key.family:
+            places += stack.places_of_server(service.key, server.address, server.port, mode, by_number,
+                                             bool(by_number) and service.data_path == "offload")
+    return [(where.name, member, service) for where, member in places]
+
+
+# ---- The neighbours --------------------------------------------------------------------------------------
+
+
+def _probe(facts: Facts) -> None:
+    """Ask the hosts around, and hear what they say."""
+    start = time.monotonic()
+    vips = {family: {vip.address for vip in facts.vips if vip.family == family} for family in (AF_INET, AF_INET6)}
+    hosts = _hosts(facts)
+    with Ears(vips, facts.devices) as ears:
+        _ask_for_vips(facts, ears)
+        for (address, family), servers in hosts.items():
+            if servers[0].device not in (None, "lo"):
+                for length in (servers[0].mtu, *(length for length in LENGTHS if length < servers[0].mtu)):
+                    ears.send_echo((address, family), address, family, length)
+        attempts = _connect(facts, hosts)
+        ears.listen(start + facts.seconds * FIRST_PART, attempts)
+        _find_macs(hosts)
+        _ask_for_vips(facts, ears)
+        asked = _ask_about_vips(hosts, ears)
+        ears.listen(start + facts.seconds, attempts)
+    for attempt in attempts:
+        attempt.give_up()
+        setattr(*attempt.meant, attempt.outcome)
+    _note_answers(facts, ears, hosts, asked)
+
+
+def _hosts(facts: Facts) -> dict[tuple[int, int], list[Server]]:
+    """Return the real servers by address and family, as many as are probed."""
+    found: dict[tuple[int, int], list[Server]] = {}
+    for server in facts.servers():
+        place = server.address, server.family
+        if place in found or len(found) < MOST_SERVERS:
+            found.setdefault(place, []).append(server)
+    return found
+
+
+def _ask_for_vips(facts: Facts, ears: Ears) -> None:
+    for vip in facts.vips:
+        for name in set(vip.links):
+            device = facts.devices.get(name)
+            if device is None or not device.is_up or not device.is_ethernet:
+                continue
+            source = 0
+            if vip.family == AF_INET6:
+                own = [entry.address for entry in addresses.addresses(AF_INET6)
+                       if entry.device == name and entry.address != vip.address]
+                if not own:
+                    continue
+                source = own[0]
+            ears.ask_who_has(vip.address, vip.family, device, source)
+
+
+def _connect(facts: Facts, hosts: dict) -> list[Attempt]:
+    """Try to connect to NAT servers from the address on the way to them, and from the VIP."""
+    local = {(vip.address, vip.family) for vip in facts.vips if vip.is_local}
+    attempts = []
+    for server in (server for servers in hosts.values() for server in servers):
+        if server.mode != "nat" or server.service.protocol != TCP or server.port == 0 or server.device in (None, "lo"):
+            continue
+        sources = {"connect": server.source}
+        vip = server.service.address
+        if (vip, server.family) in local and server.device not in addresses.links_of(
+                vip, server.family, addresses.addresses(server.family)):
+            sources["connect_from_vip"] = vip
+        for name, source in sources.items():
+            with suppress(OSError):         # no more sockets, or the address is gone
+                attempt = Attempt(server.family, source, server.address, server.port)
+                attempt.meant = server, name
+                attempts.append(attempt)
+    return attempts
+
+
+def _find_macs(hosts: dict) -> None:
+    known = {family: routes.neighbours(family) for family in {family for _, family in hosts}}
+    for (_, family), servers in hosts.items():
+        for server in servers:
+            if server.device is not None:
+                hop = server.address if server.gateway is None else parse_address(server.gateway)[0]
+                _, server.mac = known[family].get((socket.if_nametoindex(server.device), hop), (0, ""))
+
+
+def _ask_about_vips(hosts: dict, ears: Ears) -> list[Server]:
+    """Hand DR and TUN servers an echo request for their VIP; return those that were."""
+    asked = []
+    for server in (server for servers in hosts.values() for server in servers):
+        vip, family = server.service.address, server.service.family
+        if not vip or server.device in (None, "lo"):
+            continue
+        if server.mode == "dr" and server.is_on_link() and server.mac and family == server.family:
+            ears.send_echo_to(id(server), vip, server.source, family, server.device, server.mac)
+        elif server.mode == "tun" and family == server.family:
+            with suppress(OSError):
+                ears.send_echo_in_tunnel(id(server), vip, server.source, server.address, family, *server.tunnel)
+        else:
+            continue
+        asked.append(server)
+    return asked
+
+
+def _note_answers(facts: Facts, ears: Ears, hosts: dict, asked: list[Server]) -> None:
+    came = {echo.name: max(other.length for other in ears.answered if other.name == echo.name)
+            for echo in ears.answered}
+    for place, servers in hosts.items():
+        if servers[0].device not in (None, "lo"):
+            for server in servers:
+                server.echo = came.get(place, 0)
+    for server in asked:
+        server.vip_echo = id(server) in came
+    own = facts.own_macs()
+    local = {family: set(addresses.local_addresses(family)) for family in facts.families()}
+    for vip in facts.vips:
+        place = vip.family, vip.address
+        vip.answers = _others(ears.answers.get(place, ()), own)
+        vip.announcers = _others(ears.announcers.get(place, ()), own)
+        vip.passing = _others((heard for heard, destination in ears.passing.get(place, ())
+                               if destination not in local[vip.family]), own)
+
+
+def _others(heard: Iterable, own: set[str]) -> dict[str, str]:
+    return {mac: device for device, mac in heard if mac not in own}

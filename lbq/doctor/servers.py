@@ -1,0 +1,121 @@
+"""The real servers as seen from here: are they there, do they take what is for the VIP, do large packets arrive."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lbq.doctor.facts import DIRECTOR, OPEN, PROBES, REFUSED, SILENT, Facts, Server
+from lbq.doctor.finding import Finding, check
+from lbq.doctor.host import has_direct, has_nat, has_servers
+from lbq.grammar import format_address, format_service
+
+MOST_CLIENTS = 3        # that are named
+
+
+@check(DIRECTOR, PROBES, concerns=has_servers)
+def server_reachable(facts: Facts) -> Iterator[Finding]:
+    """every real server has a route, and one on this host's links a MAC"""
+    for server in _each_host(facts):
+        if server.mtu < 0:
+            yield Finding(f"this host has no route to real server {server.host()}", "nothing reaches it",
+                          f"ip route add {server.host()} via GATEWAY", format_service(server.service))
+        elif server.is_on_link() and server.device != "lo" and server.echo == 0 and not server.mac:
+            yield Finding(f"real server {server.host()} does not answer on {server.device}: nobody there has its "
+                          "address", "it is down, or on another link; new connections are given to it all the same",
+                          f"lbq set server {format_service(server.service)} {server.name()},weight=0 until it is back",
+                          format_service(server.service))
+
+
+@check(DIRECTOR, PROBES, concerns=has_nat)
+def server_listens(facts: Facts) -> Iterator[Finding]:
+    """every NAT server takes connections from this host"""
+    for server in facts.servers("nat"):
+        if server.connect == REFUSED:
+            yield Finding(f"real server {server.name()} refuses connections", "nothing listens on that port there, "
+                          "and clients that are sent to it are refused",
+                          f"start the program on {server.host()} that should listen on port {server.port}",
+                          format_service(server.service))
+        elif server.connect == SILENT and server.echo:
+            yield Finding(f"real server {server.name()} answers echo requests, and no SYN from this host",
+                          "a firewall on it, or on the way, drops connections to that port",
+                          f"let {format_address(server.source, server.family)} and clients through on {server.host()}",
+                          format_service(server.service))
+
+
+@check(DIRECTOR, PROBES, concerns=has_nat)
+def return_path(facts: Facts) -> Iterator[Finding]:
+    """the answers of NAT servers come back through this host"""
+    for server in facts.servers("nat"):
+        seen = _unanswered(server)
+        elsewhere = server.connect == OPEN and server.connect_from_vip == SILENT
+        if not elsewhere and not (seen and server.connect in (OPEN, None)):
+            continue
+        if not elsewhere and server.connect is None and server.echo == 0:
+            continue            # it is not there: another check says so
+        gateway = format_address(server.source, server.family)
+        towards = "" if server.is_on_link() else f"; and {server.gateway}, on the way, must send its answers here, too"
+        what = seen or "it answers this host when asked from an address on the way to it, and not when asked from the VIP"
+        yield Finding(f"answers of real server {server.name()} do not come back through this host: {what}",
+                      "with NAT they must, to get the VIP for their source again; a client drops those that come from "
+                      "the real server's address",
+                      f"on {server.host()}: ip route replace default via {gateway}{towards}",
+                      format_service(server.service))
+
+
+def _unanswered(server: Server) -> str:
+    """Return what traffic says about answers that do not come, "" when it says nothing."""
+    if server.packets_in and not server.packets_out:
+        return f"{server.packets_in} packets went there, and none has come back" + _clients(server)
+    if server.waiting and not server.grown_out:
+        return f"SYNs go there, and no SYN-ACK comes back{_clients(server)}"
+    return ""
+
+
+def _clients(server: Server) -> str:
+    if not server.waiting:
+        return ""
+    names = sorted({format_address(client, server.service.family) for client in server.waiting})
+    more = f" and {len(names) - MOST_CLIENTS} more" if len(names) > MOST_CLIENTS else ""
+    return f" (waiting: {', '.join(names[:MOST_CLIENTS])}{more})"
+
+
+@check(DIRECTOR, PROBES, concerns=has_direct)
+def vip_on_server(facts: Facts) -> Iterator[Finding]:
+    """the DR and TUN servers take packets that are for the VIP"""
+    for server in facts.servers("dr", "tun"):
+        if server.vip_echo is not False or not server.echo:
+            continue
+        vip = format_address(server.service.address, server.service.family)
+        what = "what is for the VIP" if server.mode == "dr" else "what is for the VIP out of its tunnel"
+        seen = "; clients wait for it" + _clients(server) if server.waiting else ""
+        yield Finding(f"real server {server.host()} does not take {what} {vip}: it answers echo requests to its own "
+                      f"address and not those{seen}",
+                      "it does not have the VIP" + (", or no tunnel ends there, or rp_filter drops what comes out of it"
+                                                    if server.mode == "tun" else ""),
+                      f"on {server.host()}: lbq realserver {server.mode} --vip {vip}" + (
+                          f" (and lbq decap --vip {vip} where its kernel has no tunnel device)"
+                          if server.mode == "tun" else ""), format_service(server.service))
+
+
+@check(DIRECTOR, PROBES, concerns=has_servers)
+def path_mtu(facts: Facts) -> Iterator[Finding]:
+    """packets as long as the way to a real server should take arrive there"""
+    for server in _each_host(facts):
+        if server.echo and server.mtu > server.echo:
+            yield Finding(f"packets of {server.mtu} bytes do not reach real server {server.host()}, those of "
+                          f"{server.echo} do", "small requests work and large ones hang: somewhere on the way there is a "
+                          "smaller MTU, and nobody says so",
+                          f"ip route replace {server.host()} {_way(server)} mtu {server.echo}; or mend the MTU on the "
+                          "way", format_service(server.service))
+
+
+def _way(server: Server) -> str:
+    return f"via {server.gateway} dev {server.device}" if server.gateway else f"dev {server.device}"
+
+
+def _each_host(facts: Facts) -> Iterator[Server]:
+    """Give one server of each address."""
+    seen = set()
+    for server in facts.servers():
+        if (server.address, server.family) not in seen:
+            seen.add((server.address, server.family))
+            yield server
