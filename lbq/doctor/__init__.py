@@ -7,12 +7,15 @@
 """
 from __future__ import annotations
 
-from lbq.doctor import host, neighbours, queue, rules, servers
+from lbq.doctor import firewall, host, neighbours, offload, queue, rules, servers, tunnels
 
 CHECKS = (
     queue.nfqueue, queue.queue_bound, queue.queue_drops, queue.socket_overruns, queue.losses, queue.kernel_races,
     rules.rules_present, rules.set_members, rules.rules_hit,
-    host.ip_forward, host.rp_filter, host.send_redirects, host.accept_local,
+    host.ip_forward, host.rp_filter, host.client_route, host.send_redirects, host.accept_local,
+    firewall.before_lbq, firewall.conntrack, firewall.forward, firewall.input_rules,
+    offload.device_offloads, offload.conntrack_settings,
     neighbours.vip_address, neighbours.vip_answers, neighbours.vip_announced,
     servers.server_reachable, servers.server_listens, servers.return_path, servers.vip_on_server, servers.path_mtu,
+    tunnels.tunnel_mtu,
 )

@@ -153,7 +153,8 @@ class Facts:
     devices: dict[str, Device] = field(default_factory=dict)
     vips: list[Vip] = field(default_factory=list)
     client_devices: dict[int, set[str]] = field(default_factory=dict)   # by family: where clients come in
-    towards: dict[int, str | None] = field(default_factory=dict)        # waiting IPv4 clients: the device towards them
+    # Of each client that waits, with its family: the device by which it would be answered.
+    towards: dict[tuple[int, int], str | None] = field(default_factory=dict)
     reverse_path_drops: int = 0
     rulesets: list[Ruleset] = field(default_factory=list)
     members: dict[str, set] = field(default_factory=dict)       # of our sets; a set that is not there is no key

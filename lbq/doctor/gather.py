@@ -5,11 +5,14 @@ seen of it is still told.
 """
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,11 +21,12 @@ from pathlib import Path
 from lbq.control.client import ControlClient
 from lbq.control.rows import key_of, server_of
 from lbq.doctor import facts as topics
-from lbq.doctor.facts import Device, Facts, Ruleset, Server, Service, Vip
+from lbq.doctor import nft
+from lbq.doctor.facts import Device, Facts, NftChain, Ruleset, Server, Service, Vip
 from lbq.doctor.probing import SMALLEST, Attempt, Ears
-from lbq.errors import LbqError, NoSuchService, NotRunning, PermissionMissing
+from lbq.errors import HostError, LbqError, NoSuchService, NotRunning, PermissionMissing
 from lbq.grammar import format_service, parse_address, parse_service
-from lbq.host import addresses, iptables, probes, routes, rules, sysctl
+from lbq.host import addresses, ethtool, flows, iptables, nftables, probes, routes, rules, sysctl
 from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
 from lbq.host.setup import state_directory
 from lbq.host.stack import Stack
@@ -34,16 +38,22 @@ from lbq.queues import Queues
 
 MOST_PAGES = 40             # of connections that are looked through, each look
 MOST_SERVERS = 128          # that are probed
+SYN_RECV_SECONDS = 60       # that lbq waits after a SYN
+PATIENCE_SECONDS = 9        # after which a client has sent another one, or given up: it does after 1, 3, 7 and 15
 FIRST_PART = 0.4            # of the look, after which the neighbours' MACs are known
 LENGTHS = (1492, 1400, 1280, 576, SMALLEST)     # of echo requests, below the MTU of the way
-ODD = (LbqError, OSError, ValueError, LookupError, struct.error)     # what an odd machine makes of looking at it
+# What an odd machine makes of looking at it.
+ODD = (LbqError, OSError, ValueError, LookupError, struct.error, subprocess.SubprocessError)
 COUNTED = re.compile(r"^\[(\d+):\d+\] ")
+CONNTRACK_ROOM = tuple(f"{sysctl.CONNTRACK}nf_conntrack_{name}" for name in ("count", "max"))
 SETTINGS = ("rp_filter", "send_redirects", "accept_local", "forwarding")
 RTM_GETLINK = 18
 IFINFOMSG = struct.Struct("=BxHiII")
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
 IFF_UP, IFF_NOARP = 0x1, 0x80
 ARPHRD_ETHER = 1
+FAMILY = {nftables.NFPROTO_INET: "inet", **nftables.NAMES}
+HOOKS = {0: "prerouting", nftables.NF_INET_FORWARD: "forward"}
 Waiting = dict[tuple, int]  # connections whose SYN has no answer yet: who they are, and their client
 
 
@@ -137,12 +147,12 @@ def _counters(stats: dict) -> dict[str, int]:
 
 
 def _waiting(client: ControlClient) -> Waiting:
-    """Return the connections whose SYN was not answered yet, or whose client has not heard so."""
+    """Return the connections whose SYN was not answered yet, or whose client has not heard so, and who still tries."""
     found, cursor = {}, 0
     for _ in range(MOST_PAGES):
         page = client.call("connections", cursor=cursor)
         for row in page["connections"]:
-            if row["state"] == "SYN_RECV":
+            if row["state"] == "SYN_RECV" and row["expires_seconds"] >= SYN_RECV_SECONDS - PATIENCE_SECONDS:
                 place = tuple(row[name] for name in ("caddr", "cport", "vaddr", "vport", "daddr", "dport"))
                 found[place] = parse_address(row["caddr"])[0]
         cursor = page["next"]
@@ -192,8 +202,9 @@ def _read_links(facts: Facts) -> None:
         said = dict(walk(body[IFINFOMSG.size:]))
         name = said[IFLA_IFNAME].rstrip(b"\0").decode()
         facts.devices[name] = Device(name, struct.unpack("=I", said[IFLA_MTU])[0], said.get(IFLA_ADDRESS, b"").hex(),
-                                     bool(flags & IFF_UP), kind == ARPHRD_ETHER and not flags & IFF_NOARP)
-    keys = [sysctl.IP_FORWARD, sysctl.FORWARDING6]
+                                     bool(flags & IFF_UP), kind == ARPHRD_ETHER and not flags & IFF_NOARP,
+                                     ethtool.active_features(name))
+    keys = [sysctl.IP_FORWARD, sysctl.FORWARDING6, flows.ACCOUNTING, flows.TELLING, *CONNTRACK_ROOM]
     keys += [f"{folder}/{name}/{setting}" for folder in (sysctl.INTERFACES, sysctl.INTERFACES6)
              for name in ("all", *facts.devices) for setting in SETTINGS]
     facts.sysctls = sysctl.read_all(keys)
@@ -234,9 +245,8 @@ def _reverse_path_drops() -> int:
 
 def _read_ways_back(facts: Facts) -> None:
     """See by which device each client that waits would be answered."""
-    for client in {client for server in facts.servers() if server.service.family == AF_INET
-                   for client in server.waiting}:
-        facts.towards[client] = addresses.device_towards(client, AF_INET)
+    for client, family in {(client, server.service.family) for server in facts.servers() for client in server.waiting}:
+        facts.towards[client, family] = addresses.device_towards(client, family)
 
 
 def _read_rules(facts: Facts) -> None:
@@ -248,6 +258,7 @@ def _read_rules(facts: Facts) -> None:
         except LbqError:
             if family in facts.families():
                 raise
+    facts.nft = _nft_chains()
     queues = Queues(facts.queues[0] if facts.queues else 0)
     for family in facts.families():
         stack = Stack(family, queues, False, facts.status.get("mark_mask", MARK_MASK), logging.getLogger("lbq.doctor"))
@@ -258,6 +269,26 @@ def _read_rules(facts: Facts) -> None:
         for service in facts.services:
             if service.key.family == family:
                 facts.wanted += _wanted(stack, service)
+
+
+def _nft_chains() -> list[NftChain]:
+    """Return the chains of nf_tables that are not iptables'; where there is no nft, without their rules."""
+    program = shutil.which("nft", path=iptables.SEARCH)
+    if program is None:
+        return [NftChain(FAMILY[family], chain.table, chain.name, HOOKS.get(chain.hook, ""),
+                         policy=("drop", "accept")[chain.policy == nftables.NF_ACCEPT])
+                for family in FAMILY for chain in nftables.base_chains(family) if not _is_iptables(FAMILY[family],
+                                                                                                    chain.table)]
+    done = subprocess.run([program, "-j", "list", "ruleset"], capture_output=True, text=True, check=False,
+                          timeout=iptables.RUN_SECONDS)
+    if done.returncode != 0:
+        raise HostError(f"nft list ruleset: {done.stderr.strip() or f'exit status {done.returncode}'}")
+    return [chain for chain in nft.chains_of(json.loads(done.stdout)) if not _is_iptables(chain.family, chain.table)
+            and not chain.table.startswith("lbq")]
+
+
+def _is_iptables(family: str, table: str) -> bool:
+    return family in nftables.NAMES.values() and table in nftables.IPTABLES_OWN
 
 
 def read_rules(family: int, command: str, saved: str) -> Ruleset:
@@ -301,6 +332,8 @@ def _probe(facts: Facts) -> None:
     hosts = _hosts(facts)
     with Ears(vips, facts.devices) as ears:
         _ask_for_vips(facts, ears)
+        _find_macs(hosts)
+        asked = _ask_about_vips(hosts, ears)        # first: a server that knows our MAC already does not ask for it
         for (address, family), servers in hosts.items():
             if servers[0].device not in (None, "lo"):
                 for length in (servers[0].mtu, *(length for length in LENGTHS if length < servers[0].mtu)):
@@ -309,7 +342,7 @@ def _probe(facts: Facts) -> None:
         ears.listen(start + facts.seconds * FIRST_PART, attempts)
         _find_macs(hosts)
         _ask_for_vips(facts, ears)
-        asked = _ask_about_vips(hosts, ears)
+        asked += _ask_about_vips(hosts, ears)
         ears.listen(start + facts.seconds, attempts)
     for attempt in attempts:
         attempt.give_up()

@@ -54,7 +54,9 @@ def rp_filter(facts: Facts) -> Iterator[Finding]:
     """no client is refused because the way back to it is another"""
     if not facts.reverse_path_drops:
         return
-    for client, device in sorted(facts.towards.items()):
+    for (client, family), device in sorted(facts.towards.items()):
+        if family != AF_INET:
+            continue
         strict = [name for name in sorted(facts.client_devices.get(AF_INET, ())) if name != device
                   and reverse_path(facts, name) == STRICT]
         for name in strict[:1]:
@@ -65,6 +67,17 @@ def rp_filter(facts: Facts) -> Iterator[Finding]:
                 "the kernel drops a packet that comes in by a device by which its source would not be answered",
                 f"sysctl -w net.ipv4.conf.{name}.rp_filter=2 net.ipv4.conf.all.rp_filter=2; or a route: "
                 f"ip route add {format_address(client)} dev {name}")
+
+
+@check(DIRECTOR, LINKS)
+def client_route(facts: Facts) -> Iterator[Finding]:
+    """this host has a route to every client that waits for an answer"""
+    for (client, family), device in sorted(facts.towards.items()):
+        if device is None:
+            name = format_address(client, family)
+            yield Finding(f"the client {name} waits, and this host has no route to it",
+                          "with NAT the answers go through this host, which has nowhere to send them",
+                          f"ip route add {name} via GATEWAY; or a default route")
 
 
 def reverse_path(facts: Facts, device: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from lbq.doctor.facts import DIRECTOR, RULES, Facts, Ruleset, Service
 from lbq.doctor.finding import Finding, check
 from lbq.grammar import format_address
-from lbq.host.rules import JUMPS, REPLY, REQUEST
+from lbq.host.rules import JUMPS, NOTRACK, REPLY, REQUEST, SETS
 from lbq.model import PROTOCOL_NAMES
 
 RESTART = "lbq save >FILE; lbq stop; start the director again; lbq import FILE"
@@ -48,17 +48,19 @@ def set_members(facts: Facts) -> Iterator[Finding]:
 
 @check(DIRECTOR, RULES, concerns=balances)
 def rules_hit(facts: Facts) -> Iterator[Finding]:
-    """packets that the kernel hands over come in at the director"""
-    seen = facts.counters.get("packets", 0)
+    """the packets of services that the raw table has seen are queued by the mangle table"""
     for family in facts.families():
         ruleset = _ours(facts, family)
         if ruleset is None:
             continue
-        hit = sum(count for (table, rule), count in ruleset.hits.items() if table == "mangle"
-                  and rule.startswith(("-A LBQ-REQUEST", "-A LBQ-REPLY")) and "-j NFQUEUE" in rule)
-        if hit and not seen:
-            yield Finding(f"{hit} packets met the rules that queue them, and none came to the director",
-                          "they are dropped on the way between kernel and director", RESTART)
+        match = f"--match-set {SETS[family].vip} dst,dst"
+        seen, queued = (sum(count for (where, rule), count in ruleset.hits.items()
+                            if where == table and rule.startswith(f"-A {chain} ") and match in rule)
+                        for table, chain in (("raw", NOTRACK), ("mangle", REQUEST)))
+        if queued < seen // 2 or (seen and not queued):
+            yield Finding(f"{ruleset.command}: {seen} packets of services came into the raw table, and {queued} to the "
+                          "rule that queues them", "a rule between the two takes them; only its counter tells which",
+                          f"{ruleset.command}-save -c: look in raw and mangle PREROUTING for what counts them")
 
 
 def _ours(facts: Facts, family: int) -> Ruleset | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lbq.doctor.facts import DIRECTOR, OPEN, PROBES, REFUSED, SILENT, Facts, Server
+from lbq.doctor.facts import DIRECTOR, LINKS, OPEN, PROBES, REFUSED, SILENT, Facts, Server
 from lbq.doctor.finding import Finding, check
 from lbq.doctor.host import has_direct, has_nat, has_servers
 from lbq.grammar import format_address, format_service
@@ -41,19 +41,17 @@ def server_listens(facts: Facts) -> Iterator[Finding]:
                           format_service(server.service))
 
 
-@check(DIRECTOR, PROBES, concerns=has_nat)
+@check(DIRECTOR, LINKS, concerns=has_nat)
 def return_path(facts: Facts) -> Iterator[Finding]:
     """the answers of NAT servers come back through this host"""
     for server in facts.servers("nat"):
-        seen = _unanswered(server)
-        elsewhere = server.connect == OPEN and server.connect_from_vip == SILENT
-        if not elsewhere and not (seen and server.connect in (OPEN, None)):
-            continue
-        if not elsewhere and server.connect is None and server.echo == 0:
-            continue            # it is not there: another check says so
+        seen = _unanswered(facts, server)
+        elsewhere = server.connect in (OPEN, REFUSED) and server.connect_from_vip == SILENT
+        if not elsewhere and not (seen and server.connect in (OPEN, None) and server.echo != 0):
+            continue            # what does not answer at all is another check's
         gateway = format_address(server.source, server.family)
         towards = "" if server.is_on_link() else f"; and {server.gateway}, on the way, must send its answers here, too"
-        what = seen or "it answers this host when asked from an address on the way to it, and not when asked from the VIP"
+        what = seen or "asked from an address on the way to it, it answers this host; asked from the VIP, it does not"
         yield Finding(f"answers of real server {server.name()} do not come back through this host: {what}",
                       "with NAT they must, to get the VIP for their source again; a client drops those that come from "
                       "the real server's address",
@@ -61,9 +59,16 @@ def return_path(facts: Facts) -> Iterator[Finding]:
                       format_service(server.service))
 
 
-def _unanswered(server: Server) -> str:
-    """Return what traffic says about answers that do not come, "" when it says nothing."""
-    if server.packets_in and not server.packets_out:
+def _unanswered(facts: Facts, server: Server) -> str:
+    """Return what traffic says about answers that do not come, "" when it says nothing.
+
+    A client that this host would not answer where clients are may wait for another reason.
+    """
+    devices = facts.client_devices.get(server.service.family, set())
+    astray = [client for client in server.waiting if facts.towards.get((client, server.service.family)) not in devices]
+    if astray and len(astray) == len(server.waiting):
+        return ""
+    if server.packets_in and not server.packets_out and server.connect_from_vip != OPEN:
         return f"{server.packets_in} packets went there, and none has come back" + _clients(server)
     if server.waiting and not server.grown_out:
         return f"SYNs go there, and no SYN-ACK comes back{_clients(server)}"
@@ -82,7 +87,8 @@ def _clients(server: Server) -> str:
 def vip_on_server(facts: Facts) -> Iterator[Finding]:
     """the DR and TUN servers take packets that are for the VIP"""
     for server in facts.servers("dr", "tun"):
-        if server.vip_echo is not False or not server.echo:
+        announced = any(server.mac in vip.announcers for vip in facts.vips)     # our kernel does not answer who says so
+        if server.vip_echo is not False or not server.echo or announced:
             continue
         vip = format_address(server.service.address, server.service.family)
         what = "what is for the VIP" if server.mode == "dr" else "what is for the VIP out of its tunnel"
@@ -102,8 +108,8 @@ def path_mtu(facts: Facts) -> Iterator[Finding]:
     for server in _each_host(facts):
         if server.echo and server.mtu > server.echo:
             yield Finding(f"packets of {server.mtu} bytes do not reach real server {server.host()}, those of "
-                          f"{server.echo} do", "small requests work and large ones hang: somewhere on the way there is a "
-                          "smaller MTU, and nobody says so",
+                          f"{server.echo} do", "small requests work and large ones hang: somewhere on the way there "
+                          "is a smaller MTU, and nobody says so",
                           f"ip route replace {server.host()} {_way(server)} mtu {server.echo}; or mend the MTU on the "
                           "way", format_service(server.service))
 

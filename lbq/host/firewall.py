@@ -22,7 +22,7 @@ from lbq.host.rules import SETS, Saved
 from lbq.model import PROTOCOL_NAMES
 
 ACCEPT, DROP = "ACCEPT", "DROP"
-FINAL = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP, "NFQUEUE": ACCEPT, "QUEUE": ACCEPT}
+FINAL = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP, "NFQUEUE": ACCEPT, "QUEUE": ACCEPT, "TPROXY": ACCEPT}
 PORT_OPTIONS = {"--dport", "--dports"}
 DEEPEST = 32        # chains within chains; iptables itself refuses loops
 
@@ -60,6 +60,18 @@ def dropped_by(saved: Saved, packet: Packet) -> str | None:
     if verdict is None and any(line.startswith(":FORWARD DROP") for line in lines):
         return "policy DROP"
     return why if verdict == DROP else None
+
+
+def decided_before(saved: Saved, table: str, chain: str, ours: str, packet: Packet,
+                   only: str | None = None) -> str | None:
+    """Return the rule of *chain* that decides about *packet* before the jump to *ours*, or None; *only* one verdict."""
+    lines = saved.get(table, [])
+    own = next((at for at, line in enumerate(lines) if line == f"-A {chain} -j {ours}"), None)
+    if own is None:
+        return None
+    first = [line for at, line in enumerate(lines) if at < own or not line.startswith(f"-A {chain} ")]
+    verdict, why = _walk(first, chain, packet, DEEPEST)
+    return why if verdict is not None and verdict == (only or verdict) else None
 
 
 def rules_to_add(command: str, family: int, server: tuple[int, int, int]) -> str:

@@ -1,23 +1,40 @@
 """``lbq doctor``: each thing broken for real, and named; and in the healthy lab nothing is said."""
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
+import socket
+import struct
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from lbq.lab.namespace import Namespace
-from lbq.lab.topology import GATEWAY, Lab
-from tests.helpers.topology import curl, new_lab
+from lbq.doctor import CHECKS
+from lbq.doctor.finding import examine
+from lbq.doctor.gather import gather
+from lbq.host.netlink import HEADER, NLM_F_REQUEST, attribute
+from lbq.lab.namespace import Namespace, Process
+from lbq.lab.routed import DIRECTOR, RoutedLab
+from lbq.lab.topology import GATEWAY, Lab, lbq_command, this_lbq
+from lbq.netlink import NFNL_SUBSYS_QUEUE, NFQA_CFG_QUEUE_MAXLEN, NFQNL_MSG_CONFIG, bound_queues
+from tests.helpers import dual
+from tests.helpers.dual import v6, with_ipv6
+from tests.helpers.processes import worker_of
+from tests.helpers.topology import connect, curl, features, new_lab, tell, udp_socket
 
-WAIT = "0.4"        # the lab's hosts answer at once
+SECONDS = 0.3       # of a look: the lab's hosts answer at once
+LONGER = "1.5"      # for a look at traffic that a test makes meanwhile
+SYS_PIDFD_GETFD = 438
 
 
 @contextmanager
 def running(kind, *arguments, mode: str) -> Iterator[Lab]:
-    """Give a lab with web servers and a director, for a whole module."""
-    with new_lab(kind, *arguments) as lab:
+    """Give a lab with web servers and a director, for a whole module; several stand beside each other."""
+    with kind(*arguments, prefix=f"lbqt{os.getpid()}-{mode}-") as lab:
         lab.start_web_servers()
         reals = [word for server in lab.servers for word in ("--real", server.address)]
         lab.start_director("--vip", f"{lab.vip}:80", "--mode", mode, "--scheduler", "rr", *reals)
@@ -31,19 +48,33 @@ def nat() -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def dr() -> Iterator[Lab]:
+    """Give the lab of DR with a director."""
+    with running(RoutedLab, "dr", mode="dr") as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def tun() -> Iterator[Lab]:
+    """Give the lab of TUN with a director."""
+    with running(RoutedLab, "tun", mode="tun") as lab:
+        yield lab
+
+
 def doctor(lab: Lab, *words: str) -> dict:
     """Return what the doctor says of the director of *lab*."""
-    done = lab.lbq("doctor", "--json", "--wait", WAIT, *words, check=False)
+    done = lab.lbq("doctor", "--json", "--wait", SECONDS, *words, check=False)
     assert done.stdout, done.stderr
     said = json.loads(done.stdout)
     assert done.returncode == said["status"], done.stderr
     return said
 
 
-def findings(lab: Lab, *words: str) -> dict[str, str]:
-    """Return what is found, in words, by check."""
-    return {found["check"]: " | ".join((found["what"], found["why"], found["fix"]))
-            for found in doctor(lab, *words)["findings"]}
+def findings(lab: Lab, name: str | None = None, passive: bool = False) -> dict[str, str]:
+    """Return what is found, in words, by check; the same without a process of its own."""
+    report = examine(lab.director.call(gather, name, SECONDS, passive), CHECKS)
+    return {found.check: " | ".join((found.what, found.why, found.fix)) for found in report.findings}
 
 
 @contextmanager
@@ -67,10 +98,56 @@ def instead(host: Namespace, there: str, gone: str) -> Iterator[None]:
         host.run(gone.split())
 
 
-def test_nothing_is_wrong_in_a_healthy_nat_lab(nat):
-    curl(nat.client, f"http://{nat.vip}/")
+@contextmanager
+def rule(host: Namespace, words: str, program: str = "iptables") -> Iterator[None]:
+    """Put a rule, ``-t TABLE -I CHAIN …``, in on *host* for the length of a ``with`` block."""
+    with instead(host, f"{program} {words}", f"{program} " + words.replace(" -I ", " -D ").replace(" -A ", " -D ")):
+        yield
 
-    said = doctor(nat)
+
+@contextmanager
+def service(lab: Lab, name: str, *servers: str, **settings) -> Iterator[None]:
+    """Have the director of *lab* balance one more service for the length of a ``with`` block."""
+    tell(lab, "add_service", service=name, **settings)
+    try:
+        for server in servers:
+            tell(lab, "add_server", service=name, server=server)
+        yield
+    finally:
+        tell(lab, "delete_service", service=name)
+
+
+@contextmanager
+def waiting(lab: Lab, source: str = "", connections: int = 1) -> Iterator[None]:
+    """Have the client begin connections to the VIP, whatever comes of them; at the end they are forgotten."""
+    with ExitStack() as stack:
+        with lab.client.inside():
+            socks = [stack.enter_context(socket.socket()) for _ in range(connections)]
+        for sock in socks:
+            sock.setblocking(False)
+            if source:
+                sock.bind((source, 0))
+            sock.connect_ex((lab.vip, 80))
+        yield
+    tell(lab, "end_connections", service=f"{lab.vip}:80")
+
+
+@contextmanager
+def looking(lab: Lab) -> Iterator[dict[str, str]]:
+    """Let the doctor look while the ``with`` block makes traffic; what is found is there after it."""
+    process = lab.director.popen(lbq_command("doctor", "--json", "--wait", LONGER), env=this_lbq())
+    found: dict[str, str] = {}
+    yield found
+    report, _ = process.communicate(timeout=20)
+    found |= {one["check"]: " | ".join((one["what"], one["why"], one["fix"])) for one in json.loads(report)["findings"]}
+
+
+@pytest.mark.parametrize("mode", ["nat", "dr", "tun"])
+def test_nothing_is_wrong_in_a_healthy_lab(mode, request):
+    lab = request.getfixturevalue(mode)
+    curl(lab.client, f"http://{lab.vip}/")
+
+    said = doctor(lab)
 
     assert (said["findings"], said["not_looked_at"], said["status"]) == ([], [], 0)
 
@@ -78,9 +155,13 @@ def test_nothing_is_wrong_in_a_healthy_nat_lab(nat):
 def test_forwarding_that_somebody_switched_off(nat):
     with setting(nat.director, "net.ipv4.ip_forward", 0):
         found = findings(nat)
+        with setting(nat.director, "net.ipv4.ip_forward", 1), \
+                setting(nat.director, "net.ipv4.conf.clients.forwarding", 0):
+            one_device = findings(nat)
 
-    assert list(found) == ["ip_forward"]
+    assert list(found) == list(one_device) == ["ip_forward"]
     assert "sysctl -w net.ipv4.ip_forward=1" in found["ip_forward"]
+    assert "sysctl -w net.ipv4.conf.clients.forwarding=1" in one_device["ip_forward"]
 
 
 def test_a_real_server_without_its_gateway_is_named(nat):
@@ -93,15 +174,77 @@ def test_a_real_server_without_its_gateway_is_named(nat):
     assert f"on {web01.address}: ip route replace default via {GATEWAY}" in found["return_path"]
 
 
+def test_syns_without_a_syn_ack_tell_of_a_missing_gateway_as_well(nat):
+    web01 = nat.servers[0]
+    with instead(web01, "ip route del default", f"ip route add default via {GATEWAY}"), \
+            waiting(nat, connections=2):
+        found = findings(nat, passive=True)
+
+    assert list(found) == ["return_path"]
+    assert web01.address in found["return_path"] and f"waiting: {nat.client.address}" in found["return_path"]
+
+
 def test_rules_that_another_program_has_flushed(nat):
-    nat.director.run(["iptables", "-t", "mangle", "-D", "PREROUTING", "-j", "LBQ-REQUEST"])
-    try:
+    with instead(nat.director, "iptables -t mangle -D PREROUTING -j LBQ-REQUEST",
+                 "iptables -t mangle -A PREROUTING -j LBQ-REQUEST"):
         found = findings(nat)
-    finally:
-        nat.director.run(["iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "LBQ-REQUEST"])
 
     assert list(found) == ["rules_present"]
     assert "iptables -t mangle -A PREROUTING -j LBQ-REQUEST" in found["rules_present"]
+
+
+def test_members_that_a_set_has_lost(nat):
+    member = f"lbq-rip {nat.servers[0].address},tcp:80"
+    with instead(nat.director, f"ipset del {member}", f"ipset add {member}"):
+        found = findings(nat)
+
+    assert "set_members" in found
+    assert f"ipset add {member}" in found["set_members"]
+
+
+def test_packets_that_disappear_between_our_rules(nat):
+    """By a rule that cannot be judged by reading: it has a limit."""
+    nat.director.run(["iptables", "-t", "raw", "-Z"])
+    nat.director.run(["iptables", "-t", "mangle", "-Z"])
+    limited = "-t raw -A PREROUTING -p tcp --dport 80 -m limit --limit 1000/s -j DROP"
+    with rule(nat.director, limited), waiting(nat):
+        found = findings(nat)
+
+    assert list(found) == ["rules_hit"]
+
+
+def test_a_strict_reverse_path_filter_that_drops_clients(nat):
+    far = "10.99.0.5"
+    with instead(nat.client, f"ip address add {far}/32 dev eth0", f"ip address del {far}/32 dev eth0"):
+        with setting(nat.director, "net.ipv4.conf.clients.rp_filter", 1), waiting(nat, far):
+            strict = findings(nat)
+        with instead(nat.director, f"ip route add {far} dev servers", f"ip route del {far} dev servers"), \
+                setting(nat.director, "net.ipv4.conf.clients.rp_filter", 1), waiting(nat, far):
+            elsewhere = findings(nat)
+
+    assert set(strict) == {"rp_filter", "client_route"}
+    assert f"ip route add {far} via GATEWAY" in strict["client_route"]
+    assert set(elsewhere) == {"rp_filter"}
+    assert f"the way back to the client {far} leaves by servers" in elsewhere["rp_filter"]
+    assert "sysctl -w net.ipv4.conf.clients.rp_filter=2" in elsewhere["rp_filter"]
+
+
+def test_redirects_where_clients_and_servers_share_a_link(nat):
+    with service(nat, f"{GATEWAY}:8080", f"{nat.servers[0].address}:80"):
+        assert findings(nat) == {}
+        with setting(nat.director, "net.ipv4.conf.servers.send_redirects", 1):
+            found = findings(nat)
+
+    assert list(found) == ["send_redirects"]
+    assert "sysctl -w net.ipv4.conf.servers.send_redirects=0" in found["send_redirects"]
+
+
+def test_a_vip_that_nobody_answers_for(nat):
+    with service(nat, "192.168.10.77:80"):
+        found = findings(nat)
+
+    assert list(found) == ["vip_address"]
+    assert "ip addr add 192.168.10.77/32 dev clients" in found["vip_address"]
 
 
 def test_another_host_that_has_the_vip_is_found(nat):
@@ -109,3 +252,268 @@ def test_another_host_that_has_the_vip_is_found(nat):
         found = findings(nat)
 
     assert list(found) == ["vip_answers"]
+    mac = nat.client.run(["ip", "-o", "link", "show", "eth0"]).stdout.partition("link/ether ")[2].split()[0]
+    assert f"a host with the MAC {mac} answers ARP for {nat.vip} on clients" in found["vip_answers"]
+
+
+@pytest.mark.parametrize(("server", "check", "words"), [
+    ("192.168.20.99:80", "server_reachable", "does not answer on servers"),
+    ("192.168.20.1:81", "server_listens", "192.168.20.1:81 refuses connections"),
+    ("10.1.1.1:80", "server_reachable", "no route to real server 10.1.1.1"),
+])
+def test_real_servers_that_are_not_there(nat, server, check, words):
+    with service(nat, f"{nat.vip}:82", server):
+        found = findings(nat)
+
+    assert list(found) == [check]
+    assert words in found[check]
+
+
+def test_a_firewall_on_a_real_server(nat):
+    with rule(nat.servers[0], "-t filter -I INPUT -p tcp --dport 80 -j DROP"):
+        found = findings(nat)
+
+    assert list(found) == ["server_listens"]
+
+
+def test_a_path_that_is_narrower_than_it_says(nat):
+    with instead(nat.servers[0], "ip link set eth0 mtu 1300", "ip link set eth0 mtu 1500"):
+        found = findings(nat)
+
+    assert list(found) == ["path_mtu"]
+    assert "those of 1280 do" in found["path_mtu"]
+
+
+@pytest.mark.parametrize(("words", "check"), [
+    ("-t filter -I FORWARD -j REJECT", "forward"),
+    ("-t mangle -I PREROUTING -p tcp --dport 80 -j ACCEPT", "before_lbq"),
+    ("-t raw -I PREROUTING -p tcp --dport 80 -j DROP", "before_lbq"),
+    ("-t raw -I PREROUTING -j ACCEPT", "conntrack"),
+    ("-t filter -I INPUT -p tcp --dport 80 -j ACCEPT", "input_rules"),
+])
+def test_rules_of_other_programs(nat, words, check):
+    with rule(nat.director, words):
+        found = findings(nat)
+
+    assert list(found) == [check]
+
+
+def test_the_program_whose_rule_it_is_is_named(nat):
+    with instead(nat.director, "iptables -N DOCKER-USER", "iptables -X DOCKER-USER"), \
+            rule(nat.director, "-t filter -A DOCKER-USER -j DROP"), \
+            rule(nat.director, "-t filter -I FORWARD -j DOCKER-USER"):
+        found = findings(nat)
+
+    assert list(found) == ["forward"]
+    assert "(of docker)" in found["forward"] and "--accept-forward" in found["forward"]
+
+
+@pytest.mark.parametrize(("hook", "rule_words", "check"), [
+    ("forward priority filter", "ct state established,related accept", "forward"),      # the policy drops
+    ("forward priority filter", "iifname clients goto zone", "forward"),
+    ("prerouting priority raw", "tcp dport 80 drop", "before_lbq"),
+])
+def test_rules_of_nf_tables(nat, hook, rule_words, check):
+    policy = "drop" if "established" in rule_words else "accept"
+    with instead(nat.director, "nft add table inet firewalld", "nft delete table inet firewalld"):
+        for words in ("add chain inet firewalld zone", "add rule inet firewalld zone reject",
+                      f"add chain inet firewalld base {{ type filter hook {hook}; policy {policy}; }}",
+                      f"add rule inet firewalld base {rule_words}"):
+            nat.director.run(["nft", words])
+        found = findings(nat)
+
+    assert list(found) == [check]
+    assert "(of firewalld)" in found[check]
+
+
+def test_a_device_that_joins_datagrams(nat):
+    with service(nat, f"udp:{nat.vip}:5300", nat.servers[0].address, mode="dr"):
+        before = findings(nat)
+        with instead(nat.director, "ethtool -K clients rx-udp-gro-forwarding on",
+                     "ethtool -K clients rx-udp-gro-forwarding off"):
+            found = findings(nat)
+
+    assert list(before) == ["vip_on_server"]         # indeed: a NAT server has no VIP
+    assert set(found) - set(before) == {"device_offloads"}
+    assert "ethtool -K clients rx-udp-gro-forwarding off" in found["device_offloads"]
+
+
+def test_conntrack_that_no_longer_counts_what_it_carries(nat):
+    name = f"{nat.vip}:8081"
+    with service(nat, name, f"{nat.servers[0].address}:8081", data_path="offload"), \
+            setting(nat.director, "net.netfilter.nf_conntrack_acct", 0):
+        found = findings(nat, name, passive=True)
+
+    assert list(found) == ["conntrack_settings"]
+    assert "sysctl -w net.netfilter.nf_conntrack_acct=1" in found["conntrack_settings"]
+
+
+def test_a_dr_server_that_answers_arp_for_the_vip(dr):
+    web01 = dr.servers[0]
+    with setting(web01, "net.ipv4.conf.all.arp_ignore", 0):
+        found = findings(dr)
+
+    assert list(found) == ["vip_answers"]
+    assert f"real server {web01.address} (" in found["vip_answers"]
+    assert f"on {web01.address}: lbq realserver dr --vip {dr.vip}" in found["vip_answers"]
+
+
+def test_a_dr_server_that_announces_the_vip(dr):
+    web01 = dr.servers[0]
+    with setting(web01, "net.ipv4.conf.all.arp_announce", 0), setting(web01, "net.ipv4.conf.lo.arp_announce", 0):
+        curl(dr.client, f"http://{dr.vip}/")
+        web01.run(["ip", "neigh", "flush", "dev", "eth0"])
+        found = findings(dr)
+
+    dr.router.run(["ip", "neigh", "flush", "dev", "segment"])
+    assert list(found) == ["vip_announced"]
+    assert "arp_announce=2" in found["vip_announced"] and web01.address in found["vip_announced"]
+
+
+@pytest.mark.parametrize("mode", ["dr", "tun"])
+def test_a_server_without_the_vip(mode, request):
+    lab = request.getfixturevalue(mode)
+    web01 = lab.servers[0]
+    with instead(web01, f"ip address del {lab.vip}/32 dev lo", f"ip address add {lab.vip}/32 dev lo"):
+        found = findings(lab)
+
+    assert list(found) == ["vip_on_server"]
+    assert f"on {web01.address}: lbq realserver {mode} --vip {lab.vip}" in found["vip_on_server"]
+
+
+def test_answers_of_a_dr_server_that_come_through_the_director(dr):
+    web01 = dr.servers[0]
+    with instead(web01, f"ip route replace default via {DIRECTOR}",
+                 "ip route replace default via 172.16.10.254"), looking(dr) as found:
+        for _ in range(8):
+            with waiting(dr, connections=2):
+                time.sleep(0.2)
+
+    assert list(found) == ["accept_local"]
+    assert f"real server {web01.address} sends its answers from {dr.vip} through this host" in found["accept_local"]
+    assert "net.ipv4.conf.eth0.accept_local=1" in found["accept_local"]
+
+
+def test_uploads_that_are_too_long_for_a_tunnel(tun):
+    """Last of its lab: the director counts such packets as long as it runs."""
+    with features(tun.client, "tso off gso off"), connect(tun.client, tun.vip) as sock:
+        sock.sendall(bytes(6000))
+        found = findings(tun)
+
+    assert list(found) == ["tunnel_mtu"]
+    assert "takes 1480 bytes of 1500" in found["tunnel_mtu"] and "advmss 1440" in found["tunnel_mtu"]
+
+
+def test_ipv6_is_looked_at_as_well():
+    with new_lab(Lab) as lab:
+        with_ipv6(lab)
+        lab.director.sysctl("net.ipv4.ip_forward", 1)
+        lab.start_director("--vip", dual.service(lab), "--mode", "nat", *dual.reals(lab))
+        vip = v6(lab.vip)
+        quiet = findings(lab)
+        with setting(lab.director, "net.ipv6.conf.all.forwarding", 0):
+            forwarding = findings(lab)
+        with instead(lab.client, f"ip address add {vip}/128 dev eth0 nodad", f"ip address del {vip}/128 dev eth0"):
+            answered = findings(lab)
+        with rule(lab.director, "-t filter -I FORWARD -j DROP", "ip6tables"):
+            dropped = findings(lab)
+        with instead(lab.servers[0], "ip -6 route del default",
+                     f"ip -6 route add default via {v6(GATEWAY)}"):
+            path = findings(lab)
+
+    assert list(quiet) == ["server_listens"]        # nobody listens in this lab
+    assert "net.ipv6.conf.all.forwarding is 0" in forwarding["ip_forward"]
+    assert f"answers neighbour solicitations for {vip} on clients" in answered["vip_answers"]
+    assert f"ip6tables -I FORWARD -p tcp -d {v6(lab.servers[0].address)}" in dropped["forward"]
+    assert f"on {v6(lab.servers[0].address)}: ip route replace default via {v6(GATEWAY)}" in path["return_path"]
+
+
+def test_what_a_director_leaves_that_was_killed():
+    with new_lab(Lab) as lab:
+        director = lab.start_director("--mode", "nat", "--real", lab.servers[0].address)
+        overrun(lab, director)
+        crowded = findings(lab)
+        lab.lbq("set", "server", f"{lab.vip}:80", f"{lab.servers[0].address},weight=0")
+        with waiting(lab):
+            refused = findings(lab)
+        director.kill()
+        director.wait()
+        said = doctor(lab)
+        lab.lbq("cleanup")
+        after = doctor(lab)
+
+    assert {"queue_drops", "socket_overruns"} <= set(crowded)
+    assert "losses" in refused and "dropped_no_server" in refused["losses"]
+    [found] = said["findings"]
+    assert found["check"] == "queue_bound" and "lbq cleanup" in found["fix"]
+    assert (after["findings"], after["status"]) == ([], 0)
+    assert {one["why"] for one in after["not_looked_at"]} == {"no director runs in this network namespace"}
+
+
+def overrun(lab: Lab, director: Process) -> None:
+    """Send more than the queue and its socket hold while nobody reads."""
+    tell(lab, "add_service", service=f"udp:{lab.vip}:5300")
+    worker = worker_of(director)
+    with udp_socket(lab.client, lab.vip, 5300) as sock, queue_socket(lab, worker) as queue:
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            queue.send(maximal_length(8))
+            for _ in range(20):
+                sock.send(b"more than eight")
+            queue.send(maximal_length(1000))
+            queue.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            for _ in range(20):
+                sock.send(b"more than fit")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+
+def queue_socket(lab: Lab, worker: int) -> socket.socket:
+    """Return the director's own socket of its queue, which the kernel lets nobody else set up."""
+    port = lab.director.call(bound_queues)[0]
+    libc, pid = ctypes.CDLL(None, use_errno=True), os.pidfd_open(worker)
+    for name in os.listdir(f"/proc/{worker}/fd"):
+        if os.readlink(f"/proc/{worker}/fd/{name}").startswith("socket:"):
+            sock = socket.socket(fileno=libc.syscall(SYS_PIDFD_GETFD, pid, int(name), 0))
+            if sock.family == socket.AF_NETLINK and sock.getsockname()[0] == port:
+                os.close(pid)
+                return sock
+            sock.close()
+    raise LookupError("the packet process has no such socket")
+
+
+def maximal_length(packets: int) -> bytes:
+    """Return the message that lets NFQUEUE 0 hold so many *packets*."""
+    body = struct.pack("!BBH", 0, 0, 0) + attribute(NFQA_CFG_QUEUE_MAXLEN, struct.pack("!I", packets))
+    return HEADER.pack(HEADER.size + len(body), NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_CONFIG, NLM_F_REQUEST, 1, 0) + body
+
+
+def test_a_host_that_cannot_queue_packets(nat):
+    done = nat.director.run(lbq_command("doctor", "--json", "--passive", "--wait", SECONDS), check=False,
+                            env=this_lbq() | {"LBQ_IPTABLES_RESTORE": "iptables-of-the-future-restore"})
+
+    [found] = json.loads(done.stdout)["findings"]
+    assert (found["check"], done.returncode) == ("nfqueue", 1)
+    assert "cannot find iptables-of-the-future-restore" in found["what"]
+
+
+def test_mistakes_are_one_line_and_status_2(nat):
+    for words in (("--service", "192.168.10.1:81"), ("--service", "nonsense"), ("--wait", "0"), ("--wait", "x")):
+        done = nat.lbq("doctor", *words, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), words
+
+
+def test_who_may_not_look_is_told_so(nat):
+    done = nat.director.run(["setpriv", "--bounding-set", "-net_admin", "--", *lbq_command("doctor")], check=False,
+                            env=this_lbq())
+
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "CAP_NET_ADMIN missing" in done.stderr
+
+
+def test_people_read_it_without_signs_where_those_cannot_be_shown(nat):
+    with setting(nat.director, "net.ipv4.ip_forward", 0):
+        done = nat.lbq("doctor", "--wait", SECONDS, check=False)
+
+    assert done.returncode == 1
+    assert "WRONG   ip_forward" in done.stdout and "fix:" in done.stdout and "✗" not in done.stdout
