@@ -45,7 +45,7 @@ class Server:
     mtu: int = 0
     mac: str = ""
     echo: int | None = None             # the longest packet that came back of those sent, 0: none did
-    vip_echo: bool | None = None        # whether it takes what is for the VIP
+    vip_echo: bool | None = None        # whether it takes what is for the VIP (DR, TUN), answers the VIP (NAT)
     connect: str | None = None          # how it took a connection from this host's address on the way to it
     connect_from_vip: str | None = None
 
@@ -161,6 +161,7 @@ class Facts:
     wanted: list[tuple] = field(default_factory=list)           # (set, member, service) that should be in them
     nft: list[NftChain] = field(default_factory=list)
     seconds: float = 0.0                                # how long the look took
+    left_out: list[str] = field(default_factory=list)   # what there was too much of
 
     def servers(self, *modes: str) -> Iterator[Server]:
         """Give the real servers of all services, or those of some *modes*."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lbq.doctor.facts import Facts
 
+NOT_UNDERSTOOD = (ValueError, LookupError, TypeError, AttributeError)
 MOST = 8        # findings of one check that are told; of the others, how many
 
 
@@ -66,11 +67,21 @@ def examine(facts: Facts, checks: Iterable[Check]) -> Report:
             report.unknown.append((one.name, reason))
         elif not one.concerns(facts):
             report.idle.append(one.name)
-        elif found := [finding._replace(check=one.name) for finding in one.judge(facts)]:
-            report.findings.extend(_bounded(found))
         else:
-            report.fine.append((one.name, one.claim))
+            _judge(facts, one, report)
     return report
+
+
+def _judge(facts: Facts, one: Check, report: Report) -> None:
+    """Make one check; a rule or a setting that nobody understands leaves it unmade, and the others go on."""
+    try:
+        found = [finding._replace(check=one.name) for finding in one.judge(facts)]
+    except NOT_UNDERSTOOD as error:
+        report.unknown.append((one.name, f"this host says what nobody understands ({error!r})"))
+        return
+    report.findings.extend(_bounded(found))
+    if not found:
+        report.fine.append((one.name, one.claim))
 
 
 def _bounded(found: list[Finding]) -> list[Finding]:

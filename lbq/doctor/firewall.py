@@ -10,6 +10,7 @@ a rule for ESTABLISHED does not let it through.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from lbq.doctor import nft
 from lbq.doctor.facts import DIRECTOR, LINKS, RULES, Facts, Server, Service
@@ -22,6 +23,7 @@ from lbq.host.rules import NOTRACK, REQUEST
 from lbq.model import PROTOCOL_NAMES
 
 MANGLE_PRIORITY = -150
+MOST_SERVERS = 1000     # whose packets are followed through FORWARD: one may take a millisecond
 SIGNS = (("KUBE-", "kube-proxy"), ("DOCKER", "docker"), ("ufw-", "ufw"), ("ufw6-", "ufw"), ("firewalld", "firewalld"),
          ("_ZONES", "firewalld"), ("LIBVIRT_", "libvirt"), ("CNI-", "a container network (CNI)"))
 
@@ -76,7 +78,7 @@ def conntrack(facts: Facts) -> Iterator[Finding]:
 @check(DIRECTOR, RULES, LINKS, concerns=has_nat)
 def forward(facts: Facts) -> Iterator[Finding]:
     """the firewall lets packets to real servers and their answers pass FORWARD"""
-    for server in facts.servers("nat"):
+    for server in islice(facts.servers("nat"), MOST_SERVERS):
         if server.device in (None, "lo") or server.service.fwmark or server.port == 0:
             continue
         place = server.service.protocol, server.address, server.port

@@ -15,7 +15,8 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
 
 from lbq.control.client import ControlClient
@@ -23,8 +24,9 @@ from lbq.control.rows import key_of, server_of
 from lbq.doctor import facts as topics
 from lbq.doctor import nft
 from lbq.doctor.facts import Device, Facts, NftChain, Ruleset, Server, Service, Vip
+from lbq.doctor.finding import NOT_UNDERSTOOD
 from lbq.doctor.probing import SMALLEST, Attempt, Ears
-from lbq.errors import HostError, LbqError, NoSuchService, NotRunning, PermissionMissing
+from lbq.errors import ConfigError, HostError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
 from lbq.grammar import format_service, parse_address, parse_service
 from lbq.host import addresses, ethtool, flows, iptables, nftables, probes, routes, rules, sysctl
 from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
@@ -38,12 +40,14 @@ from lbq.queues import Queues
 
 MOST_PAGES = 40             # of connections that are looked through, each look
 MOST_SERVERS = 128          # that are probed
+MOST_VIPS = 128             # that are looked at
+ANSWER_SECONDS = 10         # for the director
 SYN_RECV_SECONDS = 60       # that lbq waits after a SYN
 PATIENCE_SECONDS = 9        # after which a client has sent another one, or given up: it does after 1, 3, 7 and 15
 FIRST_PART = 0.4            # of the look, after which the neighbours' MACs are known
 LENGTHS = (1492, 1400, 1280, 576, SMALLEST)     # of echo requests, below the MTU of the way
 # What an odd machine makes of looking at it.
-ODD = (LbqError, OSError, ValueError, LookupError, struct.error, subprocess.SubprocessError)
+ODD = (LbqError, OSError, struct.error, subprocess.SubprocessError, *NOT_UNDERSTOOD)
 COUNTED = re.compile(r"^\[(\d+):\d+\] ")
 CONNTRACK_ROOM = tuple(f"{sysctl.CONNTRACK}nf_conntrack_{name}" for name in ("count", "max"))
 SETTINGS = ("rp_filter", "send_redirects", "accept_local", "forwarding")
@@ -65,15 +69,8 @@ def gather(service: str | None, seconds: float, passive: bool) -> Facts:
     probes.check_permission()
     facts = Facts(release=os.uname().release, seconds=seconds)
     wanted = None if service is None else parse_service(service)
-    try:
-        client = ControlClient(state_directory())
-    except NotRunning:
-        if wanted is not None:
-            raise
-        facts.missing[topics.DIRECTOR] = topics.NO_DIRECTOR
-        client = None
-    try:
-        before = None if client is None else _ask_director(facts, client, wanted)
+    with ExitStack() as stack:
+        before = _director(facts, wanted, lambda: _ask_director(facts, _client(stack), wanted))
         _attempt(facts, topics.QUEUES, _read_queues)
         _attempt(facts, topics.LINKS, _read_links)
         _attempt(facts, topics.RULES, _read_rules)
@@ -83,12 +80,30 @@ def gather(service: str | None, seconds: float, passive: bool) -> Facts:
         else:
             _attempt(facts, topics.PROBES, _probe)
         if before is not None:
-            _ask_again(facts, client, *before)
-    finally:
-        if client is not None:
-            client.close()
+            _director(facts, wanted, lambda: _ask_again(facts, *before))
     _attempt(facts, topics.LINKS, _read_ways_back)
     return facts
+
+
+def _client(stack: ExitStack) -> ControlClient:
+    return stack.enter_context(ControlClient(state_directory(), ANSWER_SECONDS))
+
+
+def _director(facts: Facts, wanted, ask: Callable):
+    """Return what the director answers; without a word of it there is still the host, unless one service is meant."""
+    try:
+        return ask()
+    except (ConfigError, *NOT_UNDERSTOOD) as error:     # ConfigError: rows that say something else than words do
+        reason = (f"the director's answers are not understood ({error!r}); is it of another version? Restart it "
+                  "with this one")
+        if wanted is not None:
+            raise PeerError(reason) from error
+    except (NotRunning, PeerError) as error:
+        if wanted is not None:
+            raise
+        reason = topics.NO_DIRECTOR if isinstance(error, NotRunning) else str(error)
+    facts.missing[topics.DIRECTOR] = one_line(reason)
+    return None
 
 
 def _attempt(facts: Facts, topic: str, look: Callable[[Facts], None]) -> None:
@@ -110,8 +125,8 @@ def _reason(error: Exception) -> str:
 # ---- The director ----------------------------------------------------------------------------------------
 
 
-def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[dict, Waiting]:
-    """Learn which services there are; return counters and waiting connections, to compare with later."""
+def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[ControlClient, dict, Waiting]:
+    """Learn which services there are; return whom to ask later, and counters and waiting connections as they are."""
     facts.status = client.call("status")
     stats = client.call("stats")
     for row in stats["services"]:
@@ -124,7 +139,7 @@ def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[dict, Wa
     queues = Queues(facts.status["queue"], facts.status.get("workers", 1))
     by_kernel = any(service.data_path != "rewrite" for service in facts.services)
     facts.queues = list(queues.all if by_kernel else queues.whole)
-    return _counters(stats), _waiting(client)
+    return client, _counters(stats), _waiting(client)
 
 
 def _server(key, row: dict) -> Server:
@@ -187,7 +202,7 @@ def _read_queues(facts: Facts) -> None:
     for family in (AF_INET, AF_INET6):
         try:
             tables = iptables.find(None, family)
-            facts.backends[family] = tables.command()
+            facts.backends[family] = f"{tables.command()} ({tables.variant})"
             if family == AF_INET6:
                 probes.check_ipv6()
             probes.check(tables, ("raw", "mangle"), family, several_workers=len(facts.queues) > 1)
@@ -212,10 +227,19 @@ def _read_links(facts: Facts) -> None:
     for family in facts.families():
         vips = sorted({service.key.address for service in facts.services
                        if service.key.family == family and service.key.address})
+        if len(vips) > MOST_VIPS:
+            facts.left_out.append(f"looked at {MOST_VIPS} of {len(vips)} VIPs; --service looks at one")
+            vips = vips[:MOST_VIPS]
         facts.client_devices[family] = addresses.client_devices(vips, family)
         facts.vips += [_vip(vip, family) for vip in vips]
+    ways: dict[tuple[int, int], Server] = {}
     for server in facts.servers():
-        _find_way(server)
+        known = ways.setdefault((server.address, server.family), server)
+        if known is server:
+            _find_way(server)
+        else:
+            server.mtu, server.source = known.mtu, known.source
+            server.device, server.gateway = known.device, known.gateway
 
 
 def _vip(vip: int, family: int) -> Vip:
@@ -333,7 +357,7 @@ def _probe(facts: Facts) -> None:
     with Ears(vips, facts.devices) as ears:
         _ask_for_vips(facts, ears)
         _find_macs(hosts)
-        asked = _ask_about_vips(hosts, ears)        # first: a server that knows our MAC already does not ask for it
+        asked = _ask_about_vips(facts, hosts, ears)     # first: whoever has our MAC by then does not ask for it
         for (address, family), servers in hosts.items():
             if servers[0].device not in (None, "lo"):
                 for length in (servers[0].mtu, *(length for length in LENGTHS if length < servers[0].mtu)):
@@ -342,7 +366,7 @@ def _probe(facts: Facts) -> None:
         ears.listen(start + facts.seconds * FIRST_PART, attempts)
         _find_macs(hosts)
         _ask_for_vips(facts, ears)
-        asked += _ask_about_vips(hosts, ears)
+        asked += _ask_about_vips(facts, hosts, ears)
         ears.listen(start + facts.seconds, attempts)
     for attempt in attempts:
         attempt.give_up()
@@ -354,10 +378,10 @@ def _hosts(facts: Facts) -> dict[tuple[int, int], list[Server]]:
     """Return the real servers by address and family, as many as are probed."""
     found: dict[tuple[int, int], list[Server]] = {}
     for server in facts.servers():
-        place = server.address, server.family
-        if place in found or len(found) < MOST_SERVERS:
-            found.setdefault(place, []).append(server)
-    return found
+        found.setdefault((server.address, server.family), []).append(server)
+    if len(found) > MOST_SERVERS:
+        facts.left_out.append(f"asked {MOST_SERVERS} of {len(found)} real servers; --service looks at one service's")
+    return dict(islice(found.items(), MOST_SERVERS))
 
 
 def _ask_for_vips(facts: Facts, ears: Ears) -> None:
@@ -378,22 +402,25 @@ def _ask_for_vips(facts: Facts, ears: Ears) -> None:
 
 def _connect(facts: Facts, hosts: dict) -> list[Attempt]:
     """Try to connect to NAT servers from the address on the way to them, and from the VIP."""
-    local = {(vip.address, vip.family) for vip in facts.vips if vip.is_local}
     attempts = []
     for server in (server for servers in hosts.values() for server in servers):
         if server.mode != "nat" or server.service.protocol != TCP or server.port == 0 or server.device in (None, "lo"):
             continue
         sources = {"connect": server.source}
-        vip = server.service.address
-        if (vip, server.family) in local and server.device not in addresses.links_of(
-                vip, server.family, addresses.addresses(server.family)):
-            sources["connect_from_vip"] = vip
+        if _can_ask_from_vip(facts, server):
+            sources["connect_from_vip"] = server.service.address
         for name, source in sources.items():
             with suppress(OSError):         # no more sockets, or the address is gone
                 attempt = Attempt(server.family, source, server.address, server.port)
                 attempt.meant = server, name
                 attempts.append(attempt)
     return attempts
+
+
+def _can_ask_from_vip(facts: Facts, server: Server) -> bool:
+    """Return True when a NAT server answers the VIP by way of its gateway alone, and the VIP is ours to ask from."""
+    return any(vip.is_local and server.device not in vip.links for vip in facts.vips
+               if (vip.address, vip.family) == (server.service.address, server.family))
 
 
 def _find_macs(hosts: dict) -> None:
@@ -405,8 +432,8 @@ def _find_macs(hosts: dict) -> None:
                 _, server.mac = known[family].get((socket.if_nametoindex(server.device), hop), (0, ""))
 
 
-def _ask_about_vips(hosts: dict, ears: Ears) -> list[Server]:
-    """Hand DR and TUN servers an echo request for their VIP; return those that were."""
+def _ask_about_vips(facts: Facts, hosts: dict, ears: Ears) -> list[Server]:
+    """Hand DR and TUN servers an echo request for their VIP, and NAT servers one from it; return those that were."""
     asked = []
     for server in (server for servers in hosts.values() for server in servers):
         vip, family = server.service.address, server.service.family
@@ -417,6 +444,8 @@ def _ask_about_vips(hosts: dict, ears: Ears) -> list[Server]:
         elif server.mode == "tun" and family == server.family:
             with suppress(OSError):
                 ears.send_echo_in_tunnel(id(server), vip, server.source, server.address, family, *server.tunnel)
+        elif server.mode == "nat" and _can_ask_from_vip(facts, server):
+            ears.send_echo(id(server), server.address, family, source=vip)
         else:
             continue
         asked.append(server)

@@ -88,6 +88,8 @@ def _holds(step: dict, packet: Packet) -> bool:
 
 def _compare(left: dict, options: list, packet: Packet) -> bool | None:
     """Return whether one of the *options* is what *left* names of the packet; None when that cannot be known."""
+    if not isinstance(left, dict):
+        return None
     if "ct" in left:
         return "untracked" in options if left["ct"].get("key") == "state" else None
     if "meta" in left:

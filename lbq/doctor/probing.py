@@ -122,12 +122,14 @@ class Ears:
         packet = ipv6(address_bytes(source, family), group, body)
         self._send(packet, device.name, ETH_P_IPV6, b"\x33\x33" + group[-4:])
 
-    def send_echo(self, name: object, destination: int, family: int, length: int = SMALLEST) -> None:
-        """Send an echo request of *length* bytes to *destination* as any program would."""
+    def send_echo(self, name: object, destination: int, family: int, length: int = SMALLEST, source: int = 0) -> None:
+        """Send an echo request of *length* bytes to *destination* as any program would, from *source* if it is said."""
         message = self._echo_request(name, family, length)
         with socket.socket(family, socket.SOCK_RAW, ICMP_PROTOCOL[family]) as raw:
             raw.setsockopt(*DONT_FRAGMENT[family])
             with suppress(OSError):                 # no route, or longer than the device takes
+                if source:
+                    raw.bind((socket.inet_ntop(family, address_bytes(source, family)), 0))
                 raw.sendto(message, (socket.inet_ntop(family, address_bytes(destination, family)), 0))
 
     def send_echo_to(self, name: object, destination: int, source: int, family: int, device: str, mac: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from lbq.doctor.facts import DIRECTOR, RULES, Facts, Ruleset, Service
 from lbq.doctor.finding import Finding, check
 from lbq.grammar import format_address
+from lbq.host import iptables
 from lbq.host.rules import JUMPS, NOTRACK, REPLY, REQUEST, SETS
 from lbq.model import PROTOCOL_NAMES
 
@@ -21,7 +22,7 @@ def balances(facts: Facts) -> bool:
 def rules_present(facts: Facts) -> Iterator[Finding]:
     """the rules that bring packets to the director are in place"""
     for family in facts.families():
-        command = facts.backends.get(family, "iptables")
+        command = iptables.NAMES[family]
         ruleset = _ours(facts, family)
         if ruleset is None:
             yield Finding(f"{command}: the rules of lbq are gone", "packets of the services pass this host as if no "
@@ -29,6 +30,7 @@ def rules_present(facts: Facts) -> Iterator[Finding]:
             continue
         for table in ("raw", "mangle"):
             lines = ruleset.tables.get(table, [])
+            command = ruleset.command
             for base, chain in JUMPS[table]:
                 if f"-A {base} -j {chain}" not in lines:
                     yield Finding(f"{command}: the rule -t {table} -A {base} -j {chain} is gone",

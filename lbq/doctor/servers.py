@@ -46,7 +46,8 @@ def return_path(facts: Facts) -> Iterator[Finding]:
     """the answers of NAT servers come back through this host"""
     for server in facts.servers("nat"):
         seen = _unanswered(facts, server)
-        elsewhere = server.connect in (OPEN, REFUSED) and server.connect_from_vip == SILENT
+        elsewhere = ((server.connect in (OPEN, REFUSED) and server.connect_from_vip == SILENT)
+                     or (server.connect is None and server.echo and server.vip_echo is False))
         if not elsewhere and not (seen and server.connect in (OPEN, None) and server.echo != 0):
             continue            # what does not answer at all is another check's
         gateway = format_address(server.source, server.family)
@@ -55,21 +56,28 @@ def return_path(facts: Facts) -> Iterator[Finding]:
         yield Finding(f"answers of real server {server.name()} do not come back through this host: {what}",
                       "with NAT they must, to get the VIP for their source again; a client drops those that come from "
                       "the real server's address",
-                      f"on {server.host()}: ip route replace default via {gateway}{towards}",
+                      _way_back(server) + f"{gateway}{towards}",
                       format_service(server.service))
+
+
+def _way_back(server: Server) -> str:
+    """Return what makes *server* answer by way of the address that follows."""
+    if server.connect_from_vip == OPEN and server.waiting:      # not all its answers go astray
+        client = format_address(server.waiting[0], server.service.family)
+        return f"on {server.host()}: see ip route get {client}; ip route replace {client} via "
+    return f"on {server.host()}: ip route replace default via "
 
 
 def _unanswered(facts: Facts, server: Server) -> str:
     """Return what traffic says about answers that do not come, "" when it says nothing.
 
-    A client that this host would not answer where clients are may wait for another reason.
+    A client that this host would not answer where clients are may wait for another reason.  Of datagrams nothing is
+    said: there are services that never answer.
     """
     devices = facts.client_devices.get(server.service.family, set())
     astray = [client for client in server.waiting if facts.towards.get((client, server.service.family)) not in devices]
     if astray and len(astray) == len(server.waiting):
         return ""
-    if server.packets_in and not server.packets_out and server.connect_from_vip != OPEN:
-        return f"{server.packets_in} packets went there, and none has come back" + _clients(server)
     if server.waiting and not server.grown_out:
         return f"SYNs go there, and no SYN-ACK comes back{_clients(server)}"
     return ""

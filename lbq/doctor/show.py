@@ -9,6 +9,7 @@ from textwrap import wrap
 from lbq.doctor.facts import Facts
 from lbq.doctor.finding import Report
 from lbq.log import one_line
+from lbq.model import FAMILY_NAMES
 
 WIDTH = 120
 SIGNS = {"fine": ("✓", "ok     "), "found": ("✗", "WRONG  "), "unknown": ("?", "unknown")}
@@ -29,6 +30,7 @@ def text(facts: Facts, report: Report, signs: bool) -> Iterator[str]:
         yield f"{_sign('found', signs)} {found.check}{where}"
         for word, sentence in (("what", found.what), ("why", found.why), ("fix", found.fix)):
             yield from _hanging(f"      {word + ':':<5} ", sentence, "            ")
+    yield from facts.left_out
     yield _summary(report)
 
 
@@ -36,11 +38,13 @@ def as_json(facts: Facts, report: Report, status: int) -> str:
     """Return the report as one JSON document."""
     return json.dumps({
         "status": status,
+        "backends": {FAMILY_NAMES[family]: name for family, name in facts.backends.items()},
         "services": [service.name() for service in facts.services],
         "findings": [found._asdict() for found in report.findings],
         "fine": [name for name, _ in report.fine],
         "not_looked_at": [{"check": name, "why": reason} for name, reason in report.unknown],
         "nothing_to_look_at": report.idle,
+        "left_out": facts.left_out,
     })
 
 
@@ -68,8 +72,8 @@ def _about(facts: Facts) -> str:
     modes = sorted({server.mode for server in facts.servers()})
     names = [service.name() for service in facts.services]
     services = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return (f"director {facts.status.get('version', '')}, {', '.join(modes) or 'no real server'}: "
-            f"{services or 'no service'}")
+    return (f"director {facts.status.get('version', '')} on {', '.join(facts.backends.values()) or 'no iptables'}, "
+            f"{', '.join(modes) or 'no real server'}: {services or 'no service'}")
 
 
 def _summary(report: Report) -> str:

@@ -1,0 +1,93 @@
+"""A director that hangs, is of another version, or speaks nonsense: one line, and the host is looked at anyhow."""
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from lbq.control import client
+from lbq.doctor import gather
+from lbq.doctor.facts import DIRECTOR, NO_DIRECTOR, Facts
+from lbq.errors import NotRunning, PeerError
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """Look at the director alone, one whose socket is in the folder that is returned."""
+    monkeypatch.setattr(gather, "state_directory", lambda: tmp_path)
+    monkeypatch.setattr(gather, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(gather.probes, "check_permission", lambda: None)
+    for look in ("_read_queues", "_read_links", "_read_rules", "_probe", "_read_ways_back"):
+        monkeypatch.setattr(gather, look, lambda facts: None)
+    return tmp_path
+
+
+@contextmanager
+def answering(folder, *results):
+    """Answer each request with the next of *results*, then no more."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / client.SOCKET_NAME))
+    listener.listen()
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines, suppress(BrokenPipeError):
+            for result in results:
+                lines.readline()
+                connection.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode() + b"\n")
+            lines.read()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.close()
+        thread.join(10)
+
+
+STATUS = {"queue": 0, "version": "0.1"}
+
+
+@pytest.mark.parametrize(("results", "reason"), [
+    ((), "has not answered in 0.1 s"),
+    (([],), "has not answered in 0.1 s"),
+    ((STATUS, {"services": [{"protocol": "tcp"}], "counters": {}, "queue": None}), "not understood"),
+    ((STATUS, {"services": 7}), "not understood"),
+    ((STATUS, {"services": [], "counters": {}, "queue": None}, {"connections": [{}], "next": None}), "not understood"),
+])
+def test_a_director_that_nobody_understands_is_one_line(alone, results, reason):
+    with answering(alone, *results):
+        facts = gather.gather(None, 0.1, passive=True)
+
+    assert reason in facts.missing[DIRECTOR]
+    assert "\n" not in facts.missing[DIRECTOR]
+
+
+
+def test_who_asks_about_a_service_is_told_that_the_director_is_not_understood(alone):
+    with answering(alone, STATUS, {"services": 7}), pytest.raises(PeerError, match="is it of another version"):
+        gather.gather("10.0.0.1:80", 0.1, passive=True)
+
+
+def test_no_director_is_no_trouble_unless_a_service_is_meant(alone):
+    assert gather.gather(None, 0.1, passive=True).missing[DIRECTOR] == NO_DIRECTOR
+    with pytest.raises(NotRunning):
+        gather.gather("10.0.0.1:80", 0.1, passive=True)
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (OSError(24, "Too many open files"), "cannot look: Too many open files"), (PeerError("a\nb"), "cannot look: a\\nb"),
+    (KeyError(7), "cannot look: this host says what nobody understands (KeyError(7))"),
+])
+def test_what_hinders_a_look_is_one_line(error, reason):
+    def look(facts):
+        raise error
+
+    facts = Facts()
+    gather._attempt(facts, "links", look)
+
+    assert facts.missing == {"links": reason}
