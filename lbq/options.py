@@ -56,6 +56,7 @@ commands that speak to the running director (each has its own --help):
   lbq del server SERVICE RIP[:PORT]             no more packets for it
   lbq drain SERVICE RIP[:PORT] [--end-after S] [--delete] [--wait]    weight 0, until its connections are gone
   lbq end [--service S] [--server RIP] [--client CIP] [--state STATE]    end connections; their clients begin anew
+  lbq doctor                                    what on this host, or around it, keeps packets from their way
   lbq explain --from CIP:PORT --to VIP:PORT     why such a packet goes where it goes; needs no director with --config
   lbq trace [--client CIP] [--only-drops] [--pcap FILE]... a line for each packet, live, and why one goes nowhere
   lbq whatif "del server SERVICE RIP"           which connections a change would move, cut or strand

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from lbq.doctor import CHECKS
-from lbq.doctor.finding import examine
+from lbq.doctor.finding import Finding, examine
 from lbq.doctor.gather import gather
 from lbq.host.netlink import HEADER, NLM_F_REQUEST, attribute
 from lbq.lab.namespace import Namespace, Process
@@ -71,10 +72,14 @@ def doctor(lab: Lab, *words: str) -> dict:
     return said
 
 
+def found_in(lab: Lab, name: str | None = None, passive: bool = False) -> list[Finding]:
+    """Return what is found; the same without a process of its own."""
+    return examine(lab.director.call(gather, name, SECONDS, passive), CHECKS).findings
+
+
 def findings(lab: Lab, name: str | None = None, passive: bool = False) -> dict[str, str]:
-    """Return what is found, in words, by check; the same without a process of its own."""
-    report = examine(lab.director.call(gather, name, SECONDS, passive), CHECKS)
-    return {found.check: " | ".join((found.what, found.why, found.fix)) for found in report.findings}
+    """Return what is found, in words, by check."""
+    return {found.check: " | ".join((found.what, found.why, found.fix)) for found in found_in(lab, name, passive)}
 
 
 @contextmanager
@@ -144,12 +149,63 @@ def looking(lab: Lab) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("mode", ["nat", "dr", "tun"])
 def test_nothing_is_wrong_in_a_healthy_lab(mode, request):
+    """Not while clients come and go, either."""
     lab = request.getfixturevalue(mode)
-    curl(lab.client, f"http://{lab.vip}/")
+    client = lab.client.popen(["sh", "-c", f"while curl -sS -o /dev/null http://{lab.vip}/; do :; done"])
 
     said = doctor(lab)
+    client.stop()
 
     assert (said["findings"], said["not_looked_at"], said["status"]) == ([], [], 0)
+
+
+@pytest.mark.parametrize(("name", "server", "settings"), [
+    ("192.168.10.1:8080", "192.168.20.1:80", {"data_path": "steer"}),
+    ("192.168.10.1:8080", "192.168.20.1:80", {"data_path": "offload"}),
+    ("192.168.10.1:0", "192.168.20.1", {"persistent": 300}),
+    ("192.168.10.1:21", "192.168.20.1:80", {}),
+    ("fwmark:7", "192.168.20.1", {}),
+    ("udp:192.168.10.1:53", "192.168.20.1:53", {"ops": True}),
+])
+def test_nothing_is_wrong_with_healthy_services_of_other_kinds(nat, name, server, settings):
+    if settings.get("data_path") == "offload":          # conntrack sees all replies of a server or none
+        server = "192.168.20.2:8080"
+        nat.servers[1].popen([sys.executable, "-P", "-m", "lbq.lab.web", "web02", "8080"], env=this_lbq()
+                             ).wait_for("ready")
+    with service(nat, name, server, **settings):
+        assert findings(nat) == {}
+
+
+CURED = [       # the lab, where it is broken, by what, and the check that finds it
+    ("nat", "director", "sysctl -w net.ipv4.ip_forward=0", "ip_forward"),
+    ("nat", "director", "iptables -t mangle -D POSTROUTING -j LBQ-REPLY", "rules_present"),
+    ("nat", "director", "ipset del lbq-vip 192.168.10.1,tcp:80", "set_members"),
+    ("nat", "web01", "ip route del default", "return_path"),
+    ("nat", "director", "iptables -t mangle -I PREROUTING -p tcp -m tcp --dport 80 -j ACCEPT", "before_lbq"),
+    ("nat", "director", "iptables -t raw -I PREROUTING -i clients -j ACCEPT", "conntrack"),
+    ("dr", "web01", "sysctl -w net.ipv4.conf.all.arp_ignore=0", "vip_answers"),
+    ("dr", "web01", "ip address del 172.16.10.1/32 dev lo", "vip_on_server"),
+    ("tun", "web01", "ip address del 172.16.10.1/32 dev lo", "vip_on_server"),
+]
+
+
+@pytest.mark.parametrize(("mode", "where", "broken", "check"), CURED)
+def test_the_fix_that_is_named_mends_it(mode, where, broken, check, request):
+    lab = request.getfixturevalue(mode)
+    host = lab.director if where == "director" else lab.servers[0]
+    host.run(broken.split())
+
+    [found] = found_in(lab)
+    assert found.check == check
+    if host is not lab.director:
+        assert found.fix.startswith(f"on {host.address}: ")
+    fix = found.fix.removeprefix(f"on {host.address}: ")
+    command = fix.partition(";")[0].partition(" (and")[0].split()
+    host.run([*lbq_command(), *command[1:]] if command[0] == "lbq" else command, env=this_lbq())
+
+    assert found_in(lab) == []
+    for _ in lab.servers:
+        curl(lab.client, f"http://{lab.vip}/", timeout=3)
 
 
 def test_forwarding_that_somebody_switched_off(nat):
@@ -406,6 +462,25 @@ def test_uploads_that_are_too_long_for_a_tunnel(tun):
 
     assert list(found) == ["tunnel_mtu"]
     assert "takes 1480 bytes of 1500" in found["tunnel_mtu"] and "advmss 1440" in found["tunnel_mtu"]
+
+
+@pytest.mark.parametrize("mode", ["dr", "tun"])
+def test_the_vip_of_ipv6_on_servers_of_dr_and_tun(mode):
+    with new_lab(RoutedLab, mode) as lab:
+        with_ipv6(lab)
+        lab.start_director("--vip", dual.service(lab), "--mode", mode, *dual.reals(lab))
+        vip, web01 = v6(lab.vip), lab.servers[0]
+        quiet = findings(lab)
+        with instead(web01, f"ip address del {vip}/128 dev lo", f"ip address add {vip}/128 dev lo"):
+            without = findings(lab)
+        with instead(web01, f"ip address add {vip}/128 dev eth0 nodad", f"ip address del {vip}/128 dev eth0"):
+            answered = findings(lab)
+
+    assert quiet == {}
+    assert list(without) == ["vip_on_server"]
+    assert list(answered) == (["vip_answers"] if mode == "dr" else [])         # with TUN it is on another link
+    if answered:
+        assert f"real server {v6(web01.address)} (" in answered["vip_answers"]
 
 
 def test_ipv6_is_looked_at_as_well():
