@@ -32,6 +32,7 @@ class Server:
     port: int
     family: int = AF_INET
     mode: str = "nat"
+    weight: int = 1
     tunnel: tuple[int, int, int] = (IPIP, 0, NOCSUM)    # kind, port, checksum
     overhead: int = 0                   # bytes that it takes
     packets_in: int = 0                 # at the end of the look
@@ -142,6 +143,7 @@ class Facts:
     missing: dict[str, str] = field(default_factory=dict)
     status: dict = field(default_factory=dict)          # of the director
     services: list[Service] = field(default_factory=list)
+    refuses_strangers: bool = False                     # what real servers say outside of connections (nat_icmp_send)
     counters: dict[str, int] = field(default_factory=dict)      # the engine's and the queues', at the end
     grown: dict[str, int] = field(default_factory=dict)         # … during the look
     queues: list[int] = field(default_factory=list)             # that the director should hold

@@ -19,13 +19,14 @@ from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 
+from lbq import sysctls
 from lbq.control.client import ControlClient
 from lbq.control.rows import key_of, server_of
 from lbq.doctor import facts as topics
 from lbq.doctor import nft
 from lbq.doctor.facts import Device, Facts, NftChain, Ruleset, Server, Service, Vip
 from lbq.doctor.finding import NOT_UNDERSTOOD
-from lbq.doctor.probing import SMALLEST, Attempt, Ears
+from lbq.doctor.probing import SMALLEST, Attempt, Ears, Echo
 from lbq.errors import ConfigError, HostError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
 from lbq.grammar import format_service, parse_address, parse_service
 from lbq.host import addresses, ethtool, flows, iptables, nftables, probes, routes, rules, sysctl
@@ -41,6 +42,7 @@ from lbq.queues import Queues
 MOST_PAGES = 40             # of connections that are looked through, each look
 MOST_SERVERS = 128          # that are probed
 MOST_VIPS = 128             # that are looked at
+NAT_ICMP_SEND = "nat_icmp_send"
 ANSWER_SECONDS = 10         # for the director
 SYN_RECV_SECONDS = 60       # that lbq waits after a SYN
 PATIENCE_SECONDS = 9        # after which a client has sent another one, or given up: it does after 1, 3, 7 and 15
@@ -136,6 +138,7 @@ def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[ControlC
                                           row.get("data_path", "rewrite"), tuple(row["flags"])))
     if wanted is not None and not facts.services:
         raise NoSuchService(f"no service {format_service(wanted)}; `lbq list` shows those there are")
+    facts.refuses_strangers = client.call("sysctl", settings=[NAT_ICMP_SEND])[f"{sysctls.PREFIX}{NAT_ICMP_SEND}"] != 0
     queues = Queues(facts.status["queue"], facts.status.get("workers", 1))
     by_kernel = any(service.data_path != "rewrite" for service in facts.services)
     facts.queues = list(queues.all if by_kernel else queues.whole)
@@ -144,7 +147,8 @@ def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[ControlC
 
 def _server(key, row: dict) -> Server:
     words = server_of(row)
-    server = Server(key, words.address, words.port, words.family, MODE_NAMES[words.mode])
+    server = Server(key, words.address, words.port, words.family, MODE_NAMES[words.mode],
+                    words.weight)
     server.packets_in, server.packets_out = _packets(row)
     if words.mode == TUN:
         server.tunnel = (words.tunnel, words.tunnel_port, words.tunnel_csum)
@@ -351,7 +355,6 @@ def _wanted(stack: Stack, service: Service) -> Iterable[tuple]:
 
 def _probe(facts: Facts) -> None:
     """Ask the hosts around, and hear what they say."""
-    start = time.monotonic()
     vips = {family: {vip.address for vip in facts.vips if vip.family == family} for family in (AF_INET, AF_INET6)}
     hosts = _hosts(facts)
     with Ears(vips, facts.devices) as ears:
@@ -363,11 +366,12 @@ def _probe(facts: Facts) -> None:
                 for length in (servers[0].mtu, *(length for length in LENGTHS if length < servers[0].mtu)):
                     ears.send_echo((address, family), address, family, length)
         attempts = _connect(facts, hosts)
-        ears.listen(start + facts.seconds * FIRST_PART, attempts)
+        ears.listen(facts.seconds * FIRST_PART, attempts)
         _find_macs(hosts)
         _ask_for_vips(facts, ears)
         asked += _ask_about_vips(facts, hosts, ears)
-        ears.listen(start + facts.seconds, attempts)
+        _ask_once_more(hosts, ears)
+        ears.listen(facts.seconds * (1 - FIRST_PART), attempts)
     for attempt in attempts:
         attempt.give_up()
         setattr(*attempt.meant, attempt.outcome)
@@ -402,7 +406,9 @@ def _ask_for_vips(facts: Facts, ears: Ears) -> None:
 
 def _connect(facts: Facts, hosts: dict) -> list[Attempt]:
     """Try to connect to NAT servers from the address on the way to them, and from the VIP."""
-    attempts = []
+    attempts: list[Attempt] = []
+    if facts.refuses_strangers:             # what they answer, too
+        return attempts
     for server in (server for servers in hosts.values() for server in servers):
         if server.mode != "nat" or server.service.protocol != TCP or server.port == 0 or server.device in (None, "lo"):
             continue
@@ -450,6 +456,14 @@ def _ask_about_vips(facts: Facts, hosts: dict, ears: Ears) -> list[Server]:
             continue
         asked.append(server)
     return asked
+
+
+def _ask_once_more(hosts: dict, ears: Ears) -> None:
+    """Send the longest echo request again to who has not answered it: one packet may get lost."""
+    answered = set(ears.answered)
+    for (address, family), servers in hosts.items():
+        if servers[0].device not in (None, "lo") and Echo((address, family), servers[0].mtu) not in answered:
+            ears.send_echo((address, family), address, family, servers[0].mtu)
 
 
 def _note_answers(facts: Facts, ears: Ears, hosts: dict, asked: list[Server]) -> None:

@@ -45,7 +45,8 @@ def vip_answers(facts: Facts) -> Iterator[Finding]:
                 yield Finding(
                     f"a host with the MAC {spoken_mac(mac)} answers {RESOLVER[vip.family]} for {vip.name()} on "
                     f"{device}",
-                    "who on that link speaks to the VIP reaches this host or that one, as chance has it",
+                    "who on that link speaks to the VIP reaches this host or that one, as chance has it" if vip.is_local
+                    else "the VIP is there and not here: right for a director that stands by, wrong for any other",
                     f"take the address off that host (ip neigh; find {spoken_mac(mac)} in the switch), or give the "
                     "services another")
             else:

@@ -45,6 +45,7 @@ WHOLE, NOTHING = 0xFFFFFFFF, 0
 MOST_VIPS = 200                     # jumps in a filter go 255 steps at most
 BROADCAST = b"\xff" * 6
 PACKET_HOST = 0
+MOST_FRAMES = 1000                  # that are still read when the time is over
 LOOK_BYTES = 128
 
 
@@ -98,11 +99,15 @@ class Ears:
         for ear in self.sockets:
             ear.close()
 
-    def listen(self, until: float, others: Iterable[Attempt] = ()) -> None:
-        """Hear what comes, and see to the attempts to connect, until time.monotonic() says *until*."""
+    def listen(self, seconds: float, others: Iterable[Attempt] = ()) -> None:
+        """Hear what comes for so many *seconds*, and see to the attempts to connect; at the end, to what has come."""
         pending = {attempt.socket: attempt for attempt in others if attempt.outcome is None}
-        while (left := until - time.monotonic()) > 0:
+        until, last_frames = time.monotonic() + seconds, MOST_FRAMES
+        while last_frames:
+            left = max(until - time.monotonic(), 0)
             readable, writable, _ = select.select(self.sockets, pending, [], left)
+            if left == 0:
+                last_frames = last_frames - 1 if readable or writable else 0
             for ear in readable:
                 with suppress(OSError):             # a device that goes down says so here
                     self.sockets[ear](*ear.recvfrom(LOOK_BYTES))

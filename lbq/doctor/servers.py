@@ -15,6 +15,8 @@ MOST_CLIENTS = 3        # that are named
 def server_reachable(facts: Facts) -> Iterator[Finding]:
     """every real server has a route, and one on this host's links a MAC"""
     for server in _each_host(facts):
+        if not server.weight:
+            continue            # nothing new goes there, perhaps because of this
         if server.mtu < 0:
             yield Finding(f"this host has no route to real server {server.host()}", "nothing reaches it",
                           f"ip route add {server.host()} via GATEWAY", format_service(server.service))
@@ -29,12 +31,14 @@ def server_reachable(facts: Facts) -> Iterator[Finding]:
 def server_listens(facts: Facts) -> Iterator[Finding]:
     """every NAT server takes connections from this host"""
     for server in facts.servers("nat"):
+        if not server.weight:
+            continue
         if server.connect == REFUSED:
             yield Finding(f"real server {server.name()} refuses connections", "nothing listens on that port there, "
                           "and clients that are sent to it are refused",
                           f"start the program on {server.host()} that should listen on port {server.port}",
                           format_service(server.service))
-        elif server.connect == SILENT and server.echo:
+        elif server.connect == SILENT and server.connect_from_vip != OPEN and server.echo:
             yield Finding(f"real server {server.name()} answers echo requests, and no SYN from this host",
                           "a firewall on it, or on the way, drops connections to that port",
                           f"let {format_address(server.source, server.family)} and clients through on {server.host()}",
@@ -46,8 +50,8 @@ def return_path(facts: Facts) -> Iterator[Finding]:
     """the answers of NAT servers come back through this host"""
     for server in facts.servers("nat"):
         seen = _unanswered(facts, server)
-        elsewhere = ((server.connect in (OPEN, REFUSED) and server.connect_from_vip == SILENT)
-                     or (server.connect is None and server.echo and server.vip_echo is False))
+        reached = server.connect in (OPEN, REFUSED) or (server.connect is None and server.echo)
+        elsewhere = reached and server.connect_from_vip in (SILENT, None) and server.vip_echo is False
         if not elsewhere and not (seen and server.connect in (OPEN, None) and server.echo != 0):
             continue            # what does not answer at all is another check's
         gateway = format_address(server.source, server.family)

@@ -100,6 +100,7 @@ SICK = [
     ("vip_address", {"vips": [Vip(VIP, gateway="10.0.0.1")]}, "ip route add unreachable 192.168.10.1"),
     ("vip_answers", {"vips": [Vip(VIP, links=["eth0"], answers={OTHER_MAC: "eth0"})]}, "02:00:00:00:00:99"),
     ("vip_answers", {"vips": [Vip(VIP, links=["eth0"], answers={MAC: "eth1"})]}, "a NAT server does not have the VIP"),
+    ("vip_answers", {"vips": [Vip(VIP, links=["eth0"], answers={OTHER_MAC: "eth0"})]}, "02:00:00:00:00:99"),
     ("vip_announced", {"vips": [Vip(VIP, announcers={MAC: "eth1"})]}, "arp_announce=2"),
     ("device_offloads", {"devices": {"eth0": Device("eth0", features=frozenset({"rx-lro"}))}},
      "ethtool -K eth0 lro off"),
@@ -122,7 +123,7 @@ SERVERS = [
     ("server_reachable", nat_server(mac="", echo=0, connect=SILENT, connect_from_vip=SILENT), "not answer on eth1"),
     ("server_listens", nat_server(connect=REFUSED, connect_from_vip=REFUSED), "refuses connections"),
     ("server_listens", nat_server(connect=SILENT, connect_from_vip=SILENT), "no SYN from this host"),
-    ("return_path", nat_server(connect_from_vip=SILENT), "ip route replace default via 192.168.20.254"),
+    ("return_path", nat_server(connect_from_vip=SILENT, vip_echo=False), "ip route replace default via 192.168.20.254"),
     ("return_path", nat_server(waiting=[CLIENT], connect=None, echo=None), "waiting: 192.168.10.100"),
     ("return_path", nat_server(waiting=[CLIENT]), "ip route replace 192.168.10.100 via 192.168.20.254"),
     ("path_mtu", nat_server(echo=1280), "mtu 1280"),
@@ -143,6 +144,9 @@ def test_what_is_wrong_with_a_real_server_is_found_alone(check, server, words):
 @pytest.mark.parametrize("server", [
     nat_server(waiting=[CLIENT], grown_out=3),                          # others are answered: clients that gave up
     nat_server(packets_out=0, connect=None, echo=None),                 # it may have been mended since
+    nat_server(connect_from_vip=SILENT, vip_echo=True),                 # a SYN that got lost
+    nat_server(weight=0, connect=REFUSED, connect_from_vip=REFUSED),    # it is being mended
+    nat_server(weight=0, mac="", echo=0, connect=SILENT, connect_from_vip=SILENT, vip_echo=False),
     nat_server(echo=0, connect=OPEN),                                   # it does not answer echo requests, and works
     nat_server(mode="dr", echo=0, vip_echo=False),                      # nor one of DR: then nothing can be said
 ])
