@@ -49,7 +49,7 @@ lint: $(VENV)/lbq-test  ## ruff, cython-lint, codespell
 	@$(BIN)/pip install -q --group lint
 	@$(BIN)/ruff check lbq tests bench setup.py
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint --max-line-length 120 lbq
-	@$(BIN)/codespell --skip "*.json" --ignore-words-list wieght,clasic,lits,fo,ect lbq tests bench docs README.md CONTRIBUTING.md
+	@$(BIN)/codespell --skip "*.json" --ignore-words-list wieght,clasic,lits,fo,ect,iif lbq tests bench docs README.md CONTRIBUTING.md
 
 annotate: $(VENV)/lbq-test  ## where compiled code still talks to Python: build/c/**/*.html
 	@LBQ_ANNOTATE=1 $(BIN)/python setup.py -q build_ext --build-lib build/annotated --force
