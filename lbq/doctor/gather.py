@@ -27,7 +27,7 @@ from lbq.doctor import nft
 from lbq.doctor.facts import Device, Facts, NftChain, Ruleset, Server, Service, Vip
 from lbq.doctor.finding import NOT_UNDERSTOOD
 from lbq.doctor.probing import SMALLEST, Attempt, Ears, Echo
-from lbq.errors import ConfigError, HostError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
+from lbq.errors import ConfigError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
 from lbq.grammar import format_service, parse_address, parse_service
 from lbq.host import addresses, ethtool, flows, iptables, nftables, probes, routes, rules, sysctl
 from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
@@ -300,17 +300,15 @@ def _read_rules(facts: Facts) -> None:
 
 
 def _nft_chains() -> list[NftChain]:
-    """Return the chains of nf_tables that are not iptables'; where there is no nft, without their rules."""
+    """Return the chains of nf_tables that are not iptables'; where nft does not tell, without their rules."""
     program = shutil.which("nft", path=iptables.SEARCH)
-    if program is None:
+    done = None if program is None else subprocess.run(
+        [program, "-j", "list", "ruleset"], capture_output=True, text=True, check=False, timeout=iptables.RUN_SECONDS)
+    if done is None or done.returncode != 0:        # or it is an old one that knows no JSON
         return [NftChain(FAMILY[family], chain.table, chain.name, HOOKS.get(chain.hook, ""),
                          policy=("drop", "accept")[chain.policy == nftables.NF_ACCEPT])
                 for family in FAMILY for chain in nftables.base_chains(family) if not _is_iptables(FAMILY[family],
                                                                                                     chain.table)]
-    done = subprocess.run([program, "-j", "list", "ruleset"], capture_output=True, text=True, check=False,
-                          timeout=iptables.RUN_SECONDS)
-    if done.returncode != 0:
-        raise HostError(f"nft list ruleset: {done.stderr.strip() or f'exit status {done.returncode}'}")
     return [chain for chain in nft.chains_of(json.loads(done.stdout)) if not _is_iptables(chain.family, chain.table)
             and not chain.table.startswith("lbq")]
 
