@@ -67,9 +67,8 @@ def conntrack(facts: Facts) -> Iterator[Finding]:
                                           firewall.ACCEPT)
             if why is None:
                 continue
-            invalid = [line for other in facts.rulesets for lines in other.tables.values() for line in lines
-                       if "INVALID" in line and ("-j DROP" in line or "-j REJECT" in line)]
-            worse = f", and this rule drops what is INVALID: {invalid[0]}" if invalid else ""
+            invalid = next(_drop_invalid(facts), None)
+            worse = f", and this rule drops what is INVALID: {invalid}" if invalid else ""
             yield Finding(f"{ruleset.command} -t raw {why}{owner(why)} leaves packets to {service.name()} to "
                           f"conntrack{worse}", "conntrack sees half of each rewritten connection and calls it INVALID",
                           _removal(f"{ruleset.command} -t raw", why, service), service.name())
@@ -115,6 +114,14 @@ def input_rules(facts: Facts) -> Iterator[Finding]:
                 yield Finding(f"{ruleset.command} rule {rule} does not see packets to {service.name()}",
                               "they are rewritten before INPUT and pass FORWARD: what the rule allows or forbids does "
                               "not happen", "say it in FORWARD, of the real servers' address and port", service.name())
+
+
+def _drop_invalid(facts: Facts) -> Iterator[str]:
+    """Give the rules that drop what conntrack calls INVALID, but for lbq's own, which is for flows it carries."""
+    for ruleset in facts.rulesets:
+        for line in (line for lines in ruleset.tables.values() for line in lines):
+            if "INVALID" in line and not line.startswith("-A LBQ-") and ("-j DROP" in line or "-j REJECT" in line):
+                yield line
 
 
 def owner(text: str) -> str:

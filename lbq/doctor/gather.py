@@ -15,7 +15,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
 from lbq.host.setup import state_directory
 from lbq.host.stack import Stack
 from lbq.log import one_line
-from lbq.model import AF_INET, AF_INET6, MODE_NAMES, NAT, TCP, TUN
+from lbq.model import AF_INET, AF_INET6, MODE_NAMES, NAT, NOCSUM, TCP, TUN
 from lbq.modes import tun
 from lbq.netlink import MARK_MASK, bound_queues
 from lbq.queues import Queues
@@ -203,7 +203,7 @@ def _ask_again(facts: Facts, client: ControlClient, counters: dict, waiting: Wai
 def _read_queues(facts: Facts) -> None:
     """See whether packets can be queued, and who holds which queue."""
     facts.bound = bound_queues()
-    for family in (AF_INET, AF_INET6):
+    for family in facts.families() or [AF_INET]:
         try:
             tables = iptables.find(None, family)
             facts.backends[family] = f"{tables.command()} ({tables.variant})"
@@ -279,13 +279,10 @@ def _read_ways_back(facts: Facts) -> None:
 
 def _read_rules(facts: Facts) -> None:
     """Read the rules of every iptables there is, and what is in our sets."""
-    for family in (AF_INET, AF_INET6):
-        try:
+    for family in facts.families() or (AF_INET, AF_INET6):      # without a service, for what a killed director left
+        with nullcontext() if family in facts.families() else suppress(LbqError):
             for tables in iptables.installed(family):
                 facts.rulesets.append(read_rules(family, tables.command(), tables.save(counted=True)))
-        except LbqError:
-            if family in facts.families():
-                raise
     facts.nft = _nft_chains()
     queues = Queues(facts.queues[0] if facts.queues else 0)
     for family in facts.families():
@@ -445,7 +442,7 @@ def _ask_about_vips(facts: Facts, hosts: dict, ears: Ears) -> list[Server]:
             continue
         if server.mode == "dr" and server.is_on_link() and server.mac and family == server.family:
             ears.send_echo_to(id(server), vip, server.source, family, server.device, server.mac)
-        elif server.mode == "tun" and family == server.family:
+        elif server.mode == "tun" and family == server.family and server.tunnel[2] == NOCSUM:
             with suppress(OSError):
                 ears.send_echo_in_tunnel(id(server), vip, server.source, server.address, family, *server.tunnel)
         elif server.mode == "nat" and _can_ask_from_vip(facts, server):

@@ -8,7 +8,7 @@ from lbq.doctor.facts import DIRECTOR, QUEUES, RULES, Facts
 from lbq.doctor.finding import Finding, check
 from lbq.host import advice
 from lbq.losses import DROPPED
-from lbq.model import AF_INET6, FAMILY_NAMES
+from lbq.model import FAMILY_NAMES
 
 TO_QUEUE = re.compile(r"-j NFQUEUE --queue-num (\d+)")
 CURES = {       # of the director's own losses, those that have one
@@ -27,8 +27,6 @@ CURES = {       # of the director's own losses, those that have one
 def nfqueue(facts: Facts) -> Iterator[Finding]:
     """kernel and iptables can hand packets to a director"""
     for family, reason in facts.unsupported.items():
-        if family == AF_INET6 and family not in facts.families():
-            continue        # whoever balances no IPv6 does not need it
         what, _, cure = reason.partition("; ")
         yield Finding(f"packets of {FAMILY_NAMES[family]} cannot be queued: {what}",
                       "without it no packet reaches the director", cure or "apt install iptables")

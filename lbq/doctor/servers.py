@@ -60,16 +60,21 @@ def return_path(facts: Facts) -> Iterator[Finding]:
         yield Finding(f"answers of real server {server.name()} do not come back through this host: {what}",
                       "with NAT they must, to get the VIP for their source again; a client drops those that come from "
                       "the real server's address",
-                      _way_back(server) + f"{gateway}{towards}",
+                      f"{_way_back(facts, server)} via {gateway}{towards}",
                       format_service(server.service))
 
 
-def _way_back(server: Server) -> str:
-    """Return what makes *server* answer by way of the address that follows."""
-    if server.connect_from_vip == OPEN and server.waiting:      # not all its answers go astray
-        client = format_address(server.waiting[0], server.service.family)
-        return f"on {server.host()}: see ip route get {client}; ip route replace {client} via "
-    return f"on {server.host()}: ip route replace default via "
+def _way_back(facts: Facts, server: Server) -> str:
+    """Return what makes *server* send its answers to the gateway that is named next.
+
+    A client on the server's own link is answered directly, whatever the default gateway; nor is that one wrong when
+    the VIP is answered.
+    """
+    near = [client for client in server.waiting if server.is_on_link()
+            and facts.towards.get((client, server.service.family)) == server.device]
+    astray = near or (server.waiting if server.connect_from_vip == OPEN else [])
+    target = format_address(astray[0], server.service.family) if astray else "default"
+    return f"on {server.host()}: ip route replace {target}"
 
 
 def _unanswered(facts: Facts, server: Server) -> str:

@@ -8,6 +8,7 @@ from textwrap import wrap
 
 from lbq.doctor.facts import Facts
 from lbq.doctor.finding import Report
+from lbq.doctor.host import spoken_mac
 from lbq.log import one_line
 from lbq.model import FAMILY_NAMES
 
@@ -40,6 +41,9 @@ def as_json(facts: Facts, report: Report, status: int) -> str:
         "status": status,
         "backends": {FAMILY_NAMES[family]: name for family, name in facts.backends.items()},
         "services": [service.name() for service in facts.services],
+        "vips": [{"address": vip.name(), "device": vip.device, "local": vip.is_local, "others": [
+            {"mac": spoken_mac(mac), "device": device} for mac, device in sorted(vip.answers.items())]}
+            for vip in facts.vips],
         "findings": [found._asdict() for found in report.findings],
         "fine": [name for name, _ in report.fine],
         "not_looked_at": [{"check": name, "why": reason} for name, reason in report.unknown],

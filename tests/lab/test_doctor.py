@@ -26,6 +26,7 @@ from tests.helpers import dual
 from tests.helpers.dual import v6, with_ipv6
 from tests.helpers.processes import worker_of
 from tests.helpers.topology import connect, curl, features, new_lab, tell, udp_socket
+from tests.helpers.tunnels import TUNNELS, ending
 
 SECONDS = 0.2       # of a look: the lab's hosts answer at once
 LONGER = "1.5"      # for a look at traffic that a test makes meanwhile
@@ -123,16 +124,23 @@ def service(lab: Lab, name: str, *servers: str, **settings) -> Iterator[None]:
 
 
 @contextmanager
-def waiting(lab: Lab, source: str = "", connections: int = 1) -> Iterator[None]:
-    """Have the client begin connections to the VIP, whatever comes of them; at the end they are forgotten."""
+def connecting(host: Namespace, address: str, port: int, source: str = "", connections: int = 1) -> Iterator[None]:
+    """Have *host* begin connections, whatever comes of them."""
     with ExitStack() as stack:
-        with lab.client.inside():
+        with host.inside():
             socks = [stack.enter_context(socket.socket()) for _ in range(connections)]
         for sock in socks:
             sock.setblocking(False)
             if source:
                 sock.bind((source, 0))
-            sock.connect_ex((lab.vip, 80))
+            sock.connect_ex((address, port))
+        yield
+
+
+@contextmanager
+def waiting(lab: Lab, source: str = "", connections: int = 1) -> Iterator[None]:
+    """Have the client begin connections to the VIP, whatever comes of them; at the end they are forgotten."""
+    with connecting(lab.client, lab.vip, 80, source, connections):
         yield
     tell(lab, "end_connections", service=f"{lab.vip}:80")
 
@@ -251,6 +259,22 @@ def test_a_real_server_without_its_gateway_is_named(nat):
 
     assert list(found) == list(of_datagrams) == ["return_path"]
     assert f"on {web01.address}: ip route replace default via {GATEWAY}" in found["return_path"]
+
+
+def test_a_client_on_the_link_of_its_real_server_is_answered_directly(nat):
+    """The gateway is right, and of no use: the way is shorter without it."""
+    web01, web02 = nat.servers
+    vip = f"{GATEWAY}:8080"
+    with service(nat, vip, f"{web01.address}:80"):
+        with connecting(web02, GATEWAY, 8080):
+            [found] = found_in(nat, vip)
+        tell(nat, "end_connections", service=vip)
+        web01.run(found.fix.removeprefix(f"on {web01.address}: ").split())
+        answer = curl(web02, f"http://{vip}/", timeout=3)
+        web01.run(["ip", "route", "del", web02.address])
+
+    assert (found.check, answer.strip()) == ("return_path", "web01")
+    assert found.fix == f"on {web01.address}: ip route replace {web02.address} via {GATEWAY}"
 
 
 def test_syns_without_a_syn_ack_tell_of_a_missing_gateway_as_well(nat):
@@ -472,6 +496,19 @@ def test_answers_of_a_dr_server_that_come_through_the_director(dr):
     assert list(found) == ["accept_local"]
     assert f"real server {web01.address} sends its answers from {dr.vip} through this host" in found["accept_local"]
     assert "net.ipv4.conf.eth0.accept_local=1" in found["accept_local"]
+
+
+@pytest.mark.parametrize("tunnel", [kind for kind in TUNNELS if kind.kind != "ipip"], ids=str)
+def test_the_vip_is_asked_for_in_the_tunnel_of_the_service(tun, tunnel):
+    """Not in one with checksums, which the doctor does not make."""
+    name, web01 = f"{tun.vip}:81", tun.servers[0]
+    with service(tun, name, web01.address + tunnel.settings(), mode="tun"):
+        found = findings(tun, name)
+        if not tunnel.checksum:
+            with ending(tun, tunnel, [web01]):
+                assert findings(tun, name) == {}
+
+    assert list(found) == ([] if tunnel.checksum else ["vip_on_server"])
 
 
 def test_uploads_that_are_too_long_for_a_tunnel(tun):

@@ -220,6 +220,34 @@ def test_packets_that_disappear_between_the_tables_are_found_by_the_counters():
     assert "100 packets" in found(facts)["rules_hit"].what
 
 
+FIREWALLS = {       # what they leave in the filter table: chains of their own, and a policy
+    "ufw": [":FORWARD DROP [0:0]", ":ufw-before-forward - [0:0]", "-A FORWARD -j ufw-before-forward",
+            "-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"],
+    "docker": [":FORWARD DROP [0:0]", ":DOCKER-USER - [0:0]", ":DOCKER-FORWARD - [0:0]", "-A FORWARD -j DOCKER-USER",
+               "-A FORWARD -j DOCKER-FORWARD", "-A DOCKER-FORWARD -i docker0 -j ACCEPT"],
+    "firewalld": [":FORWARD ACCEPT [0:0]", ":FORWARD_OUT_ZONES - [0:0]", "-A FORWARD -j FORWARD_OUT_ZONES",
+                  "-A FORWARD -j REJECT --reject-with icmp-host-prohibited"],
+    "libvirt": [":FORWARD DROP [0:0]", ":LIBVIRT_FWI - [0:0]", "-A FORWARD -j LIBVIRT_FWI",
+                "-A LIBVIRT_FWI -o virbr0 -j REJECT"],
+}
+
+
+@pytest.mark.parametrize("name", FIREWALLS)
+def test_whose_firewall_it_is_is_said(name):
+    said = found(with_rule("filter", "\n".join(FIREWALLS[name])))
+
+    assert list(said) == ["forward"]
+    assert f"(of {name})" in said["forward"].what
+
+
+def test_the_rules_of_kube_proxy_are_in_nobodys_way():
+    """They look for services of its own, and drop what is INVALID: lbq's packets are UNTRACKED."""
+    assert found(with_rule("filter", "\n".join([
+        ":FORWARD ACCEPT [0:0]", ":KUBE-FORWARD - [0:0]", "-A FORWARD -j KUBE-FORWARD",
+        "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
+        "-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT"]))) == {}
+
+
 @pytest.mark.parametrize(("chain", "expected"), [
     (NftChain("inet", "x", "f", "forward", policy="drop"), ["forward"]),
     (NftChain("ip", "x", "p", "prerouting", -300, rules=[[{"drop": None}]]), ["before_lbq"]),
