@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from lbq.doctor.facts import Device, Facts, NftChain, Ruleset, Server, Service, 
 from lbq.doctor.finding import NOT_UNDERSTOOD
 from lbq.doctor.probing import SMALLEST, Attempt, Ears, Echo
 from lbq.errors import ConfigError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
-from lbq.grammar import format_service, parse_address, parse_service
+from lbq.grammar import format_address, format_service, parse_address, parse_service
 from lbq.host import addresses, ethtool, flows, iptables, nftables, probes, routes, rules, sysctl
 from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
 from lbq.host.setup import state_directory
@@ -41,6 +41,7 @@ from lbq.queues import Queues
 
 MOST_PAGES = 40             # of connections that are looked through, each look
 MOST_SERVERS = 128          # that are probed
+MOST_ASKED = 256            # … of all services together
 MOST_VIPS = 128             # that are looked at
 NAT_ICMP_SEND = "nat_icmp_send"
 ANSWER_SECONDS = 10         # for the director
@@ -140,15 +141,14 @@ def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[ControlC
         raise NoSuchService(f"no service {format_service(wanted)}; `lbq list` shows those there are")
     facts.refuses_strangers = client.call("sysctl", settings=[NAT_ICMP_SEND])[f"{sysctls.PREFIX}{NAT_ICMP_SEND}"] != 0
     queues = Queues(facts.status["queue"], facts.status.get("workers", 1))
-    by_kernel = any(service.data_path != "rewrite" for service in facts.services)
+    by_kernel = any(row.get("data_path", "rewrite") != "rewrite" for row in stats["services"])
     facts.queues = list(queues.all if by_kernel else queues.whole)
     return client, _counters(stats), _waiting(client)
 
 
 def _server(key, row: dict) -> Server:
     words = server_of(row)
-    server = Server(key, words.address, words.port, words.family, MODE_NAMES[words.mode],
-                    words.weight)
+    server = Server(key, words.address, words.port, words.family, MODE_NAMES[words.mode], words.weight)
     server.packets_in, server.packets_out = _packets(row)
     if words.mode == TUN:
         server.tunnel = (words.tunnel, words.tunnel_port, words.tunnel_csum)
@@ -192,9 +192,15 @@ def _ask_again(facts: Facts, client: ControlClient, counters: dict, waiting: Wai
         before = server.packets_in, server.packets_out
         server.packets_in, server.packets_out = now.get((server.service, server.host(), server.port), before)
         server.grown_in, server.grown_out = server.packets_in - before[0], server.packets_out - before[1]
-        server.waiting = [address for (*_, vip, vport, rip, rport), address in still.items()
-                          if (rip, rport) == (server.host(), server.port)
-                          and (server.service.fwmark or vport == server.service.port)]
+        server.waiting = [client_address for place, client_address in still.items() if _is_of(place, server)]
+
+
+def _is_of(place: tuple, server: Server) -> bool:
+    """Return True when the connection *place* is one of *server* and its service; port 0 stands for every port."""
+    *_, vaddr, vport, rip, rport = place
+    key = server.service
+    return rip == server.host() and server.port in (0, rport) and (key.fwmark != 0 or (
+        vaddr == format_address(key.address, key.family) and key.port in (0, vport)))
 
 
 # ---- This host -------------------------------------------------------------------------------------------
@@ -383,6 +389,11 @@ def _hosts(facts: Facts) -> dict[tuple[int, int], list[Server]]:
     return dict(islice(found.items(), MOST_SERVERS))
 
 
+def _asked(hosts: dict[tuple[int, int], list[Server]]) -> Iterator[Server]:
+    """Give the real servers that are asked for more than whether they are there: one may be in many services."""
+    return islice((server for servers in hosts.values() for server in servers), MOST_ASKED)
+
+
 def _ask_for_vips(facts: Facts, ears: Ears) -> None:
     for vip in facts.vips:
         for name in set(vip.links):
@@ -404,7 +415,7 @@ def _connect(facts: Facts, hosts: dict) -> list[Attempt]:
     attempts: list[Attempt] = []
     if facts.refuses_strangers:             # what they answer, too
         return attempts
-    for server in (server for servers in hosts.values() for server in servers):
+    for server in _asked(hosts):
         if server.mode != "nat" or server.service.protocol != TCP or server.port == 0 or server.device in (None, "lo"):
             continue
         sources = {"connect": server.source}
@@ -436,7 +447,7 @@ def _find_macs(hosts: dict) -> None:
 def _ask_about_vips(facts: Facts, hosts: dict, ears: Ears) -> list[Server]:
     """Hand DR and TUN servers an echo request for their VIP, and NAT servers one from it; return those that were."""
     asked = []
-    for server in (server for servers in hosts.values() for server in servers):
+    for server in _asked(hosts):
         vip, family = server.service.address, server.service.family
         if not vip or server.device in (None, "lo"):
             continue
@@ -462,8 +473,9 @@ def _ask_once_more(hosts: dict, ears: Ears) -> None:
 
 
 def _note_answers(facts: Facts, ears: Ears, hosts: dict, asked: list[Server]) -> None:
-    came = {echo.name: max(other.length for other in ears.answered if other.name == echo.name)
-            for echo in ears.answered}
+    came: dict[object, int] = {}
+    for echo in ears.answered:
+        came[echo.name] = max(echo.length, came.get(echo.name, 0))
     for place, servers in hosts.items():
         if servers[0].device not in (None, "lo"):
             for server in servers:
