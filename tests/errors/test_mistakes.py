@@ -15,14 +15,14 @@ SERVICE = "192.168.10.1:80"
 
 FROM, TO = ("explain", "--from", "192.168.10.9:4"), ("--to", "192.168.10.1:80")
 MISTAKES = [
+    # what the doctor looks at
+    (("doctor", "--wait", "0"), "--wait 0: say a number of seconds from 0.1 to 60"),
+    (("doctor", "--service", "192.168.10.1"), "'192.168.10.1' has no port; write VIP:PORT"),
     # what is to be explained
     (("explain",), "say which packet: --from CIP:PORT --to VIP:PORT, or --pcap FILE"),
     ((*FROM, "--pcap", "x"), "say --from and --to, or --pcap"),
     (("explain", "--pcap", "/no/such"), "cannot read /no/such: No such file or directory"),
     (("explain", "--pcap", "/etc/passwd"), "/etc/passwd is no capture"),
-    (("doctor", "--wait", "0"), "--wait 0: say a number of seconds from 0.1 to 60"),
-    (("doctor", "--service", "192.168.10.1"), "'192.168.10.1' has no port; write VIP:PORT"),
-    (("explain",), "the following arguments are required: --from, --to"),
     ((*FROM, "--to", "192.168.10.1"), "'192.168.10.1' has no port; write ADDRESS:PORT"),
     ((*FROM, "--to", "[2001:db8::1]:80"), "are not of one address family"),
     ((*FROM, *TO, "--proto", "icmp"), "--proto icmp: there are tcp, udp, sctp"),
