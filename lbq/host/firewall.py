@@ -17,7 +17,6 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from lbq.grammar import format_address
-from lbq.host.netlink import address_bytes
 from lbq.host.rules import SETS, Saved
 from lbq.model import PROTOCOL_NAMES
 
@@ -147,9 +146,9 @@ def _holds(option: str, argument: str, packet: Packet) -> bool | None:
         case "-p":
             return argument in ("all", PROTOCOL_NAMES[packet.protocol], str(packet.protocol))
         case "-s":
-            return _inside(packet.family, packet.source, argument)
+            return _inside(packet.source, argument)
         case "-d":
-            return _inside(packet.family, packet.destination, argument)
+            return _inside(packet.destination, argument)
         case "-i":
             return _any_named(packet.in_devices, argument)
         case "-o":
@@ -166,11 +165,18 @@ def _holds(option: str, argument: str, packet: Packet) -> bool | None:
             return None
 
 
-def _inside(family: int, address: int | None, network: str) -> bool | None:
-    wanted = ipaddress.ip_network(network)
-    if wanted.prefixlen == 0:
+def _inside(address: int | None, network: str) -> bool | None:
+    text, _, mask = network.partition("/")
+    wanted = ipaddress.ip_address(text)
+    if not mask:
+        bits = (1 << wanted.max_prefixlen) - 1
+    elif mask.isdigit():
+        bits = int(ipaddress.ip_network(f"{text}/{mask}", strict=False).netmask)
+    else:
+        bits = int(ipaddress.ip_address(mask))      # iptables takes one with holes, too
+    if bits == 0:
         return True
-    return None if address is None else ipaddress.ip_address(address_bytes(address, family)) in wanted
+    return None if address is None else int(wanted) & bits == address & bits
 
 
 def _any_named(devices: frozenset[str], pattern: str) -> bool | None:

@@ -35,6 +35,7 @@ def test_the_policy_decides_when_no_rule_does():
     "-p tcp -j ACCEPT",
     "-d 192.168.20.1/32 -p tcp -m tcp --dport 8080 -j ACCEPT",
     "-d 192.168.20.0/24 -j ACCEPT",
+    "-d 192.0.20.0/255.0.255.0 -j ACCEPT",
     "-i eth0 -o eth1 -j ACCEPT",
     "-i eth+ -j ACCEPT",
     "! -i eth1 -j ACCEPT",
