@@ -25,17 +25,22 @@ OTHER_WAYS = {      # how else packets may go: the environment of the director, 
 # scheduling; and the one thing that it does in its own way, a client's datagrams that are to leave a quiesced server.
 NOT_OFFLOADED = (r"test_traffic_(bypass|dr|tun|ipv6_dr|ipv6_tun|sctp|ftp)|.*(mark|port_0|datagrams|ipvsadm_was_told"
                  r"|one_socket_leaves)")
+# Of files with many labs that are each built for one test, the slice has one test in so many.
+ONE_IN = {"test_doctor.py": 3, "test_exercises.py": 4, "test_explain.py": 3}
 OPEN_FILES = 16384      # a thousand connections, each with its two ends in a few programs
 
 
 def pytest_collection_modifyitems(config, items):
     """Mark what is in this folder, and skip it, saying why, where it cannot run.
 
-    In the slice for every run, other ways meet only the tests of traffic that they concern.
+    In the slice for every run, other ways meet only the tests of traffic that they concern, and some files are sampled.
     """
     left_out = [item for item in items if (way := _way(item)) in OTHER_WAYS and (
         (not FULL and not re.match(OTHER_WAYS[way][1], item.path.name)) or
         (way == "offload" and re.match(NOT_OFFLOADED, f"{item.path.name}::{item.name}")))]
+    for name, number in () if FULL else ONE_IN.items():
+        of_file = [item for item in items if item.path.name == name and "/tests/lab/" in str(item.path)]
+        left_out += [item for at, item in enumerate(of_file) if at % number]
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
@@ -84,7 +89,7 @@ def say_how_much(record_testsuite_property):
     """Tell tests/run.py what a run in full length does more of."""
     if not FULL:
         record_testsuite_property("sampled", "100,000 of 1,000,000 requests; the reference engine 16 of 256 MiB; "
-                                             "by DR and TUN 64 of 1024 MiB")
+                                             "by DR and TUN 64 of 1024 MiB; doctor, exercises, explain: one test in 3 or 4")
 
 
 @pytest.fixture
