@@ -33,7 +33,7 @@ OPEN_FILES = 16384      # a thousand connections, each with its two ends in a fe
 def pytest_collection_modifyitems(config, items):
     """Mark what is in this folder, and skip it, saying why, where it cannot run.
 
-    In the slice for every run, other ways meet only the tests of traffic that they concern, and some files are sampled.
+    In the slice for every run, other ways meet only the tests of traffic that they concern, and files are sampled.
     """
     left_out = [item for item in items if (way := _way(item)) in OTHER_WAYS and (
         (not FULL and not re.match(OTHER_WAYS[way][1], item.path.name)) or
@@ -89,7 +89,7 @@ def say_how_much(record_testsuite_property):
     """Tell tests/run.py what a run in full length does more of."""
     if not FULL:
         record_testsuite_property("sampled", "100,000 of 1,000,000 requests; the reference engine 16 of 256 MiB; "
-                                             "by DR and TUN 64 of 1024 MiB; doctor, exercises, explain: one test in 3 or 4")
+                                             "by DR and TUN 64 of 1024 MiB; doctor, exercises, explain: a third")
 
 
 @pytest.fixture
