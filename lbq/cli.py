@@ -471,13 +471,25 @@ def _cleanup(words: list[str]) -> int:
     return 0
 
 
+LAB_EXAMPLES = """\
+examples:
+  sudo lbq lab nat                              ten requests, and what became of them
+  sudo lbq lab dr --keep                        and leave it up, to play with
+  sudo lbq lab nat --report lab.html            and a page to click through, hop by hop, and NAT beside DR and TUN
+  sudo lbq lab nat --exercise 1                 a lab in which something is wrong: find it, mend it
+"""
+
+
 def _lab(words: list[str]) -> int:
     parser = Parser("lbq lab", "Build the LVS article's network in namespaces, balance ten requests, show it "
-                    "and take it down.")
+                    "and take it down.", epilog=LAB_EXAMPLES)
     parser.add_argument("mode", metavar="MODE", help="nat, dr or tun")
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--keep", action="store_true", help="leave it up, and print commands to play with")
     end.add_argument("--down", action="store_true", help="take down a lab that was kept")
+    parser.add_argument("--report", metavar="FILE", help="write a page that shows one request packet by packet, through "
+                        "the labs of all modes, MODE's first; one HTML file, for a browser without a network")
+    parser.add_argument("--only", action="store_true", help="with --report: run no other lab than MODE's")
     parser.add_argument("--exercise", metavar="N", help="build it broken, and leave it up to be repaired; --exercise N "
                         "--check, --hint and --solution go on from there")
     ask = parser.add_mutually_exclusive_group()
@@ -488,10 +500,10 @@ def _lab(words: list[str]) -> int:
     from lbq import lab
 
     if said.exercise is not None or said.ask:
-        if said.exercise is None or said.keep or said.down:
+        if said.exercise is None or said.keep or said.down or said.report:
             raise ConfigError("say lbq lab MODE --exercise N, with --check, --hint or --solution or none of them")
         return lab.exercise(mode_of(said.mode), parse_number(said.exercise, "--exercise", 1, 99), said.ask)
-    return lab.main(mode_of(said.mode), keep=said.keep, down=said.down)
+    return lab.main(mode_of(said.mode), keep=said.keep, down=said.down, report=said.report, only=said.only)
 
 
 def _realserver(words: list[str]) -> int:

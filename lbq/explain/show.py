@@ -57,8 +57,13 @@ def _changed(changes: list[dict], checksums: list[dict]) -> Iterator[str]:
         yield _line("bytes", f"{change['field']}: {change['before']} → {change['after']}")
         step = computed.get(change["field"])
         if step and step["words"]:
-            terms = " ".join(f"+ ~{old} + {new}" for old, new in step["words"])
-            yield _line("", f"~(~{step['before']} {terms}) = {step['computed']}  (RFC 1624)")
+            yield _line("", f"{formula(step)}  (RFC 1624)")
+
+
+def formula(step: dict) -> str:
+    """Return the arithmetic behind a checksum (fields.arithmetic)."""
+    terms = " ".join(f"+ ~{old} + {new}" for old, new in step["words"])
+    return f"~(~{step['before']} {terms}) = {step['computed']}"
 
 
 def _line(word: str, text: str) -> str:

@@ -1,9 +1,12 @@
 """The lab: the topology of the LVS article in network namespaces, to try lbq in and to test it in.
 
 ``topology.Lab`` builds it, ``namespace.Namespace`` is one machine of it, ``web`` its web server,
-``routed`` the networks of DR and TUN, ``signals`` how Ctrl-C ends it, ``tour`` the tour that ``lbq lab`` gives.
+``routed`` the networks of DR and TUN, ``signals`` how Ctrl-C ends it, ``tour`` the tour that ``lbq lab`` gives,
+``report`` the page that it writes about one request, ``exercises`` labs that are broken.
 """
 from __future__ import annotations
+
+from pathlib import Path
 
 from lbq.errors import ConfigError
 
@@ -21,10 +24,17 @@ def exercise(mode: str, number: int, ask: str | None) -> int:
     return exercises.tell(mode, number, ask) if ask else exercises.begin(mode, number)
 
 
-def main(mode: str, keep: bool = False, down: bool = False) -> int:
-    """Run ``lbq lab MODE [--keep | --down]`` and return its exit status."""
+def main(mode: str, keep: bool = False, down: bool = False, report: str | None = None, only: bool = False) -> int:
+    """Run ``lbq lab MODE [--keep | --down] [--report FILE [--only]]`` and return its exit status."""
     if mode not in MODES:
         raise ConfigError(f"no lab for mode '{mode}'; there are {', '.join(MODES)}")
+    if down and report is not None:
+        raise ConfigError("--down takes a lab down, which then has nothing to report; say one of --down and --report")
+    if only and report is None:
+        raise ConfigError("--only narrows a report down to one lab; say --report FILE, too")
     from lbq.lab import tour  # pyroute2 is heavy; nothing else of lbq needs it to start
 
-    return tour.take_down(mode) if down else tour.main(mode, keep)
+    if down:
+        return tour.take_down(mode)
+    others = () if report is None or only else tuple(other for other in MODES if other != mode)
+    return tour.main(mode, keep, None if report is None else Path(report), others)

@@ -5,13 +5,17 @@ What a student sees is made here; the network is ``topology.py``, the director t
 from __future__ import annotations
 
 import http.client
+import io
 import shutil
 import sys
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from lbq.errors import HostError
+from lbq.errors import ConfigError, HostError
 from lbq.lab import signals
+from lbq.lab.report import page, recording
+from lbq.lab.report.recording import Recording
 from lbq.lab.routed import RoutedLab
 from lbq.lab.topology import Lab, lbq_command, require_root, this_lbq
 
@@ -41,9 +45,41 @@ PICTURES = {"nat": """\
 TITLES = {"nat": "NAT", "dr": "direct routing", "tun": "tunnelling"}
 
 
-def main(mode: str, keep: bool) -> int:
-    """Give the tour; take everything down at the end, unless *keep*, whatever happened."""
+def main(mode: str, keep: bool, report: Path | None = None, also: tuple[str, ...] = ()) -> int:
+    """Give the tour, and write a *report* that has the labs *also*, too; return the exit status.
+
+    Everything is taken down at the end, unless *keep*, whatever happened.
+    """
     require_root()
+    if report is not None:
+        _try_to_write(report)
+    recorded: list[Recording] = []
+    for other in also:          # before the tour, as a lab that is kept would be in the way
+        print(f"Recording the same request in the {TITLES[other]} lab ...", flush=True)
+        status = _give(other, keep=False, is_told=False, recorded=recorded)
+        if status:
+            return status
+    status = _give(mode, keep, is_told=True, recorded=None if report is None else recorded)
+    if report is not None and status == 0:
+        page.write(report, [recorded[-1], *recorded[:-1]])
+        print(f"The report is {report}: open it in a browser.", flush=True)
+    return status
+
+
+def _try_to_write(report: Path) -> None:
+    """Raise before anything is built when the report could not be written."""
+    is_new = not report.exists()
+    try:
+        with report.open("ab"):
+            pass
+        if is_new:
+            report.unlink()         # a lab that fails leaves nothing
+    except OSError as error:
+        raise ConfigError(f"cannot write {report}: {error.strerror}") from error
+
+
+def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None) -> int:
+    """Give the tour through one lab, silently unless it *is_told*; add a request of it to *recorded* if that is wanted."""
     lab = _lab(mode, keep=keep, say=lambda line: _say("  " + line))
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
@@ -52,7 +88,8 @@ def main(mode: str, keep: bool) -> int:
     status = None
     try:
         try:
-            _tour(mode, lab)
+            with redirect_stdout(sys.stdout if is_told else io.StringIO()):
+                _tour(mode, lab, recorded)
             status = 0
         finally:
             signals.ignore()        # from here on nothing interrupts
@@ -63,7 +100,8 @@ def main(mode: str, keep: bool) -> int:
         if keep and status == 0:
             _print_what_to_play_with(mode, lab)
         else:
-            _take_down(lab)
+            with redirect_stdout(sys.stdout if is_told else io.StringIO()):
+                _take_down(lab)
     return status
 
 
@@ -88,7 +126,7 @@ def _lab(mode: str, **options) -> Lab:
     return Lab(**options) if mode == "nat" else RoutedLab(mode, **options)
 
 
-def _tour(mode: str, lab: Lab) -> None:
+def _tour(mode: str, lab: Lab, recorded: list[Recording] | None) -> None:
     _say(f"The {TITLES[mode]} example of the LVS article, in network namespaces of this machine.\n")
     _say(PICTURES[mode])
     _say("Building it:")
@@ -96,6 +134,9 @@ def _tour(mode: str, lab: Lab) -> None:
     lab.say("web servers   each answers with its own name on port 80")
     lab.start_web_servers()
     options = _director_options(mode, lab)
+    if recorded is not None:
+        options += ["--data-path", "rewrite"]       # the one in which lbq has every packet in hand
+        capture = recording.prepare(lab)
     lab.say("director      in lbq-director:")
     _say("    lbq " + " ".join(options))
     director = lab.start_director(*options)
@@ -112,6 +153,10 @@ def _tour(mode: str, lab: Lab) -> None:
             _say("  " + line)
     _say("\nWhat the director counted (lbq list):")
     _say(_indent(lab.lbq("list").stdout) + "\n")
+    if recorded is not None:
+        _say("One more request, on every interface of which its packets are recorded:")
+        recorded.append(recording.record(mode, lab, capture, lambda port: _request(lab, REQUESTS + 1, port)))
+        _say("")
 
 
 def _director_options(mode: str, lab: Lab) -> list[str]:
@@ -121,9 +166,9 @@ def _director_options(mode: str, lab: Lab) -> list[str]:
     return options
 
 
-def _request(lab: Lab, number: int) -> str:
-    """Send one request over a connection of its own, print its line, return who answered."""
-    connection = http.client.HTTPConnection(lab.vip, 80, timeout=TIMEOUT)
+def _request(lab: Lab, number: int, port: int = 0) -> str:
+    """Send one request over a connection of its own, from *port* if one is said; print its line, return who answered."""
+    connection = http.client.HTTPConnection(lab.vip, 80, timeout=TIMEOUT, source_address=("", port) if port else None)
     try:
         with lab.client.inside():
             connection.connect()

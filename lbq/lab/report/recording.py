@@ -1,0 +1,75 @@
+"""One request in a lab, recorded: what every interface saw, what lbq saw and did, and why it chose that server."""
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lbq.control.client import ControlClient
+from lbq.errors import HostError
+from lbq.host.setup import state_directory
+from lbq.lab.report.capture import Capture, Frame, fill_in_checksums
+from lbq.lab.topology import Lab, host_name
+from lbq.trace.records import Traced, decode
+
+CLIENT_PORT = 40001         # the same in every lab: it is the same request
+SETTLE_SECONDS = 0.3        # after which nothing more comes of it: both ends have closed
+
+
+class Recording(NamedTuple):
+    """Everything that is known about one request."""
+
+    mode: str
+    client: tuple[str, int]
+    vip: tuple[str, int]
+    frames: list[Frame]
+    traced: list[Traced]
+    explained: dict             # by lbq explain, of the SYN before it was sent
+    interfaces: list[dict]      # of all machines: machine, name, mac, addresses, and whether it is a switch's port
+    answer: str
+
+
+def prepare(lab: Lab) -> Capture:
+    """Look at every interface of *lab* from now on, and have each packet bear its checksum, as on a cable.
+
+    Long before the request: the kernel takes a while until it notes the times of packets.
+    """
+    for machine in lab.namespaces:
+        for name in _cables(machine):
+            machine.call(fill_in_checksums, name)
+    return Capture({host_name(machine): machine for machine in lab.namespaces})
+
+
+def record(mode: str, lab: Lab, capture: Capture, request: Callable[[int], str]) -> Recording:
+    """Record the one request that ``request(source port)`` makes, and return what was seen of it."""
+    client, vip = lab.client.address, lab.vip
+    explained = json.loads(lab.lbq("explain", "--json", "--from", f"{client}:{CLIENT_PORT}", "--to", f"{vip}:80").stdout)
+    interfaces = [row for machine in lab.namespaces for row in _interfaces(machine)]
+    with ControlClient(lab.director.call(state_directory)) as director:
+        names = director.call("trace_start", client=f"{client}:{CLIENT_PORT}")
+        answer = request(CLIENT_PORT)
+        time.sleep(SETTLE_SECONDS)
+        frames = capture.stop()
+        records, counters = director.call("trace_read")
+        director.call("trace_stop")
+    if counters["waiting"] or counters["lost"]:
+        raise HostError("the request cannot be shown: it has more packets than one trace keeps")
+    return Recording(mode, (client, CLIENT_PORT), (vip, 80), frames, decode(bytes.fromhex(records), names), explained,
+                     interfaces, answer)
+
+
+def _cables(machine) -> list[str]:
+    with machine.links() as links:
+        return [link.get("ifname") for link in links.get_links() if link.get(("linkinfo", "kind")) == "veth"]
+
+
+def _interfaces(machine) -> list[dict]:
+    """Return the interfaces of *machine* that packets pass."""
+    with machine.links() as links:
+        addresses: dict[int, list[str]] = {}
+        for address in links.get_addr():
+            addresses.setdefault(address["index"], []).append(address.get("address"))
+        return [{"machine": host_name(machine), "name": link.get("ifname"), "mac": link.get("address") or "",
+                 "addresses": addresses.get(link["index"], []), "is_port": bool(link.get("master"))}
+                for link in links.get_links() if link.get("ifname") != "lo"]
