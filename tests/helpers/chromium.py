@@ -108,9 +108,9 @@ class Chromium:
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.02)
 
-    def evaluate(self, expression: str):
-        """Return the value of a JavaScript *expression*."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression: str, wait: bool = False):
+        """Return the value of a JavaScript *expression*, or what it promises, which to *wait* for."""
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=wait)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 

@@ -157,7 +157,7 @@ def packets(recording: Recording, client: tuple[int, int]) -> list[Travelling]:
         waiting = [packet for packet in found if packet.identity == its and not packet.traced]
         if waiting:
             waiting[0].traced.append(traced)
-    return found
+    return [packet for packet in found if packet.sightings]
 
 
 def _was_here(packet: Travelling, frame: Frame) -> bool:
