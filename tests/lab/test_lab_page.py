@@ -208,6 +208,9 @@ def test_a_step_shows_packet_changes_entry_and_reasons(browser):
     assert "RFC 1624" in browser.text("#packet")
     assert browser.evaluate("[...document.querySelectorAll('#network rect.used')].map(r => r.dataset.place)") == [
         "director"]
+    visible = browser.evaluate("['packet', 'entry', 'reasons'].map(id => document.querySelector(`#${id} table`)"
+                               ".getBoundingClientRect().top)")
+    assert max(visible) < PROJECTOR[1]              # beside each other, without scrolling
     browser.screenshot(SCREENSHOTS / "nat-projector-light.png")
 
 
@@ -321,7 +324,8 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser):
                              ".filter(b => b.height < 40 || b.right > innerWidth).length")
     assert small == 0
     browser.evaluate("document.querySelector('article').scrollIntoView()")
-    assert browser.evaluate("document.getElementById('forward').getBoundingClientRect().bottom <= innerHeight")
+    box = browser.evaluate("document.getElementById('forward').getBoundingClientRect().toJSON()")
+    assert box["top"] >= 0 and box["bottom"] <= PHONE[1]            # the buttons stay while one reads
     browser.screenshot(SCREENSHOTS / "packet-phone.png")
     browser.click("#to-schedulers")
     browser.wait_for("!document.getElementById('schedulers').hidden")
