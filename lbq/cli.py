@@ -487,8 +487,8 @@ def _lab(words: list[str]) -> int:
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--keep", action="store_true", help="leave it up, and print commands to play with")
     end.add_argument("--down", action="store_true", help="take down a lab that was kept")
-    parser.add_argument("--report", metavar="FILE", help="write a page that shows one request packet by packet, through "
-                        "the labs of all modes, MODE's first; one HTML file, for a browser without a network")
+    parser.add_argument("--report", metavar="FILE", help="write a page that shows one request packet by packet, in the "
+                        "labs of all modes, MODE's first; one HTML file, for a browser without a network")
     parser.add_argument("--only", action="store_true", help="with --report: run no other lab than MODE's")
     parser.add_argument("--exercise", metavar="N", help="build it broken, and leave it up to be repaired; --exercise N "
                         "--check, --hint and --solution go on from there")

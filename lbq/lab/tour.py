@@ -79,7 +79,7 @@ def _try_to_write(report: Path) -> None:
 
 
 def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None) -> int:
-    """Give the tour through one lab, silently unless it *is_told*; add a request of it to *recorded* if that is wanted."""
+    """Give the tour through one lab, silently unless it *is_told*; add a request to *recorded* if that is wanted."""
     lab = _lab(mode, keep=keep, say=lambda line: _say("  " + line))
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
@@ -167,7 +167,7 @@ def _director_options(mode: str, lab: Lab) -> list[str]:
 
 
 def _request(lab: Lab, number: int, port: int = 0) -> str:
-    """Send one request over a connection of its own, from *port* if one is said; print its line, return who answered."""
+    """Send one request over a connection of its own, from *port* if one is said; print its line, return who answers."""
     connection = http.client.HTTPConnection(lab.vip, 80, timeout=TIMEOUT, source_address=("", port) if port else None)
     try:
         with lab.client.inside():

@@ -86,9 +86,9 @@ function reasonsOf(step) {
     const parts = [html("p", {}, html("strong", {}, `${reason.step}: `), reason.text)];
     if (reason.steps?.length) parts.push(html("p", {}, reason.steps.join("; ")));
     if (!reason.candidates?.length) return parts;
-    return [...parts, table("Who could have got it", ["Server", "Weight", "Active", "Inactive", "Score", "Why"],
+    return [...parts, table("Who could have got it", ["Server", "Weight", "Active + inactive", "Score", "Why"],
       ...reason.candidates.map((each) => html("tr", { class: each.chosen ? "chosen" : null },
-        ...[each.server, each.weight, each.active, each.inactive, each.score, each.chosen ? "chosen" : each.why]
+        ...[each.server, each.weight, `${each.active} + ${each.inactive}`, each.score, each.chosen ? "chosen" : each.why]
           .map((value) => html("td", {}, String(value))))))];
   });
 }

@@ -15,8 +15,9 @@ from lbq.lab.report.recording import Recording
 def write(path: Path, recordings: list[Recording]) -> None:
     """Write the page of *recordings*, of which the first is shown first, to *path*."""
     stories = {recording.mode: story.tell(recording) for recording in recordings}
+    ordered = [stories[mode] for mode in MODES if mode in stories]
     try:
-        path.write_text(render([stories[mode] for mode in MODES if mode in stories], recordings[0].mode, contest.run()), encoding="utf-8")
+        path.write_text(render(ordered, recordings[0].mode, contest.run()), encoding="utf-8")
     except OSError as error:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
 

@@ -44,7 +44,8 @@ def prepare(lab: Lab) -> Capture:
 def record(mode: str, lab: Lab, capture: Capture, request: Callable[[int], str]) -> Recording:
     """Record the one request that ``request(source port)`` makes, and return what was seen of it."""
     client, vip = lab.client.address, lab.vip
-    explained = json.loads(lab.lbq("explain", "--json", "--from", f"{client}:{CLIENT_PORT}", "--to", f"{vip}:80").stdout)
+    ends = ("--from", f"{client}:{CLIENT_PORT}", "--to", f"{vip}:80")
+    explained = json.loads(lab.lbq("explain", "--json", *ends).stdout)
     interfaces = [row for machine in lab.namespaces for row in _interfaces(machine)]
     with ControlClient(lab.director.call(state_directory)) as director:
         names = director.call("trace_start", client=f"{client}:{CLIENT_PORT}")

@@ -38,7 +38,9 @@ HEADERS = {"IP": ("source", "destination", "TTL", "protocol", "id", "IP checksum
                    "payload")}
 MOST_TEXT = 400         # characters of a payload that are shown
 
-Look = dict[tuple[str, str], str]       # a packet's fields by header and name
+Name = tuple[str, str]                  # of a field: its header and its own
+Look = dict[Name, str]                  # a packet's fields
+By = dict[Name, tuple[str, ...]]        # who changed them
 
 
 class Identity(NamedTuple):
@@ -80,7 +82,7 @@ def _payload_length(packet: bytes, header: int) -> int:
 
 
 def look(packet: bytes, macs: str = "", owners: dict[str, str] | None = None) -> Look:
-    """Return the fields of *packet*; those of its frame, too, when *macs* are known, with the names of their *owners*."""
+    """Return the fields of *packet*, and with *macs* those of its frame, too, with the names of their *owners*."""
     seen: Look = {}
     if macs:
         for field, digits in (("destination MAC", macs[:12]), ("source MAC", macs[12:])):
@@ -103,7 +105,7 @@ def _of_header(title: str, header: str, packet: bytes) -> Look:
     return {(title, field): str(found[field]) for field in HEADERS[header] if field in found}
 
 
-def differences(before: Look, after: Look) -> dict[tuple[str, str], str | None]:
+def differences(before: Look, after: Look) -> dict[Name, str | None]:
     """Return which fields of *after* are not as in *before*, with what they were; of frames only if both are known."""
     names = [*after, *(name for name in before if name not in after)]
     both = any(name[0] == ETHERNET for name in before) and any(name[0] == ETHERNET for name in after)
@@ -111,7 +113,7 @@ def differences(before: Look, after: Look) -> dict[tuple[str, str], str | None]:
             if before.get(name) != after.get(name) and (both or name[0] != ETHERNET)}
 
 
-def rows(before: Look | None, after: Look, by: dict[tuple[str, str], list[str]]) -> list[dict]:
+def rows(before: Look | None, after: Look, by: By) -> list[dict]:
     """Return the fields of *after* in order, the changed ones with what they were and who changed them."""
     changed = {} if before is None else differences(before, after)
     names = [*(name for name in changed if name not in after), *after]
@@ -119,7 +121,7 @@ def rows(before: Look | None, after: Look, by: dict[tuple[str, str], list[str]])
     for name in names:
         row: dict = {"header": name[0], "field": name[1], "value": after.get(name)}
         if name in changed:
-            row |= {"before": changed[name], "by": by.get(name, [HOST])}
+            row |= {"before": changed[name], "by": by.get(name, (HOST,))}
         found.append(row)
     return found
 
@@ -223,12 +225,12 @@ class Teller:
                 old = None if before is None else frame_before | before
                 who = LBQ if by_lbq and sent.machine == "director" else HOST
                 yield self.step("wire", sent, self.picture.way(sent.machine, seen.machine), old, now,
-                                dict.fromkeys(frame, [who]), self._wire_text(packet, sent, seen, before is None))
+                                dict.fromkeys(frame, (who,)), self._wire_text(packet, sent, seen, before is None))
             elif before is not None:
-                changed = dict.fromkeys(differences(before, now), [SERVER])
+                changed = dict.fromkeys(differences(before, now), (SERVER,))
                 yield self.step("unwrap", seen, [seen.machine], before, now, changed,
-                                f"{seen.machine} takes it out of the tunnel: its device {seen.device} receives what was "
-                                "inside, for the VIP, which it has on lo.")
+                                f"{seen.machine} takes it out of the tunnel: its device {seen.device} receives what "
+                                "was inside, for the VIP, which it has on lo.")
             before = {name: value for name, value in now.items() if name[0] != ETHERNET}
             frame_before = frame or frame_before
             sent = None
@@ -237,10 +239,10 @@ class Teller:
         """Return the step in which lbq decides about a packet, and the packet after it."""
         given = look(traced.before)
         after = look(traced.after) if traced.after else given
-        by: dict[tuple[str, str], list[str]] = {}
+        by: By = {}
         for who, changed in ((HOST, differences(before, given)), (LBQ, differences(given, after))):
             for name in changed:
-                by.setdefault(name, []).append(who)
+                by[name] = (*by.get(name, ()), who)
         if traced.state_after:
             seconds = tcp.TIMEOUTS[STATE_NAMES[TCP].index(traced.state_after)]
             self.entry = {"client": "{}:{}".format(*self.recording.client),
@@ -257,7 +259,7 @@ class Teller:
         return step, after
 
     def step(self, kind: str, seen: Frame, way: list[str], before: Look | None, after: Look,
-             by: dict[tuple[str, str], list[str]], text: str) -> dict:
+             by: By, text: str) -> dict:
         """Return one step as data."""
         return {"kind": kind, "way": way, "at_us": (seen.at_ns - self.began_ns) / 1000, "text": text,
                 "rows": rows(before, after, by), "entry": self.entry}
@@ -333,7 +335,8 @@ def _packets_seen(story: dict) -> str:
 
 
 def _changed_in_syn(story: dict) -> str:
-    changed = [row for step in story["steps"] if step["packet"] == 0 for row in step["rows"] if LBQ in row.get("by", [])]
+    changed = [row for step in story["steps"] if step["packet"] == 0
+               for row in step["rows"] if LBQ in row.get("by", ())]
     names = [row["field"] for row in changed if row["header"] != TUNNEL]
     if len(names) < len(changed):
         names.append("and puts an IP header of its own in front")
