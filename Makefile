@@ -51,6 +51,11 @@ lint: $(VENV)/lbq-test  ## ruff, cython-lint, codespell
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint --max-line-length 120 lbq
 	@$(BIN)/codespell --skip "*.json" --ignore-words-list wieght,clasic,lits,fo,ect,iif lbq tests bench docs README.md CONTRIBUTING.md
 
+docs: $(VENV)/lbq-run  ## the documentation: build/docs/index.html; a warning is an error
+	@$(BIN)/pip install -q --group docs
+	@$(BIN)/python -m sphinx -q -W --keep-going -n docs build/docs
+	@echo "build/docs/index.html"
+
 annotate: $(VENV)/lbq-test  ## where compiled code still talks to Python: build/c/**/*.html
 	@LBQ_ANNOTATE=1 $(BIN)/python setup.py -q build_ext --build-lib build/annotated --force
 
@@ -72,7 +77,7 @@ $(VENV)/lbq-run: $(BIN)/pip $(SOURCES)
 $(VENV)/lbq-test: $(VENV)/lbq-run
 	@packaging/install-debian test
 	@echo "installing what the tests need into $(VENV)"
-	@$(BIN)/pip install -q --group test
+	@$(BIN)/pip install -q --group test --group docs
 	@touch $@
 
 $(SANITIZED): $(SOURCES) | $(VENV)/lbq-run
@@ -84,4 +89,4 @@ $(VENV)/lbq-kernel: $(VENV)/lbq-test
 	@packaging/install-debian kernel
 	@touch $@
 
-.PHONY: help lab test test-full test-kernel test-kernel-full fuzz soak unit bench bench-ipvs bench-memory lint annotate clean
+.PHONY: help lab test test-full test-kernel test-kernel-full fuzz soak unit bench bench-ipvs bench-memory lint docs annotate clean

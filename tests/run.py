@@ -25,6 +25,7 @@ SUITES = {
     "pure": (["unit", "packets"], {"LBQ_PURE": "1"}),
     "packets": (["packets"], {}),
     "ipvsadm": (["ipvsadm"], {}),
+    "docs": (["docs"], {}),
     "agreement": (["agreement"], {}),
     "errors": (["errors"], {}),
     "lab": (["lab"], {}),

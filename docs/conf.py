@@ -1,0 +1,25 @@
+"""How Sphinx builds the documentation: `make docs`.  It reads this checkout and asks no network."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "_ext"))
+sys.path.append(str(HERE.parent))       # behind an installed lbq, which is taken where there is one
+
+from lbq._version import __version__    # noqa: E402
+
+project = "lbq"
+author = "the lbq authors"
+version = release = __version__
+extensions = ["myst_parser"]
+exclude_patterns = ["_ext"]
+nitpicky = True
+smartquotes = False                     # -- begins an option, not a dash
+highlight_language = "none"
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"lbq {release}"
+html_copy_source = False
