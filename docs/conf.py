@@ -13,7 +13,7 @@ from lbq._version import __version__    # noqa: E402
 project = "lbq"
 author = "the lbq authors"
 version = release = __version__
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "from_code"]
 exclude_patterns = ["_ext"]
 nitpicky = True
 smartquotes = False                     # -- begins an option, not a dash
