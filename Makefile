@@ -47,7 +47,7 @@ bench-memory: $(VENV)/lbq-test  ## scheduler, table and rewrite in memory
 
 lint: $(VENV)/lbq-test  ## ruff, cython-lint, codespell
 	@$(BIN)/pip install -q --group lint
-	@$(BIN)/ruff check lbq tests bench setup.py
+	@$(BIN)/ruff check lbq tests bench docs setup.py
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint --max-line-length 120 lbq
 	@$(BIN)/codespell --skip "*.json" --ignore-words-list wieght,clasic,lits,fo,ect,iif lbq tests bench docs README.md CONTRIBUTING.md
 

@@ -8,7 +8,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
 sys.path.append(str(HERE.parent))       # behind an installed lbq, which is taken where there is one
 
-from lbq._version import __version__    # noqa: E402
+from lbq._version import __version__  # noqa: E402
 
 project = "lbq"
 author = "the lbq authors"

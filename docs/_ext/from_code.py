@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import scheduler_pages
+import state_pages
 
 
 def setup(app) -> dict:
@@ -14,7 +15,7 @@ def setup(app) -> dict:
 
 def pages() -> dict[str, str]:
     """Return every page by its path below docs/generated."""
-    return scheduler_pages.pages()
+    return {**scheduler_pages.pages(), **state_pages.pages()}
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

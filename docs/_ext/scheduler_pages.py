@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 INTRODUCTION = """\
 # Each scheduler, with its code
 
-One page each, made out of the scheduler's own file in `lbq/schedulers/`.  [Schedulers](../../schedulers.md) says which one
-to take, what they have in common, and how to write your own.
+One page each, made out of the scheduler's own file in `lbq/schedulers/`.  [Schedulers](../../schedulers.md) says
+which one to take, what they have in common, and how to write your own.
 """
 
 
@@ -49,7 +49,8 @@ def overview() -> str:
     return "\n\n".join([
         INTRODUCTION + "\n" + table(["name", "in a sentence"], rows), "## The same eight connections", worked.SAID,
         table(["", *(str(number + 1) for number in range(len(worked.CLIENTS)))], choices),
-        f"A dash is nobody: the client gets an ICMP error.  `twos` draws with seed {worked.SEED} here.", toctree]) + "\n"
+        f"A dash is nobody: the client gets an ICMP error.  `twos` draws with seed {worked.SEED} here.",
+        toctree]) + "\n"
 
 
 def page(name: str) -> str:

@@ -16,8 +16,8 @@ CLIENTS = 9, 10, 11, 9, 12, 10, 9, 13           # 192.168.10.9, .10 …
 NETWORK = 0xC0A80A00
 SEED = 1                                        # of twos, the only one with luck
 SAID = """\
-Four servers, added in the order A (192.168.20.1) to D, so that D comes first in the list: weights A 3, B 1, C 2, and D 0,
-which is quiesced.  Eight clients connect to two addresses of one service (a firewall mark) in turn.  Every second
+Four servers, added in the order A (192.168.20.1) to D, so that D comes first in the list: weights A 3, B 1, C 2, and
+D 0, which is quiesced.  Eight clients connect to two addresses of one service (a firewall mark) in turn.  Every second
 connection has ended when the next one comes and counts as inactive from then on; the others stay active."""
 
 

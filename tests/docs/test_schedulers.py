@@ -40,5 +40,9 @@ def test_a_page_begins_its_code_behind_the_imports(name):
     assert any("def schedule(" in line or "(Scheduler):" in line for line in lines[first - 1:])
 
 
-def test_what_looks_like_emphasis_in_a_docstring_stays_as_it_is():
-    assert prose("so a*w > b*v, *here*\n\nKernel: a.c.\nPaper: B.") == "so a\\*w > b\\*v, *here*\n\nKernel: a.c.\\\nPaper: B."
+def test_what_looks_like_emphasis_stays_as_it_is():
+    assert prose("so a*w > b*v, *here*") == "so a\\*w > b\\*v, *here*"
+
+
+def test_sources_of_a_docstring_stay_on_lines_of_their_own():
+    assert prose("Kernel: a.c.\nPaper: B.") == "Kernel: a.c.\\\nPaper: B."
