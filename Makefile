@@ -51,10 +51,11 @@ lint: $(VENV)/lbq-test  ## ruff, cython-lint, codespell
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint --max-line-length 120 lbq
 	@$(BIN)/codespell --skip "*.json" --ignore-words-list wieght,clasic,lits,fo,ect,iif lbq tests bench docs README.md CONTRIBUTING.md
 
-docs: $(VENV)/lbq-run  ## the documentation: build/docs/index.html; a warning is an error
+docs: $(VENV)/lbq-run  ## the documentation, build/docs/index.html, and manual pages, build/man; a warning is an error
 	@$(BIN)/pip install -q --group docs
 	@$(BIN)/python -m sphinx -q -W --keep-going -n docs build/docs
-	@echo "build/docs/index.html"
+	@$(BIN)/python -m sphinx -q -W --keep-going -n -b man docs build/man
+	@echo "build/docs/index.html" build/man/*
 
 annotate: $(VENV)/lbq-test  ## where compiled code still talks to Python: build/c/**/*.html
 	@LBQ_ANNOTATE=1 $(BIN)/python setup.py -q build_ext --build-lib build/annotated --force

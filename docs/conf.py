@@ -18,8 +18,14 @@ exclude_patterns = ["_ext"]
 nitpicky = True
 smartquotes = False                     # -- begins an option, not a dash
 highlight_language = "none"
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = f"lbq {release}"
 html_copy_source = False
+
+man_pages = [
+    ("generated/lbq", "lbq", "the Linux Virtual Server in user space", [author], 1),
+    ("generated/lbq-ipvsadm", "lbq-ipvsadm", "ipvsadm for an lbq director", [author], 8),
+]

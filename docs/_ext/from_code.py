@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import manual
 import scheduler_pages
 import state_pages
 
@@ -15,7 +16,7 @@ def setup(app) -> dict:
 
 def pages() -> dict[str, str]:
     """Return every page by its path below docs/generated."""
-    return {**scheduler_pages.pages(), **state_pages.pages()}
+    return {**scheduler_pages.pages(), **state_pages.pages(), **manual.pages()}
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
