@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -237,17 +236,6 @@ def test_a_users_own_scheduler(capsys, web, tmp_path):
 
     out = json.loads(run(capsys, web, "--scheduler", f"{tmp_path}/mine.py:Mine", "--json"))
     assert [server["flows"] for server in out["schedulers"][0]["servers"]] == [8, 0, 0, 0]
-
-
-def test_the_example_of_the_manual(capsys, tmp_path, monkeypatch):
-    page = (Path(__file__).parents[3] / "docs" / "replay.md").read_text()
-    _, flows, _, told, *_ = page.split("## In small")[1].split("```")
-    command, _, expected = told.strip().partition("\n")
-    write(tmp_path / "flows.csv", flows.lstrip())
-    monkeypatch.chdir(tmp_path)
-
-    assert command.startswith("$ lbq replay flows.csv ")
-    assert run(capsys, *command.split()[3:]) == expected + "\n"
 
 
 def test_help_teaches(capsys):
