@@ -1,4 +1,4 @@
-"""What can be asked of a running director, and in which order host and engine follow a change.
+"""What can be changed in a running director, and in which order host and engine follow a change.
 
     add      the host's set first, then the engine: a connection never starts whose replies nobody rewrites
     delete   the engine first; the set's entry goes when the last connection of the server is gone
@@ -18,15 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from lbq import filters
-from lbq.conntrack import decode, split
 from lbq.control.channel import PacketProcess, to_its_end
-from lbq.control.rows import key_of
+from lbq.control.questions import Questions
 from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
 from lbq.grammar import (
     DEFAULT_WEIGHT,
-    MAX_MARK,
     MODES,
-    PROTOCOLS,
     SERVER_SETTINGS,
     ServerWords,
     check_server,
@@ -34,13 +31,11 @@ from lbq.grammar import (
     format_endpoint,
     format_service,
     format_settings,
-    parse_endpoint,
     parse_netmask,
     parse_server,
     parse_service,
 )
 from lbq.host.stack import EVERY_PORT
-from lbq.losses import queue_counters
 from lbq.model import (
     AF_INET,
     AF_INET6,
@@ -61,7 +56,6 @@ from lbq.model import (
 from lbq.options import (
     BY_NUMBER,
     DATA_PATHS,
-    MAX_CONNECTIONS,
     MAX_SECONDS,
     ServiceWords,
     auto_refused,
@@ -77,20 +71,11 @@ from lbq.options import (
     parse_sysctl,
     steering_refused,
 )
-from lbq.queues import Queues
 from lbq.schedulers import DEFAULT, flag_bits, flag_names
-from lbq.services import FTP, MOST_LINES, join_pages
+from lbq.services import FTP
 from lbq.sysctls import PREFIX
-from lbq.trace import records as trace
 
-PAGE = 256              # connections; a page leaves the packet process in under 200 µs
-LINES_PAGE = 8          # services and servers; likewise
-TRACE_SECONDS = 3       # a trace that is not read for so long ends: whoever wanted it is gone
-LOOKS = 3               # at a service that is another meanwhile, before giving up
-LINES = 256             # of such pages together, in an answer
-ENDED_PAGE = 64         # connections to end; likewise
-CONNTRACK_SECONDS = 2   # what an asker waits for conntrack's counters, and how often it looks
-CONNTRACK_PAUSE = 0.005
+ENDED_PAGE = 64         # connections to end; it leaves the packet process in under 200 µs
 BY_KERNEL = {"steer": (True,), "offload": (False, True)}        # what the host is told of a service's data path
 
 logger = logging.getLogger("lbq.control")
@@ -99,7 +84,6 @@ NEW_SERVER = ServerWords(0, 0, AF_INET, DEFAULT_WEIGHT, NAT, 0, 0, IPIP, 0, NOCS
 SETTING_TYPES = {"data_path": str, "scheduler": str, "persistent": int, "netmask": int, "ops": bool,
                  "scheduler_flags": list, "mode": str,
                  "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int, "pe": str}
-MAX_CURSOR = MOST_LINES << 32
 SECONDS = ("persistent", "idle")
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 NETMASKS = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}     # the whole address, which is the default
@@ -132,14 +116,12 @@ class HostThread:
         return await to_its_end(asyncio.get_running_loop().run_in_executor(self._thread, function, *args))
 
 
-class Operations:
+class Operations(Questions):
     """The running director: its packet process and its host, changed together."""
 
     def __init__(self, process: PacketProcess, host: HostThread, facts: dict):
-        self.process = process
+        super().__init__(process, facts)
         self.host = host
-        self.facts = facts                      # what `status` tells and never changes
-        self.services: dict[ServiceKey, ServiceWords] = {}
         self.servers: dict[Membership, ServerWords] = {}
         self.places: dict[ServiceKey, set[Membership]] = defaultdict(set)   # the same by service
         self.trash: dict[Membership, ServerWords] = {}      # deleted, but the host still lets their replies through
@@ -147,10 +129,7 @@ class Operations:
         self.steers: dict[Membership, int] = {}             # by which the kernel knows those it rewrites for
         self.free_steers: list[int] = []
         self.offloads: set[Membership] = set()              # of those, whose flows conntrack carries
-        self.queues = Queues(facts["queue"], facts.get("workers", 1))
         self.has_headers_queue = False
-        self.hears_conntrack = False
-        self.traced_at: float | None = None     # when a trace was last read, of time.monotonic()
         self.change = asyncio.Lock()            # one change at a time, host and engine together
 
     def methods(self) -> dict:
@@ -292,122 +271,7 @@ class Operations:
         return any(AF_INET6 in (key.family, family) for key, _, _, family in (*self.servers, *self.trash)) or any(
             key.family == AF_INET6 for key in self.services)
 
-    # ---- Asking ------------------------------------------------------------------------------------------
-
-    async def status(self) -> dict:
-        """Return what this director is."""
-        counters = await self.process.call("statistics")
-        return {**self.facts, "services": len(self.services),
-                **{name: counters[name] for name in ("connections", "connections_max")},
-                "traced": self.traced_at is not None}
-
-    async def list(self) -> list:
-        """Return a row for every service, with its servers, newest first."""
-        await self._hear_conntrack()
-        rows, cursor = [], 0
-        while cursor is not None:
-            page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
-            join_pages(rows, page)
-        return self._completed(rows)
-
-    async def list_page(self, cursor: int = 0, limit: int = LINES) -> dict:
-        """Return *limit* lines of the listing, or a few more, from *cursor* on, and the cursor of the next or None.
-
-        A service is one line and each of its servers another (``services.page`` says what a cursor is).  It is for
-        who looks again and again: conntrack is not asked what it counts.
-        """
-        if not 0 <= cursor <= MAX_CURSOR or limit < 1:
-            raise ConfigError(f"a page has a cursor from 0 to {MAX_CURSOR} and a limit from 1")
-        rows = []
-        for _ in range(0, min(limit, LINES), LINES_PAGE):
-            page, cursor = await self.process.call("list_services", cursor, min(limit, LINES_PAGE))
-            join_pages(rows, page)
-            if cursor is None:
-                break
-        return {"services": self._completed(rows), "next": cursor}
-
-    def _completed(self, rows: list[dict]) -> list[dict]:
-        """Return the engine's *rows* with what only the front knows of a service."""
-        for row in rows:
-            words = self.services.get(key_of(row))
-            row["pe"] = words.pe if words else ""       # deleted since
-            row["data_path"] = words.data_path if words else DATA_PATHS[0]
-        return rows
-
-    async def _hear_conntrack(self) -> None:
-        """Wait until the engine has read what conntrack counts, as long as that is of use."""
-        if not self.hears_conntrack:
-            return
-        number = await self.process.call("ask_conntrack")
-        deadline = time.monotonic() + CONNTRACK_SECONDS
-        while await self.process.call("told_by_conntrack") < number and time.monotonic() < deadline:
-            await asyncio.sleep(CONNTRACK_PAUSE)
-
-    async def stats(self) -> dict:
-        """Return the services' rows and the ``totals``."""
-        return {"services": await self.list(), **await self.totals()}
-
-    async def totals(self) -> dict:
-        """Return the sum of all services, the engine's counters and those of the kernel's queues."""
-        counted = queue_counters(self.queues.all)
-        return {"total": await self.process.call("totals"), "counters": await self.process.call("statistics"),
-                "queue": counted._asdict() if counted else None}
-
-    async def connections(self, cursor: int = 0, limit: int = PAGE) -> dict:
-        """Return a page of connections and the cursor of the next one, or None after the last."""
-        if not 0 <= cursor <= MAX_CONNECTIONS or limit < 1:
-            raise ConfigError(f"a page has a cursor from 0 to {MAX_CONNECTIONS} and a limit from 1")
-        if cursor == 0:
-            await self._hear_conntrack()
-        page, raw = await self.process.call("list_connections", cursor, min(limit, PAGE))
-        return {"connections": [decode(record, page["now"]) for record in split(raw)], "next": page["ok"]}
-
-    async def look(self, protocol: str, source: str, destination: str, fwmark: int = 0) -> dict:
-        """Return what the engine knows of a packet between two endpoints, and its service's row (explain/twin.py)."""
-        if protocol not in PROTOCOLS or not 0 <= fwmark <= MAX_MARK:
-            raise ConfigError(f"a packet has one of the protocols {', '.join(PROTOCOLS)}, and a mark below 2^32")
-        (caddr, cport, family), (vaddr, vport, other) = map(parse_endpoint, (source, destination))
-        if family != other:
-            raise ConfigError(f"{source} and {destination} are not of one address family")
-        asked = PROTOCOLS[protocol], caddr, cport, vaddr, vport, fwmark
-        for _ in range(LOOKS):
-            picture = await self.process.call("look", family, *asked)
-            rows, cursor = [], picture["service"] and picture["service"]["cursor"]
-            while cursor is not None and len(rows) < 2:
-                page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
-                join_pages(rows, page)
-            if not rows or key_of(rows[0]) == ServiceKey(*picture["service"]["key"]):
-                if rows:
-                    rows[0]["data_path"] = self.services[key_of(rows[0])].data_path
-                return {**picture, "now": time.monotonic_ns(), "row": rows[0] if rows else None}
-        raise HostError("cannot look at a service: services come and go too fast; try again")
-
-    # ---- Trace ---------------------------------------------------------------------------------------------
-
-    async def trace_start(self, client: str | None = None, service: str | None = None, server: str | None = None,
-                          state: str | None = None, only_new: bool = False, only_drops: bool = False,
-                          every: int = 1) -> list:
-        """Begin to keep what is decided about packets, until it is not read any more; return the outcomes' names."""
-        packets = trace.wanted(client=client, service=service, server=server, state=state, only_new=only_new,
-                               only_drops=only_drops, every=every)
-        if self.facts["engine"] != "fast":
-            raise HostError("only the fast engine can be traced; run the director with --engine fast")
-        if self.traced_at is not None:
-            raise HostError("somebody is tracing already, and only one can; end that lbq trace first")
-        self.traced_at = time.monotonic()
-        return await self.process.call("trace_start", packets)
-
-    async def trace_read(self, limit: int = PAGE) -> list:
-        """Return a page of records in hexadecimal digits (trace/records.py), and the trace's counters."""
-        if self.traced_at is None:
-            raise HostError("the trace was ended, because nobody read it")
-        self.traced_at = time.monotonic()
-        return await self.process.call("trace_read", max(1, min(limit, PAGE)))
-
-    async def trace_stop(self) -> None:
-        """Keep nothing any more."""
-        self.traced_at = None
-        await self.process.call("trace_stop")
+    # ---- Connections, settings --------------------------------------------------------------------------------
 
     async def end_connections(self, service: str | None = None, server: str | None = None, client: str | None = None,
                               state: str | None = None) -> dict:
@@ -536,7 +400,7 @@ class Operations:
                 raise ConfigError(f"'{server}' says nothing to set; write {server},weight=N")
             place = key, *said.place()
             before = self._there(place)
-            words = _filled(said, before)
+            words = filled(said, before)
             check_server(words, key, words.mode)
             check_steered(self.services[key].data_path, words)
             await self.change_server(place, words)
@@ -616,8 +480,7 @@ class Operations:
 
     async def tick(self) -> None:
         """Let the engine do what is due once a second; take the deleted servers that it forgot off the host."""
-        if self.traced_at is not None and time.monotonic() > self.traced_at + TRACE_SECONDS:
-            await self.trace_stop()
+        await self.end_stale_trace()
         async with self.change:
             failure = None
             for words, address, port, family in await self.process.call("tick"):
@@ -760,7 +623,7 @@ class Operations:
 
     def _complete(self, key: ServiceKey, said: ServerWords) -> ServerWords:
         """Return what was *said* about a new server with everything that was not."""
-        words = _filled(said, NEW_SERVER._replace(mode=MODES[self.services[key].mode]))
+        words = filled(said, NEW_SERVER._replace(mode=MODES[self.services[key].mode]))
         check_server(words, key, words.mode)
         check_steered(self.services[key].data_path, words)
         return words
@@ -771,7 +634,7 @@ class Operations:
         return sentence
 
 
-def _filled(said: ServerWords, before: ServerWords) -> ServerWords:
+def filled(said: ServerWords, before: ServerWords) -> ServerWords:
     """Return the settings of *before* with those that were *said*."""
     settings = {name: getattr(before, name) for name in SERVER_SETTINGS if getattr(said, name) is None}
     return said._replace(**settings)

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import shlex
 
-from lbq.control.operations import NEW_SERVER
+from lbq.control.operations import NEW_SERVER, filled
 from lbq.director import Director
 from lbq.errors import ConfigError
-from lbq.grammar import SERVER_SETTINGS, check_server, parse_server, parse_service
+from lbq.grammar import check_server, parse_server, parse_service
 from lbq.model import RealServer, ServiceKey, Tunnel
 from lbq.options import parse_sysctl
 
@@ -38,7 +38,7 @@ def make(engine: Director, change: str) -> None:
         case ["add", "server", service, server]:
             key, said = _server(engine, service, server)
             first = next(iter(engine.services.by_key[key].servers), None)
-            words = _filled(said, NEW_SERVER._replace(mode=first.mode) if first else NEW_SERVER)
+            words = filled(said, NEW_SERVER._replace(mode=first.mode) if first else NEW_SERVER)
             check_server(words, key, words.mode)
             engine.add_server(key, *_arguments(words))
         case ["sysctl", *settings] if settings:
@@ -67,13 +67,9 @@ def _set(engine: Director, key: ServiceKey, said) -> None:
     before = NEW_SERVER._replace(weight=known.weight, mode=known.mode, upper=known.upper, lower=known.lower,
                                  tunnel=known.tunnel.type, tunnel_port=known.tunnel.port,
                                  tunnel_csum=known.tunnel.flags)
-    words = _filled(said, before)
+    words = filled(said, before)
     check_server(words, key, words.mode)
     engine.set_server(key, *_arguments(words))
-
-
-def _filled(said, before):
-    return said._replace(**{name: getattr(before, name) for name in SERVER_SETTINGS if getattr(said, name) is None})
 
 
 def _arguments(words) -> tuple:

@@ -88,7 +88,7 @@ MUTANTS = (
     Mutant("JSON may be nested as deep as it likes", "control", (
         ("control/server.py", "except (ValueError, RecursionError):", "except ValueError:"),)),
     Mutant("numbers reach the engine that it does not take", "control", (
-        ("control/operations.py", "if not 0 <= cursor <= MAX_CONNECTIONS or", "if cursor < 0 or"),)),
+        ("control/questions.py", "if not 0 <= cursor <= MAX_CONNECTIONS or", "if cursor < 0 or"),)),
     Mutant("a failed host leaves the operations behind", "control", (
         ("control/operations.py", "        del self.services[key]\n", ""),
         ("control/operations.py", '        await self.host.call("remove_service", key)\n',

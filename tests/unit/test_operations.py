@@ -666,7 +666,7 @@ def test_ipv6_is_there_with_a_service_or_a_server_of_it(operations, story):
 
 def test_records_of_ipv6_are_longer(operations, monkeypatch):
     """112 bytes: what they say is for another module, but where the next begins is this one's business."""
-    monkeypatch.setattr("lbq.control.operations.decode", lambda record, now: len(record))
+    monkeypatch.setattr("lbq.control.questions.decode", lambda record, now: len(record))
     record4 = RECORD.pack(1, 2, 3, 1000, 80, 80, 6, AF_INET, *[0] * 12)
     record6 = RECORD.pack(1, 2, 3, 1000, 80, 80, 6, AF_INET6, *[0] * 12) + bytes(48)
     operations.process.answers["list_connections"] = {"ok": None, "now": 0}, record6 + record4 + record6
@@ -689,7 +689,7 @@ def test_a_drained_server_of_ipv6_is_the_one_that_is_meant(operations6, story, c
                  for cport, daddr in ((1000, "192.168.20.1"), (2000, "::192.168.20.1"))])
     common = {"protocol": "tcp", "vport": 80, "dport": 80, "state": "NONE", "flags": 0, "fwmark": 0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lbq.control.operations.decode", lambda record, now: {**common, **next(rows)})
+        patch.setattr("lbq.control.questions.decode", lambda record, now: {**common, **next(rows)})
         asyncio.run(operations6.drain(VIP6, "[::192.168.20.1]", end_after=0, delete=True))
         asyncio.run(operations6.tick())
 

@@ -307,7 +307,7 @@ def test_losses_are_shown_with_their_reason(three):
 def test_the_kernels_queue_is_shown(three, monkeypatch):
     from lbq.losses import QueueCounters
 
-    monkeypatch.setattr("lbq.control.operations.queue_counters", lambda numbers: QueueCounters(3, 5, 7))
+    monkeypatch.setattr("lbq.control.questions.queue_counters", lambda numbers: QueueCounters(3, 5, 7))
     three.look()
 
     assert three.lines()[2] == "queue waiting 3  dropped 5  socket overruns 7  lost 12, 12/s"

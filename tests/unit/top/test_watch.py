@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.control.operations import LINES as MOST_LINES
+from lbq.control.questions import LINES as MOST_LINES
 from lbq.errors import ConfigError, NotRunning, PeerError
 from lbq.top import watch as watch_module
 from lbq.top.newest import NewestConnections
