@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := build/sanitized/lbq-sanitized
 RESULTS := bench/results/$(shell date +%F).json
-SOURCES := setup.py pyproject.toml $(shell find lbq -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'lbq/bench/*.[cl]*')
+SOURCES := setup.py pyproject.toml $(shell find lbq -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'lbq/bench/*.[cl]*' -o -name 'page.*')
 
 help:  ## explain the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18

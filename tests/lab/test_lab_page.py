@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from lbq.schedulers import BUILT_IN
 from tests.helpers.chromium import Chromium
-from tests.helpers.private_run import PrivateRun
+from tests.helpers.private_run import TIMEOUT, PrivateRun
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 CHECKSUMS = {("IP", "IP checksum"), ("TCP", "TCP checksum")}
@@ -143,6 +144,24 @@ def test_one_lab_only_if_that_is_asked_for(tmp_path):
         done = place.lbq("lab", "tun", "--report", path, "--only")
         assert (done.returncode, done.stderr) == (0, "")
     assert re.findall(r'"mode":"(\w+)"', path.read_text()) == ["tun"]
+
+
+@pytest.mark.parametrize("until", ["Recording the same request in the tunnelling lab", "   1.", "  11."])
+def test_a_signal_leaves_neither_lab_nor_report(tmp_path, until):
+    path = tmp_path / "lab.html"
+    with PrivateRun() as place:
+        lab = place.start("lab", "nat", "--report", path)
+        try:
+            for line in lab.stdout:
+                if line.startswith(until):
+                    break
+            lab.send_signal(signal.SIGINT)
+            _, errors = lab.communicate(timeout=TIMEOUT)
+        finally:
+            lab.kill()
+            lab.wait()
+        assert (lab.returncode, errors) == (130, "")
+        assert place.leftovers() == [] and not path.exists()
 
 
 @pytest.mark.parametrize(("words", "said"), [
