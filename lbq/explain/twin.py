@@ -29,6 +29,10 @@ from lbq.parsing import Parsed
 from lbq.protocols import tcp
 from lbq.schedulers import lblc, lblcr
 
+BY_KERNEL = {
+    "steer": "the data path is steer: what is longer than 128 bytes the kernel rewrites, to the same end",
+    "offload": "the data path is offload: lbq sees the first packet of a flow, and conntrack translates those after it"}
+
 
 class Note(NamedTuple):
     """One step of a decision: what was done, what came of it, and the same as data."""
@@ -206,6 +210,8 @@ def of_picture(picture: dict, row: dict | None) -> Witness:
     if row:
         row = {**row, "scheduler": picture["service"]["asked"]}
     twin = of_rows([row] if row else [], sysctls, picture["timeouts"], picture["profile"])
+    if row and row.get("data_path") in BY_KERNEL:
+        twin.caveats.append(BY_KERNEL[row["data_path"]])
     for family in picture["serves"]:
         twin.services.serves[family] += 1       # there are others, or the packet would meet no hook
     service = next(iter(twin.services.by_key.values()), None)

@@ -71,6 +71,13 @@ def test_every_step_of_a_connection_is_told(lab):
     held.close()
 
 
+@pytest.mark.parametrize(("path", "word"), [("steer", "128 bytes"), ("offload", "conntrack")])
+def test_what_the_kernel_does_instead_is_said(lab, path, word):
+    start(lab, "rr", "--data-path", path)
+    said = explain(lab, f"{lab.client.address}:41000", f"{lab.vip}:80")
+    assert len(said["caveats"]) == 1 and word in said["caveats"][0]
+
+
 @pytest.fixture(params=["dr", "tun"])
 def routed_lab(request, forgiven):
     """Return the network of DR or TUN, examined after the test."""

@@ -275,7 +275,7 @@ def test_what_could_not_be_looked_at_is_said_with_the_reason():
 
 
 def test_a_rule_that_nobody_understands_leaves_its_check_unmade():
-    report = finding.examine(with_rule("mangle", "-A PREROUTING -d 10.0.0.0/255.0.255.0 -j DROP"), CHECKS)
+    report = finding.examine(with_rule("mangle", "-A PREROUTING -d 10.0.0.0/eight -j DROP"), CHECKS)
 
     assert report.findings == []
     assert [name for name, _ in report.unknown] == ["before_lbq"]
