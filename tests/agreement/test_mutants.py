@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from tests.fuzz.mutants import MUTANTS as FUZZED
 from tests.helpers import sampled
 from tests.kernel.mutants import ROOT, mutants, try_out
 
@@ -25,3 +26,10 @@ def test_a_mistake_is_noticed(mutant):
 def test_a_mistake_can_still_be_made(mutant):
     """Also those that only the full set tries out are changes of the sources as they are."""
     assert mutant.source() != (ROOT / "lbq" / mutant.file).read_text()
+
+
+@pytest.mark.parametrize("mutant", FUZZED, ids=lambda mutant: mutant.name)
+def test_a_mistake_for_the_fuzzers_can_still_be_made(mutant):
+    """They are tried out by hand (tests/fuzz/mutants.py), each takes a build."""
+    for file, old, new in mutant.edits:
+        assert old in (ROOT / "lbq" / file).read_text() and old != new

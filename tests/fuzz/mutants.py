@@ -32,7 +32,7 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant("a TCP header may be cut", "packets", (
-        ("_packet.pxd", "packet.length < header + 20:", "packet.length < header + 12:"),)),
+        ("_packet.pxd", "packet.here < header + 20:", "packet.here < header + 12:"),)),
     Mutant("a packet may be longer than what is here", "packets", (
         ("_packet.pxd", "if packet.length > length:", "if packet.length > length + 8:"),)),
     Mutant("an SCTP chunk may be cut", "packets", (
@@ -44,8 +44,7 @@ MUTANTS = (
         ("_related.pyx", "if not has_ports(packet, at) or left < header + 4:", "if not has_ports(packet, at):"),)),
     Mutant("an extension header may be cut", "cuts", (("packet.py", "if at + 2 > end:", "if at > end:"),)),
     Mutant("both engines pass IPv6 packets that are cut", "packets", (
-        ("_packet.pxd", "if packet.length > packet.queued.length:\n        return DROPPED_TRUNCATED",
-         "if packet.length > packet.queued.length:\n        return PASSED_NOT_OURS"),
+        ("_packet.pxd", "            return DROPPED_TRUNCATED\n    found", "            return PASSED_NOT_OURS\n    found"),
         ("parsing.py", 'if len(packet) < length:\n        return "truncated"\n    found',
          'if len(packet) < length:\n        return "not_ours"\n    found'))),
     Mutant("of IPv6 addresses only the XOR is hashed and compared", "packets", (
@@ -71,8 +70,7 @@ MUTANTS = (
     Mutant("replies to port 0 are not found", "packets", (
         ("_flowtable.pxd", "cport != 0 or direction == DIRECTION_OUT or", "cport != 0 or"),)),
     Mutant("tunnels of deleted services are remembered", "packets", (
-        ("_slots.pyx", "        self._list_tunnels()\n        self._after_delete(service)\n\n    def flush",
-         "        self._after_delete(service)\n\n    def flush"),)),
+        ("_slots.pyx", "        self._note_tunnel(server)\n\n    def _after_delete", "\n    def _after_delete"),)),
     Mutant("an attribute may end behind its message", "netlink", (
         ("_nfqueue.pxd", "at + size > length:", "at + size > length + 4:"),)),
     Mutant("a payload needs no room before it", "netlink", (
