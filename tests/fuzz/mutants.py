@@ -44,7 +44,8 @@ MUTANTS = (
         ("_related.pyx", "if not has_ports(packet, at) or left < header + 4:", "if not has_ports(packet, at):"),)),
     Mutant("an extension header may be cut", "cuts", (("packet.py", "if at + 2 > end:", "if at > end:"),)),
     Mutant("both engines pass IPv6 packets that are cut", "packets", (
-        ("_packet.pxd", "            return DROPPED_TRUNCATED\n    found", "            return PASSED_NOT_OURS\n    found"),
+        ("_packet.pxd", "            return DROPPED_TRUNCATED\n    found",
+         "            return PASSED_NOT_OURS\n    found"),
         ("parsing.py", 'if len(packet) < length:\n        return "truncated"\n    found',
          'if len(packet) < length:\n        return "not_ours"\n    found'))),
     Mutant("of IPv6 addresses only the XOR is hashed and compared", "packets", (
