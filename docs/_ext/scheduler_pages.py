@@ -45,7 +45,7 @@ def overview() -> str:
     rows = [[f"[`{name}`]({name}.md)", title.partition(": ")[2] or title] for name, title in titles]
     choices = [[f"[`{name}`]({name}.md)", *("–" if step.chosen == "nobody" else step.chosen
                                             for step in worked.steps(name))] for name in BUILT_IN]
-    toctree = "\n".join(["```{toctree}", ":hidden:", "", *BUILT_IN, "```"])
+    toctree = "\n".join(["```{toctree}", ":hidden:", "", *(f"{name} <{name}>" for name in BUILT_IN), "```"])
     return "\n\n".join([
         INTRODUCTION + "\n" + table(["name", "in a sentence"], rows), "## The same eight connections", worked.SAID,
         table(["", *(str(number + 1) for number in range(len(worked.CLIENTS)))], choices),
