@@ -30,8 +30,8 @@ fuzz: $(VENV)/lbq-test $(SANITIZED)  ## hostile bytes to everything that reads a
 soak: $(VENV)/lbq-test  ## a director under mixed traffic and steady changes, for a minute: nothing lost, nothing grows (root)
 	@$(BIN)/python tests/run.py soak
 
-unit: $(VENV)/lbq-test  ## unit, packet, ipvsadm and agreement tests: no root, no network
-	@$(BIN)/python tests/run.py unit pure packets ipvsadm agreement
+unit: $(VENV)/lbq-test  ## unit, packet, ipvsadm, docs and agreement tests: no root, no network
+	@$(BIN)/python tests/run.py unit pure packets ipvsadm docs agreement
 
 bench: $(VENV)/lbq-test  ## forwarding, DNAT, proxies, lbq and the floor side by side in one run, with charts (root)
 	@packaging/install-debian bench

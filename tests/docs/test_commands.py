@@ -13,7 +13,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 from unittest.mock import patch
 
 import manual
@@ -21,14 +20,13 @@ import pytest
 
 from lbq import cli
 from lbq.options import director_parser, validate
+from tests.helpers.documented import IN_LAB, PAGES, Command, blocks, commands, pattern
 from tests.helpers.engines import ENGINES
 from tests.helpers.sphinx import DOCS
 from tests.helpers.tables import filled, taken
 
-README = DOCS.parent / "README.md"
-PAGES = [README, *sorted(DOCS.glob("*.md"))]
-NOT_YET = {                 # what needs a lab, or a capture that is not kept; it may only become less
-    ("README.md", "make lab"), ("README.md", "make test"), ("doctor.md", "lbq doctor"),
+NOT_YET = {                 # runs all tests, or needs a capture that is not kept; it may only become less
+    ("README.md", "make test"),
     ("replay.md", "lbq replay web.pcap --scheduler rr,wrr,wlc,sed,sh,mh"),
     ("replay.md", "lbq replay web.pcap --scheduler mh"),
 }
@@ -40,46 +38,9 @@ class Asked(Exception):
     """The words were understood, and a director would be asked now."""
 
 
-class Command(NamedTuple):
-    """A command, and what is shown below it."""
-
-    page: str
-    line: str
-    output: str
-
-    def is_not_yet(self) -> bool:
-        return any(page == self.page and self.line.startswith(begin) for page, begin in NOT_YET)
-
-
-def blocks(page: Path) -> list[list[str]]:
-    """Return the lines of all blocks of *page*, fenced and indented."""
-    found, inside, indented = [], False, []
-    for line in page.read_text().split("\n"):
-        if line.startswith("```"):
-            inside = not inside
-            if inside:
-                found.append([])
-        elif inside:
-            found[-1].append(line)
-        elif line.startswith("    "):
-            indented.append(line.strip())
-    return [*found, indented]
-
-
-def commands(page: Path) -> list[Command]:
-    """Return the commands of *page* that begin with ``$ ``."""
-    found = []
-    for lines in blocks(page):
-        text = "\n".join(lines).replace("\\\n", "")
-        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-            line, _, output = part.partition("\n")
-            found.append(Command(page.name, line, output.rstrip("\n")))
-    return found
-
-
-def pattern(output: str) -> str:
-    """Return the pattern of *output*, in which a line ``…`` stands for any lines."""
-    return "\n".join("(?s:.*)" if line == "…" else re.escape(line) for line in output.split("\n"))
+def is_one_of(command: Command, others: set[tuple[str, str]]) -> bool:
+    """Return True when *command* begins like one of *others*, which are pages and words."""
+    return any(page == command.page and command.line.startswith(words) for page, words in others)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
@@ -89,7 +50,7 @@ def test_commands_do_what_is_shown(page, tmp_path):
         (tmp_path / "table.json").write_text(json.dumps(taken(filled(director))))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     for command in commands(page):
-        if command.is_not_yet():
+        if is_one_of(command, NOT_YET | IN_LAB):
             continue
         name = command.line.removeprefix("cat ")
         if name != command.line and not (tmp_path / name).exists():
@@ -102,8 +63,8 @@ def test_commands_do_what_is_shown(page, tmp_path):
 
 
 def test_what_is_not_executed_yet_becomes_less():
-    left = [command.line for page in PAGES for command in commands(page) if command.is_not_yet()]
-    assert len(left) == len(NOT_YET) == 5
+    left = [command for page in PAGES for command in commands(page) if is_one_of(command, NOT_YET)]
+    assert len(left) == len(NOT_YET) == 3
 
 
 def spoken() -> list[tuple[str, str]]:
