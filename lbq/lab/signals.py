@@ -54,6 +54,12 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def note() -> None:
+    """Let no signal interrupt from here on, but remember it: check() raises it then."""
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: _received.append(number))
+
+
 def check() -> None:
     """Raise Interrupted when a signal has come."""
     if _received:

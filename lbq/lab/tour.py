@@ -54,16 +54,19 @@ def main(mode: str, keep: bool, report: Path | None = None, also: tuple[str, ...
     if report is not None:
         _try_to_write(report)
     recorded: list[Recording] = []
-    for other in also:          # before the tour, as a lab that is kept would be in the way
-        print(f"Recording the same request in the {TITLES[other]} lab ...", flush=True)
-        status = _give(other, keep=False, is_told=False, recorded=recorded)
-        if status:
-            return status
-    status = _give(mode, keep, is_told=True, recorded=None if report is None else recorded)
-    if report is not None and status == 0:
+    try:
+        for other in also:      # before the tour, as a lab that is kept would be in the way
+            _say(f"Recording the same request in the {TITLES[other]} lab ...")
+            _give(other, keep=False, is_told=False, recorded=recorded)
+        _give(mode, keep, is_told=True, recorded=None if report is None else recorded)
+    except signals.Interrupted as interrupted:
+        return interrupted.status
+    finally:
+        signals.ignore()        # Python's end must not be interrupted either
+    if report is not None:
         page.write(report, [recorded[-1], *recorded[:-1]])
         print(f"The report is {report}: open it in a browser.", flush=True)
-    return status
+    return 0
 
 
 def _try_to_write(report: Path) -> None:
@@ -78,31 +81,30 @@ def _try_to_write(report: Path) -> None:
         raise ConfigError(f"cannot write {report}: {error.strerror}") from error
 
 
-def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None) -> int:
+def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None) -> None:
     """Give the tour through one lab, silently unless it *is_told*; add a request to *recorded* if that is wanted."""
     lab = _lab(mode, keep=keep, say=lambda line: _say("  " + line))
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
                         f"if it is from an earlier lab, take that down with: lbq lab {mode} --down")
     signals.listen()
-    status = None
+    is_done = False
     try:
         try:
             with redirect_stdout(sys.stdout if is_told else io.StringIO()):
                 _tour(mode, lab, recorded)
-            status = 0
+            is_done = True
         finally:
-            signals.ignore()        # from here on nothing interrupts
+            signals.note()          # nothing interrupts what comes now; before another lab a signal is heard again
     except signals.Interrupted as interrupted:
         print(f"\n{interrupted}: the lab ends here.", flush=True)
-        status = interrupted.status
+        raise
     finally:
-        if keep and status == 0:
+        if keep and is_done:
             _print_what_to_play_with(mode, lab)
         else:
             with redirect_stdout(sys.stdout if is_told else io.StringIO()):
                 _take_down(lab)
-    return status
 
 
 def take_down(mode: str) -> int:
