@@ -31,6 +31,7 @@ Kernel: ip_vs_conn.c; struct ip_vs_conn in include/net/ip_vs.h.
 from __future__ import annotations
 
 import heapq
+import socket
 import struct
 from collections.abc import Iterator
 
@@ -76,6 +77,7 @@ POSTPONED = 60              # seconds that what governs connections lives on at 
 TICK_BITS = 28              # deadlines are served in ticks of 2^28 ns
 SECOND = 1_000_000_000
 STATE_NAMES = {TCP: tcp.NAMES, UDP: udp.NAMES, SCTP: sctp.NAMES}
+PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 TEMPLATE_STATES = ("NONE", "ASSURED")
 
 
@@ -187,6 +189,13 @@ def decode(record: bytes, now_ns: int) -> dict:
         "flags": entry["flags"] & ~(VALID | MIXED | OFFLOADED),
         "fwmark": entry["fwmark"],
     }
+
+
+def ends_of(row: dict) -> tuple[int, int, int, int, int, int]:
+    """Return protocol, client, client's port, VIP, port and family of what ``decode`` shows as *row*."""
+    family = AF_INET6 if ":" in row["caddr"] else AF_INET
+    client, vip = (int.from_bytes(socket.inet_pton(family, row[end]), "big") for end in ("caddr", "vaddr"))
+    return PROTOCOL_NUMBERS[row["protocol"]], client, row["cport"], vip, row["vport"], family
 
 
 class ConnectionTable:

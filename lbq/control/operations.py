@@ -10,7 +10,6 @@ every client speaks the language of the command line.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from lbq import filters
+from lbq.conntrack import ends_of
 from lbq.control.channel import PacketProcess, to_its_end
 from lbq.control.questions import Questions
 from lbq.errors import ConfigError, HostError, NoSuchServer, NoSuchService, ServerExists, ServiceExists
@@ -85,7 +85,6 @@ SETTING_TYPES = {"data_path": str, "scheduler": str, "persistent": int, "netmask
                  "scheduler_flags": list, "mode": str,
                  "on_delete": str, "on_quiesce": str, "ops_replies": bool, "idle": int, "pe": str}
 SECONDS = ("persistent", "idle")
-PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 NETMASKS = {AF_INET: 0xFFFFFFFF, AF_INET6: 128}     # the whole address, which is the default
 
 
@@ -158,7 +157,7 @@ class Operations(Questions):
                 await self.host.call("check_family", server.family)
             self._check_tracked(place, server.mode)
             steer = self._take_number(place)
-            await self.process.call("add_server", *_server_arguments(place, server, steer))
+            await self.process.call("add_server", *server_arguments(place, server, steer))
             self._has(place, server)
 
     def members(self) -> tuple[list[ServiceKey], list[tuple]]:
@@ -289,8 +288,8 @@ class Operations(Questions):
             page = await self.connections(cursor)
             cursor = page["next"]
             found = [row for row in page["connections"] if wanted(row)]
-            later += [_found_by(row) for row in found if _may_govern(row)]
-            ended += await self._end_these([_found_by(row) for row in found if not _may_govern(row)])
+            later += [ends_of(row) for row in found if _may_govern(row)]
+            ended += await self._end_these([ends_of(row) for row in found if not _may_govern(row)])
         return ended + await self._end_these(later)
 
     async def _end_these(self, places: list) -> int:
@@ -434,7 +433,7 @@ class Operations(Questions):
                 raise ConfigError(f"end_after is a number of seconds from 0 to {MAX_SECONDS}")
             place = key, *said.place()
             words = self._there(place)._replace(weight=0)
-            await self.process.call("set_server", *_server_arguments(place, words))
+            await self.process.call("set_server", *server_arguments(place, words))
             self.servers[place] = words
             self.drains.pop(place, None)
             if end_after is not None or delete:
@@ -554,7 +553,7 @@ class Operations(Questions):
             if way != before:
                 await self.host.call("add_server", key, address, port, *way)
             try:
-                arguments = _server_arguments(place, words, self.steers.get(place, 0))
+                arguments = server_arguments(place, words, self.steers.get(place, 0))
                 back = await self.process.call("add_server", *arguments)
             except BaseException:
                 if way != before:
@@ -585,7 +584,7 @@ class Operations(Questions):
         if way != before:
             await self.host.call("add_server", *place[:3], *way)
         try:
-            await self.process.call("set_server", *_server_arguments(place, words))
+            await self.process.call("set_server", *server_arguments(place, words))
         except BaseException:
             if way != before:
                 await self.host.call("remove_server", *place[:3], *way)
@@ -681,7 +680,7 @@ def service_arguments(words: ServiceWords) -> tuple[str, int, int, int, int]:
     return words.scheduler, flags, words.persistent, words.netmask, words.idle
 
 
-def _server_arguments(place: Membership, words: ServerWords, steer: int = 0) -> tuple:
+def server_arguments(place: Membership, words: ServerWords, steer: int = 0) -> tuple:
     """Return a server with its settings as the engine takes them; its family only when it is not the service's."""
     address, port, *family = _engine_place(place)
     settings = (place[0], address, port, words.weight, words.mode, words.upper, words.lower,
@@ -693,13 +692,6 @@ def _engine_place(place: Membership) -> tuple:
     """Return what names a server to the engine: address, port, and the family when it is not the service's."""
     key, address, port, family = place
     return (address, port) if family == key.family else (address, port, family)
-
-
-def _found_by(row: dict) -> tuple[int, int, int, int, int, int]:
-    """Return what the engine finds the connection in a listing's *row* by."""
-    client = ipaddress.ip_address(row["caddr"])
-    return (PROTOCOL_NUMBERS[row["protocol"]], int(client), row["cport"], int(ipaddress.ip_address(row["vaddr"])),
-            row["vport"], AF_INET if client.version == 4 else AF_INET6)
 
 
 def _covers_ports(key: ServiceKey) -> bool:

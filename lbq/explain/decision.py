@@ -1,6 +1,7 @@
 """One decision, whole: the notes of a twin, the bytes before and after, the verdict, and what the kernel does next."""
 from __future__ import annotations
 
+from lbq.director import LOCAL_OUT, POSTROUTING
 from lbq.errors import ConfigError
 from lbq.explain import fields
 from lbq.explain.twin import Witness, of_picture, of_rows
@@ -14,7 +15,6 @@ from lbq.parsing import Parsed, family_of, parse
 from lbq.protocols import tcp, udp
 from lbq.sysctls import defaults
 
-LOCAL_OUT, POSTROUTING = 3, 4
 HOOKS = {PREROUTING: "PREROUTING", LOCAL_OUT: "OUTPUT", POSTROUTING: "POSTROUTING"}
 TIMEOUTS = (tcp.TIMEOUTS[tcp.ESTABLISHED], tcp.TIMEOUTS[tcp.FIN_WAIT], udp.TIMEOUTS[0])
 
@@ -70,7 +70,7 @@ def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict 
         "after": after.hex() if verdict.changed else None, "sent": sent,
         "answer": {"fields": fields.fields(verdict.answer), "packet": verdict.answer.hex()} if verdict.answer else None,
     }
-    decision["next"] = _next(decision, parsed, verdict, after, ways)
+    decision["next"] = _next(decision, verdict, after, ways)
     return decision
 
 
@@ -106,28 +106,24 @@ def _tell_host(twin: Witness) -> dict:
     return ways
 
 
-def _next(decision: dict, parsed: Parsed, verdict, after: bytes, ways: dict | None) -> list[str]:
+def _next(decision: dict, verdict, after: bytes, ways: dict | None) -> list[str]:
     """Return what happens to the packet once the decision is made."""
     if verdict.sent:
-        return [line for each in verdict.sent
-                for line in [_way(ways, each.family, each.next_hop, "lbq sends it, past the host's FORWARD rules,")]]
+        return [_way(ways, each.family, each.next_hop, "lbq sends it, past the host's FORWARD rules,")
+                for each in verdict.sent]
     if verdict.answer:
         to = decision["answer"]["fields"]["destination"]
         return [f"the packet ends here; lbq sends ICMP to {to}"]
     if not verdict.action:
         return ["the packet ends here, and nobody is told"]
     if decision["packet"]["hook"] == "POSTROUTING":
-        return [f"the host sends it to {decision_destination(after)}; routing has chosen the way before lbq saw it"]
+        to = fields.fields(after)["destination"]
+        return [f"the host sends it to {to}; routing has chosen the way before lbq saw it"]
     if decision["outcome"] != "rewritten":
         return ["the host goes on with it as if lbq were not there: rules, routing, and sockets if it is for this host"]
     family = family_of(after)
     address = parse(bytearray(after)).destination
     return [_way(ways, family, address, "the host routes it again: FORWARD rules, then")]
-
-
-def decision_destination(packet: bytes) -> str:
-    """Return where *packet* goes."""
-    return str(fields.fields(packet)["destination"])
 
 
 def _way(ways: dict | None, family: int, address: int, what: str) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from lbq import packet as pkt
 from lbq.grammar import format_address
-from lbq.model import AF_INET, AF_INET6, SCTP, TCP, UDP
+from lbq.model import AF_INET, SCTP, TCP, UDP
 from lbq.parsing import addresses, family_of
 
 TCP_FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PSH"), (0x20, "URG"))
@@ -103,8 +103,3 @@ def _step(name: str, before: bytes, after: bytes, at: int, words: list[tuple[int
     return {"field": name, "before": f"{old:#06x}", "after": f"{new:#06x}",
             "words": [[f"{was:#06x}", f"{becomes:#06x}"] for was, becomes in words],
             "computed": f"{~total & 0xFFFF:#06x}"}
-
-
-def family_name(packet: bytes) -> str:
-    """Return IPv4 or IPv6."""
-    return "IPv6" if family_of(packet) == AF_INET6 else "IPv4"

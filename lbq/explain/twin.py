@@ -188,7 +188,7 @@ class Witness(Director):
 
 def of_rows(rows: list[dict], sysctls: dict[str, int], timeouts: tuple[int, int, int], profile: str = NEW) -> Witness:
     """Return a witness with the services in *rows*, as listings and saved rules have them."""
-    from lbq.control.operations import service_arguments
+    from lbq.control.operations import server_arguments, service_arguments
 
     twin = Witness(profile)
     for name, value in sysctls.items():
@@ -199,17 +199,15 @@ def of_rows(rows: list[dict], sysctls: dict[str, int], timeouts: tuple[int, int,
         twin.add_service(key, *service_arguments(service_of(row)))
         for server in reversed(row["servers"]):
             words = server_of(server)
-            twin.add_server(key, words.address, words.port, words.weight, words.mode, words.upper, words.lower,
-                            Tunnel(words.tunnel, words.tunnel_port, words.tunnel_csum), words.family)
+            twin.add_server(*server_arguments((key, *words.place()), words))
     return twin
 
 
 def of_picture(picture: dict, row: dict | None) -> Witness:
     """Return a witness that knows what a running director said (``look``), *row* being its service's listing."""
-    sysctls = {name.removeprefix("net.ipv4.vs."): value for name, value in picture["sysctls"].items()}
     if row:
         row = {**row, "scheduler": picture["service"]["asked"]}
-    twin = of_rows([row] if row else [], sysctls, picture["timeouts"], picture["profile"])
+    twin = of_rows([row] if row else [], picture["sysctls"], picture["timeouts"], picture["profile"])
     if row and row.get("data_path") in BY_KERNEL:
         twin.caveats.append(BY_KERNEL[row["data_path"]])
     for family in picture["serves"]:

@@ -27,7 +27,6 @@ FIELDS = ("now_ns", "mark", "length", "steer", "before_length", "after_length", 
           "server_is_ipv6", "has_server", "rip", "next_hop", "before", "after")
 HOOKS = {0: "PREROUTING", 1: "INPUT", 3: "OUTPUT", 4: "POSTROUTING"}
 NOTHING, CHANGED, SENT, ANSWER = range(4)
-AFTER = {CHANGED: "changed", SENT: "sent", ANSWER: "ICMP to its sender"}
 
 
 class Traced(NamedTuple):

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import shlex
 
-from lbq.control.operations import NEW_SERVER, filled
+from lbq.control.operations import NEW_SERVER, filled, server_arguments
 from lbq.director import Director
 from lbq.errors import ConfigError
 from lbq.grammar import check_server, parse_server, parse_service
-from lbq.model import RealServer, ServiceKey, Tunnel
+from lbq.model import RealServer, ServiceKey
 from lbq.options import parse_sysctl
 
 FORMS = ("add server SERVICE RIP[,SETTING=VALUE]", "set server SERVICE RIP,SETTING=VALUE", "del server SERVICE RIP",
@@ -40,7 +40,7 @@ def make(engine: Director, change: str) -> None:
             first = next(iter(engine.services.by_key[key].servers), None)
             words = filled(said, NEW_SERVER._replace(mode=first.mode) if first else NEW_SERVER)
             check_server(words, key, words.mode)
-            engine.add_server(key, *_arguments(words))
+            engine.add_server(*server_arguments((key, *words.place()), words))
         case ["sysctl", *settings] if settings:
             for text in settings:
                 name, value = parse_sysctl(text)
@@ -69,11 +69,4 @@ def _set(engine: Director, key: ServiceKey, said) -> None:
                                  tunnel_csum=known.tunnel.flags)
     words = filled(said, before)
     check_server(words, key, words.mode)
-    engine.set_server(key, *_arguments(words))
-
-
-def _arguments(words) -> tuple:
-    return (words.address, words.port, words.weight, words.mode, words.upper, words.lower,
-            Tunnel(words.tunnel, words.tunnel_port, words.tunnel_csum), words.family)
-
-
+    engine.set_server(*server_arguments((key, *words.place()), words))

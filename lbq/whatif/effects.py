@@ -12,14 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from lbq.conntrack import ends_of
 from lbq.director import Director
 from lbq.explain.packets import build
 from lbq.explain.reasons import name_of
+from lbq.forwarding import PREROUTING
 from lbq.grammar import format_endpoint
 from lbq.model import AF_INET, AF_INET6, IP, ONE_PACKET, PERSISTENT, PROTOCOL_NAMES, SCTP, TCP, TEMPLATE
-from lbq.whatif.table import NOW, SECOND, ends
+from lbq.whatif.table import NOW, SECOND
 
-PREROUTING = 0
 FATES = ("stays", "moves", "cut", "stranded")
 WIDEST = 65536
 STEP = 1000                     # connections between two words of progress
@@ -43,7 +44,7 @@ def of_connections(engine: Director, rows: list[dict], progress: Callable[[int],
             progress(number)
         if row["flags"] & (TEMPLATE | ONE_PACKET) or row["cport"] == 0:
             continue
-        protocol, client, cport, vip, vport, family = ends(row)
+        protocol, client, cport, vip, vport, family = ends_of(row)
         server = format_endpoint(*_endpoint(row))
         flags = {TCP: "A", SCTP: "D"}.get(protocol, "")
         packet = build(protocol, (client, cport), (vip, vport), family, flags)
@@ -68,7 +69,7 @@ def of_clients(before: Director, after: Director, rows: list[dict]) -> Counter:
     """
     found, seen = Counter(), set()
     for row in rows:
-        protocol, client, _, vip, vport, family = ends(row)
+        protocol, client, _, vip, vport, family = ends_of(row)
         if protocol == IP or row["flags"] & TEMPLATE or (protocol, client, vip, vport) in seen:
             continue
         service = before.services.find_service(family, protocol, vip, vport, row["fwmark"])
@@ -82,7 +83,7 @@ def of_clients(before: Director, after: Director, rows: list[dict]) -> Counter:
 
 def _new_connection(engine: Director, row: dict) -> str:
     """Return where a new connection of a client goes; its port is one that it does not use."""
-    protocol, client, cport, vip, vport, family = ends(row)
+    protocol, client, cport, vip, vport, family = ends_of(row)
     port = cport
     while engine.connections.find(family, protocol, client, port, vip, vport) is not None:
         port = port % (WIDEST - 1) + 1

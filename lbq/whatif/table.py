@@ -5,20 +5,19 @@ import ipaddress
 import json
 from collections.abc import Callable
 
-from lbq.conntrack import STATE_NAMES, TEMPLATE_STATES, Connection
+from lbq.conntrack import STATE_NAMES, TEMPLATE_STATES, Connection, ends_of
 from lbq.control.rows import key_of
 from lbq.director import Director
 from lbq.errors import ConfigError, LbqError
 from lbq.explain.twin import Witness, of_rows
-from lbq.model import AF_INET, AF_INET6, IP, PERSISTENT, PROTOCOL_NAMES, TEMPLATE, RealServer, VirtualService
+from lbq.model import AF_INET, AF_INET6, IP, PERSISTENT, TEMPLATE, RealServer, VirtualService
 from lbq.options import PROFILES
 from lbq.services import template_place
+from lbq.sysctls import PREFIX
 
 FORMAT = 1
-PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()}
 SECOND = 1_000_000_000
 NOW = 1_000_000 * SECOND        # of the copy's clock
-SYSCTL_PREFIX = "net.ipv4.vs."
 
 
 def take(client, progress: Callable[[int], None]) -> dict:
@@ -43,7 +42,7 @@ def read(path: str) -> dict:
         raise ConfigError(f"{path} is no table that lbq whatif --save wrote")
     try:
         copy(table)
-    except (LbqError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LbqError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"{path} is a damaged table ({type(error).__name__}: {error}); save it again") from error
     return table
 
@@ -52,7 +51,7 @@ def copy(table: dict) -> Witness:
     """Return an engine that has the services and connections of *table*."""
     if table["profile"] not in PROFILES:
         raise ValueError(f"profile {table['profile']!r}")
-    sysctls = {name.removeprefix(SYSCTL_PREFIX): value for name, value in table["sysctls"].items()}
+    sysctls = {name.removeprefix(PREFIX): value for name, value in table["sysctls"].items()}
     engine = of_rows(table["services"], sysctls, tuple(table["timeouts"][name] for name in ("tcp", "tcpfin", "udp")),
                      table["profile"])
     engine.connections.max_connections = len(table["connections"]) * 2 + 1024
@@ -68,16 +67,9 @@ def copy(table: dict) -> Witness:
     return engine
 
 
-def ends(row: dict) -> tuple[int, int, int, int, int, int]:
-    """Return protocol, client, client's port, VIP, port and family of a connection's *row*."""
-    client, vip = (ipaddress.ip_address(row[name]) for name in ("caddr", "vaddr"))
-    return (PROTOCOLS[row["protocol"]], int(client), row["cport"], int(vip), row["vport"],
-            AF_INET if client.version == 4 else AF_INET6)
-
-
 def _enter(engine: Director, row: dict, gone: dict[tuple, RealServer]) -> None:
     """Enter the connection or template in *row*."""
-    protocol, client, cport, vip, vport, family = ends(row)
+    protocol, client, cport, vip, vport, family = ends_of(row)
     address = ipaddress.ip_address(row["daddr"])
     place = int(address), row["dport"], AF_INET if address.version == 4 else AF_INET6
     is_template = row["flags"] & TEMPLATE != 0
