@@ -140,8 +140,12 @@ class Questions:
             raise HostError("only the fast engine can be traced; run the director with --engine fast")
         if self.traced_at is not None:
             raise HostError("somebody is tracing already, and only one can; end that lbq trace first")
-        self.traced_at = time.monotonic()
-        return await self.process.call("trace_start", packets)
+        self.traced_at = time.monotonic()       # before: two that ask at once must not both begin
+        try:
+            return await self.process.call("trace_start", packets)
+        except BaseException:
+            self.traced_at = None
+            raise
 
     async def trace_read(self, limit: int = PAGE) -> list:
         """Return a page of records in hexadecimal digits (trace/records.py), and the trace's counters."""
