@@ -4,11 +4,11 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from lbq import packet as pkt
 from lbq.conntrack import STATE_NAMES
 from lbq.errors import ConfigError
-from lbq.explain.fields import fields
+from lbq.explain.fields import fields, transport
 from lbq.explain.words import MEANING
-from lbq.filters import STATES
 from lbq.grammar import (
     did_you_mean,
     format_address,
@@ -19,6 +19,7 @@ from lbq.grammar import (
     split_endpoint,
 )
 from lbq.model import AF_INET, AF_INET6, MODE_NAMES, packed
+from lbq.parsing import addresses, family_of
 
 SNAP = 192                  # these as in _trace.pxd
 RECORD = struct.Struct("<QIIIHHH13B3x16s16s192s192s6x")
@@ -26,7 +27,11 @@ FIELDS = ("now_ns", "mark", "length", "steer", "before_length", "after_length", 
           "is_ipv6", "state_before", "state_after", "has_entry", "had_entry", "mode", "what_after", "sent",
           "server_is_ipv6", "has_server", "rip", "next_hop", "before", "after")
 HOOKS = {0: "PREROUTING", 1: "INPUT", 3: "OUTPUT", 4: "POSTROUTING"}
+REQUEST_HOOKS = (0, 3)
 NOTHING, CHANGED, SENT, ANSWER = range(4)
+WHAT_AFTER = ("", "changed", "sent", "answer")      # the same for programs
+STATES = tuple(dict.fromkeys(name for names in STATE_NAMES.values() for name in names))
+MOST_EVERY = 1 << 31
 
 
 class Traced(NamedTuple):
@@ -51,8 +56,13 @@ class Traced(NamedTuple):
 
     def facts(self) -> dict:
         """Return it for a program."""
-        return {**self._asdict(), "before": self.before.hex(), "after": self.after.hex(), "fields": fields(self.before),
+        return {**self._asdict(), "before": self.before.hex(), "after": self.after.hex(),
+                "what_after": WHAT_AFTER[self.what_after], "fields": fields(self.before),
                 "meaning": MEANING[self.outcome]}
+
+    def length_after(self) -> int:
+        """Return the length of the whole packet of which ``after`` is the beginning."""
+        return max(len(self.after), pkt.whole_length(self.after)) if self.after else 0
 
     def is_dropped(self) -> bool:
         """Return True when the packet goes nowhere."""
@@ -85,25 +95,43 @@ def decode(records: bytes, names: list[str]) -> list[Traced]:
 
 def _traced(its: dict, names: list[str]) -> Traced:
     states = STATE_NAMES.get(its["protocol"])
-    server_family = AF_INET6 if its["server_is_ipv6"] else AF_INET
     outcome = names[its["outcome"]]
-
-    def address(octets: bytes, family: int) -> str:
-        return format_address(int.from_bytes(octets if family == AF_INET6 else octets[:4], "big"), family)
-
-    def endpoint() -> str:
-        octets = its["rip"] if server_family == AF_INET6 else its["rip"][:4]
-        return format_endpoint(int.from_bytes(octets, "big"), its["rport"], server_family)
-
+    before, after = its["before"][:its["before_length"]], its["after"][:its["after_length"]]
+    hop = _number(its["next_hop"], family_of(after)) if its["what_after"] == SENT else None
+    server, method = "", MODE_NAMES.get(its["mode"], "") if its["has_entry"] else ""
+    if its["has_server"]:
+        address, family = _number(its["rip"], AF_INET6 if its["server_is_ipv6"] else AF_INET)
+        server = format_endpoint(address, its["rport"], family)
+    elif its["protocol"] and its["hook"] in REQUEST_HOOKS and its["what_after"] in (CHANGED, SENT):
+        server, method = _of_one_packet(before, after, hop)
     return Traced(
         its["now_ns"], HOOKS.get(its["hook"], str(its["hook"])), outcome,
         bool(its["has_entry"] and not its["had_entry"]),
         states[its["state_before"]] if states and its["had_entry"] else "",
         states[its["state_after"]] if states and its["has_entry"] else "",
-        endpoint() if its["has_server"] else "", MODE_NAMES.get(its["mode"], "") if its["has_entry"] else "",
-        its["length"], its["mark"], its["steer"], its["before"][:its["before_length"]],
-        its["after"][:its["after_length"]], its["what_after"], its["sent"],
-        address(its["next_hop"], server_family) if its["what_after"] == SENT else "")
+        server, method, its["length"], its["mark"], its["steer"], before, after, its["what_after"], its["sent"],
+        format_address(*hop) if hop else "")
+
+
+def _number(octets: bytes, family: int) -> tuple[int, int]:
+    """Return the address in *octets*, of which IPv4 has four, and its family."""
+    return int.from_bytes(octets if family == AF_INET6 else octets[:4], "big"), family
+
+
+def _of_one_packet(before: bytes, after: bytes, hop: tuple[int, int] | None) -> tuple[str, str]:
+    """Return real server and method of a datagram that was scheduled by itself (--ops): what left for *hop* tells them.
+
+    Its connection is never in the table.
+    """
+    destination = addresses(after, 0)[1]
+    if hop is None:
+        return format_endpoint(destination, _destination_port(after), family_of(after)), "nat"
+    address, family = hop
+    return format_endpoint(address, _destination_port(before), family), "tun" if destination == address else "dr"
+
+
+def _destination_port(packet: bytes) -> int:
+    return pkt.get16(packet, transport(packet)[0] + pkt.PORT_DESTINATION)
 
 
 # ---- Which packets --------------------------------------------------------------------------------------------
@@ -112,12 +140,14 @@ def _traced(its: dict, names: list[str]) -> Traced:
 def wanted(*, client: str | None = None, service: str | None = None, server: str | None = None,
            state: str | None = None, only_new: bool = False, only_drops: bool = False, every: int = 1) -> dict:
     """Return which packets are wanted as the packet process takes it; raise for the first word that is wrong."""
+    if not 1 <= every <= MOST_EVERY:
+        raise ConfigError(f"one packet in {every} cannot be shown; say a number from 1 to {MOST_EVERY}")
     found: dict = {"only_new": only_new, "only_drops": only_drops, "every": every}
     for name, text in (("client", client), ("server", server)):
         if text is not None:
             address, port = split_endpoint(text)
             number, family = parse_address(address)
-            found |= {name: packed(number, family).hex(), f"{name}_port": parse_port(port) if port else 0}
+            found |= {name: packed(number, family).hex(), f"{name}_port": 0 if port is None else parse_port(port)}
     if service is not None:
         key = parse_service(service)
         if key.fwmark:
@@ -131,7 +161,7 @@ def wanted(*, client: str | None = None, service: str | None = None, server: str
 def _state(state: str, protocol: int | None) -> dict:
     """Return the number of a *state*, and the protocol that has it: that of a service, or the first that knows it."""
     if state not in STATES:
-        raise ConfigError(f"unknown state '{state}'{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
+        raise ConfigError(f"unknown state '{state}'{did_you_mean(state, map(str.lower, STATES))}; there are {', '.join(STATES)}")
     for number in [protocol] if protocol else list(STATE_NAMES):
         if state in STATE_NAMES[number]:
             return {"state": STATE_NAMES[number].index(state), "protocol": number}

@@ -5,9 +5,9 @@ import pytest
 
 from lbq._fastpath import FastDirector
 from lbq.errors import ConfigError
-from lbq.model import DR, TUN
+from lbq.model import DR, NAT, OPS, TUN
 from lbq.trace.records import ANSWER, CHANGED, NOTHING, RECORD, SENT, decode, wanted
-from tests.helpers.engines import POSTROUTING, PREROUTING, add_service, endpoint, key
+from tests.helpers.engines import POSTROUTING, PREROUTING, add_service, endpoint, family_of, key
 from tests.helpers.packets import read, tcp, udp
 
 CLIENT, OTHER, VIP, WEB = "192.168.10.9:40000", "192.168.10.8:40000", "192.168.10.1:80", "192.168.20.1:80"
@@ -72,6 +72,26 @@ def test_what_leaves_by_dr_and_tun_is_kept_as_it_left(engine, mode):
     assert len(syn.after) == (40 if mode == DR else 60)
 
 
+@pytest.mark.parametrize(("client", "vip", "web"), [
+    (CLIENT, "192.168.10.1:53", "192.168.20.1:53"),
+    ("[2001:db8::9]:40000", "[2001:db8::1]:53", "[2001:db8:20::1]:53")])
+@pytest.mark.parametrize(("mode", "method"), [(NAT, "nat"), (DR, "dr"), (TUN, "tun")])
+def test_a_datagram_that_is_scheduled_by_itself_names_its_server(engine, mode, method, client, vip, web):
+    engine.add_service(key(f"udp:{vip}"), "rr", OPS)
+    engine.add_server(key(f"udp:{vip}"), *endpoint(web), mode=mode, family=family_of(web))
+    (one,) = traced(engine, (udp(client, vip), PREROUTING))
+    assert (one.server, one.method, one.state_after) == (web, method, "")
+    assert one.next_hop == ("" if mode == NAT else web.rpartition(":")[0].strip("[]"))
+    assert f"  {method} {web}" in one.line()
+
+
+def test_programs_read_in_words_what_became_of_a_packet(engine):
+    syn, _, _ = traced(engine, *handshake())
+    (unknown,) = traced(engine, (udp(OTHER, "192.168.10.1:53"), PREROUTING))
+    assert (syn.facts()["what_after"], unknown.facts()["what_after"]) == ("changed", "")
+    assert syn.facts()["fields"]["destination port"] == 80
+
+
 @pytest.mark.parametrize(("words", "kept"), [
     ({}, 6), ({"client": "192.168.10.9"}, 3), ({"client": "192.168.10.9:40001"}, 0), ({"service": VIP}, 5),
     ({"service": "192.168.10.1:81"}, 0), ({"service": f"udp:{VIP}"}, 0), ({"server": "192.168.20.1"}, 4),
@@ -84,10 +104,13 @@ def test_only_what_is_wanted_is_kept(engine, words, kept):
     assert len(traced(engine, *packets, **words)) == kept
 
 
-@pytest.mark.parametrize("words", [{"client": "web"}, {"service": "fwmark:1"}, {"state": "OPEN"},
-                                   {"server": "10.0.0.1:x"}, {"service": f"udp:{VIP}", "state": "ESTABLISHED"}])
-def test_a_filter_that_means_nothing_is_refused(words):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(("words", "told"), [
+    ({"client": "web"}, "a name"), ({"service": "fwmark:1"}, "by addresses"), ({"state": "OPEN"}, "unknown state"),
+    ({"state": "establish"}, "did you mean 'established'"), ({"state": "assured"}, "unknown state"),    # a template's
+    ({"server": "10.0.0.1:x"}, "port 'x'"), ({"client": "10.0.0.1:"}, "port ''"), ({"every": 0}, "one packet in 0"),
+    ({"service": f"udp:{VIP}", "state": "ESTABLISHED"}, "its states are UDP")])
+def test_a_filter_that_means_nothing_is_refused(words, told):
+    with pytest.raises(ConfigError, match=told):
         wanted(**words)
 
 
