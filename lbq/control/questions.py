@@ -17,12 +17,13 @@ from lbq.model import ServiceKey
 from lbq.options import DATA_PATHS, MAX_CONNECTIONS, ServiceWords
 from lbq.queues import Queues
 from lbq.services import MOST_LINES, join_pages
-from lbq.trace import records as trace
+from lbq.trace import records
 
 PAGE = 256              # connections; a page leaves the packet process in under 200 µs
 LINES_PAGE = 8          # services and servers; likewise
 LINES = 256             # of such pages together, in an answer
 LOOKS = 3               # at a service that is another meanwhile, before giving up
+TRACE_PAGE = 64         # records of a trace; a page leaves the packet process in under 200 µs
 TRACE_SECONDS = 3       # a trace that is not read for so long ends: whoever wanted it is gone
 CONNTRACK_SECONDS = 2   # what an asker waits for conntrack's counters, and how often it looks
 CONNTRACK_PAUSE = 0.005
@@ -38,14 +39,16 @@ class Questions:
         self.services: dict[ServiceKey, ServiceWords] = {}
         self.queues = Queues(facts["queue"], facts.get("workers", 1))
         self.hears_conntrack = False
-        self.traced_at: float | None = None     # when a trace was last read, of time.monotonic()
+        self.traces = 0                         # begun so far, which is the newest one's number
+        self.traced: int | None = None          # the number of the one that runs
+        self.traced_at = 0.0                    # when it was last read, of time.monotonic()
 
     async def status(self) -> dict:
         """Return what this director is."""
         counters = await self.process.call("statistics")
         return {**self.facts, "services": len(self.services),
                 **{name: counters[name] for name in ("connections", "connections_max")},
-                "traced": self.traced_at is not None}
+                "traced": self.traced is not None}
 
     async def list(self) -> list:
         """Return a row for every service, with its servers, newest first."""
@@ -132,34 +135,40 @@ class Questions:
 
     async def trace_start(self, client: str | None = None, service: str | None = None, server: str | None = None,
                           state: str | None = None, only_new: bool = False, only_drops: bool = False,
-                          every: int = 1) -> list:
-        """Begin to keep what is decided about packets, until it is not read any more; return the outcomes' names."""
-        packets = trace.wanted(client=client, service=service, server=server, state=state, only_new=only_new,
-                               only_drops=only_drops, every=every)
+                          every: int = 1) -> dict:
+        """Begin to keep what is decided about packets, until it is not read any more.
+
+        Return the trace's number, by which it is read and ended, and the outcomes' names.
+        """
+        packets = records.wanted(client=client, service=service, server=server, state=state, only_new=only_new,
+                                 only_drops=only_drops, every=every)
         if self.facts["engine"] != "fast":
             raise HostError("only the fast engine can be traced; run the director with --engine fast")
-        if self.traced_at is not None:
+        if self.traced is not None:
             raise HostError("somebody is tracing already, and only one can; end that lbq trace first")
-        self.traced_at = time.monotonic()       # before: two that ask at once must not both begin
+        self.traces += 1
+        number = self.traces
+        self.traced, self.traced_at = number, time.monotonic()      # before: two that ask at once must not both begin
         try:
-            return await self.process.call("trace_start", packets)
+            return {"trace": number, "outcomes": await self.process.call("trace_start", packets)}
         except BaseException:
-            self.traced_at = None
+            self.traced = None
             raise
 
-    async def trace_read(self, limit: int = PAGE) -> list:
+    async def trace_read(self, trace: int, limit: int = TRACE_PAGE) -> list:
         """Return a page of records in hexadecimal digits (trace/records.py), and the trace's counters."""
-        if self.traced_at is None:
+        if trace != self.traced:        # another may have begun since
             raise HostError("the trace was ended, because nobody read it")
         self.traced_at = time.monotonic()
-        return await self.process.call("trace_read", max(1, min(limit, PAGE)))
+        return await self.process.call("trace_read", max(1, min(limit, TRACE_PAGE)))
 
-    async def trace_stop(self) -> None:
-        """Keep nothing any more."""
-        self.traced_at = None
-        await self.process.call("trace_stop")
+    async def trace_stop(self, trace: int) -> None:
+        """Keep nothing any more, unless another trace has begun since."""
+        if trace == self.traced:
+            self.traced = None
+            await self.process.call("trace_stop")
 
     async def end_stale_trace(self) -> None:
         """Keep no trace whose reader is gone."""
-        if self.traced_at is not None and time.monotonic() > self.traced_at + TRACE_SECONDS:
-            await self.trace_stop()
+        if self.traced is not None and time.monotonic() > self.traced_at + TRACE_SECONDS:
+            await self.trace_stop(self.traced)

@@ -6,15 +6,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 
 from lbq.control.client import ControlClient
-from lbq.errors import ConfigError
+from lbq.errors import ConfigError, LbqError
 from lbq.grammar import parse_number
 from lbq.host.setup import state_directory
 from lbq.options import MAX_SECONDS, Parser
 from lbq.trace.capture import AFTER, BEFORE, Capture
-from lbq.trace.records import Traced, decode
+from lbq.trace.records import MOST_EVERY, Traced, decode
 
 DESCRIPTION = """\
 Show what the running director decides, a line for each packet: who speaks to whom, the state of the connection, the
@@ -32,7 +33,6 @@ examples:
   lbq trace --every 100 --json
 """
 PAUSE = 0.05            # seconds between two looks when there was nothing
-PAGE = 64               # records; a page leaves the packet process in under 200 µs
 
 
 def main(words: list[str]) -> int:
@@ -52,65 +52,70 @@ def main(words: list[str]) -> int:
     said = parser.parse_args(words)
     count, seconds = (None if text is None else parse_number(text, name, 1, most) for name, text, most in (
         ("--count", said.count, 1 << 31), ("--seconds", said.seconds, MAX_SECONDS)))
-    every = parse_number(said.every, "--every", 1, 1 << 31)
+    every = parse_number(said.every, "--every", 1, MOST_EVERY)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    offset = time.time_ns() - time.monotonic_ns()
+    shown, status = 0, 0
     with ExitStack() as stack:
         client = stack.enter_context(ControlClient(state_directory()))
-        names = client.call("trace_start", client=said.client, service=said.service, server=said.server,
+        begun = client.call("trace_start", client=said.client, service=said.service, server=said.server,
                             state=said.state, only_new=said.only_new, only_drops=said.only_drops, every=every)
-        stack.callback(client.call, "trace_stop")
-        capture = None
-        if said.pcap:
-            try:
-                capture = Capture(stack.enter_context(open(said.pcap, "wb")))
-            except OSError as error:
-                raise ConfigError(f"cannot write {said.pcap}: {error.strerror}") from error
+        stack.callback(_stop, client, begun["trace"])
+        capture = stack.enter_context(_capturing(said.pcap)) if said.pcap else None
         try:
-            shown = _follow(client, names, said.json, count, seconds, capture)
+            for packet in islice(_packets(client, begun, seconds), count):
+                unix_ns = packet.now_ns + offset
+                print(json.dumps({"unix_ns": unix_ns, **packet.facts()}) if said.json
+                      else f"{_clock(unix_ns)}  {packet.line()}")
+                if capture is not None:
+                    _keep(capture, packet, unix_ns)
+                shown += 1
         except KeyboardInterrupt:
-            return 130
+            status = 130
     if shown == 0:
         print("lbq: no packet was seen that matches", file=sys.stderr)
-    return 0
+    return status
 
 
-def _follow(client: ControlClient, names: list[str], as_json: bool, count: int | None, seconds: int | None,
-            capture: Capture | None) -> int:
-    """Print packets until there are enough; return how many there were."""
-    shown, lost = 0, 0
-    offset = time.time_ns() - time.monotonic_ns()
-    for packets, counters in _pages(client, names, seconds):
-        for packet in packets:
-            print(json.dumps(packet.facts()) if as_json else f"{_clock(packet.now_ns + offset)}  {packet.line()}")
-            if capture is not None:
-                _keep(capture, packet, packet.now_ns + offset)
-            shown += 1
-            if shown == count:
-                break
+def _packets(client: ControlClient, begun: dict, seconds: int | None) -> Iterator[Traced]:
+    """Give packets as they come, for so many *seconds*; say on standard error how many did not fit."""
+    lost = 0
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        records, counters = client.call("trace_read", trace=begun["trace"])
+        yield from decode(bytes.fromhex(records), begun["outcomes"])
         if counters["lost"] > lost:
             print(f"lbq: {counters['lost'] - lost} packets came too fast to be shown", file=sys.stderr)
             lost = counters["lost"]
-        sys.stdout.flush()
-        if shown == count:
-            break
-    return shown
-
-
-def _pages(client: ControlClient, names: list[str], seconds: int | None) -> Iterator[tuple[list[Traced], dict]]:
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        records, counters = client.call("trace_read", limit=PAGE)
-        yield decode(bytes.fromhex(records), names), counters
+        sys.stdout.flush()          # what was made of this page
         if deadline is not None and time.monotonic() >= deadline:
             return
         if not counters["waiting"]:
             time.sleep(PAUSE)
 
 
+def _stop(client: ControlClient, trace: int) -> None:
+    """End the trace; it may have ended by itself, or with its director, or Ctrl-C may have cut an answer in two."""
+    with suppress(LbqError):
+        client.call("trace_stop", trace=trace)
+
+
+@contextmanager
+def _capturing(path: str) -> Iterator[Capture]:
+    """Give a new capture at *path*; what keeps it from being written is told in one line."""
+    try:
+        with open(path, "wb") as file:
+            yield Capture(file)
+    except BrokenPipeError:             # whoever reads our lines is gone
+        raise
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
 def _keep(capture: Capture, packet: Traced, unix_ns: int) -> None:
     capture.add(BEFORE, unix_ns, packet.before, packet.length, packet.line())
     if packet.after:
-        capture.add(AFTER, unix_ns, packet.after, len(packet.after), packet.line())
+        capture.add(AFTER, unix_ns, packet.after, packet.length_after(), packet.line())
 
 
 def _clock(unix_ns: int) -> str:

@@ -60,6 +60,31 @@ def test_a_trace_ends_by_itself_and_one_whose_reader_was_killed_too(traced_lab):
     wait_until(lambda: lab.lbq("trace", "--seconds", "1", check=False).returncode == 0, timeout=15)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_trace_that_saw_nothing_says_so_when_it_is_ended(traced_lab, number):
+    trace = start_trace(traced_lab, "--client", "192.168.10.77")
+    trace.send_signal(number)
+
+    assert (trace.wait(10), trace.stdout.read(), trace.log.read_text()) == (
+        130, b"", "lbq: no packet was seen that matches\n")
+    assert not tell(traced_lab, "status")["traced"]
+
+
+def test_a_capture_that_cannot_be_written_is_one_line_and_ends_the_trace(traced_lab):
+    for path, reason in (("/dev/full", "No space left on device"), ("/nowhere/x", "No such file or directory")):
+        done = traced_lab.lbq("trace", "--seconds", "1", "--pcap", path, check=False)
+        assert (done.returncode, done.stderr) == (2, f"lbq: cannot write {path}: {reason}\n")
+        assert not tell(traced_lab, "status")["traced"]
+
+
+def test_a_director_that_stops_is_one_line(traced_lab):
+    trace = start_trace(traced_lab)
+    traced_lab.lbq("stop")
+
+    assert trace.wait(10) == 2
+    assert trace.log.read_text().count("\n") == 1 and "the director closed the connection" in trace.log.read_text()
+
+
 def test_the_reference_engine_says_that_it_cannot(lab):
     lab.start_director("--mode", "nat", "--engine", "reference", "--real", lab.servers[0].address)
     refused = lab.lbq("trace", check=False)

@@ -847,3 +847,32 @@ def test_ipvsadm_adds_no_server_that_conntrack_cannot_serve(story):
         with pytest.raises(ConfigError, match="cannot be offloaded: conntrack rewrites"):
             asyncio.run(change((*PLACE, AF_INET), words._replace(mode=DR)))
     assert story == [] and operations.servers[(*PLACE, AF_INET)] == words
+
+
+def test_a_trace_that_was_ended_does_not_read_or_end_the_next_one(operations, story):
+    operations.facts["engine"] = "fast"
+    operations.process.answers["trace_start"] = ["rewritten"]
+    first = asyncio.run(operations.trace_start())
+    with pytest.raises(HostError, match="somebody is tracing already"):
+        asyncio.run(operations.trace_start())
+    operations.traced_at -= 60                      # nobody reads it
+    asyncio.run(operations.end_stale_trace())
+    second = asyncio.run(operations.trace_start(client="192.168.10.9"))
+    story.clear()
+
+    with pytest.raises(HostError, match="nobody read it"):
+        asyncio.run(operations.trace_read(first["trace"]))
+    asyncio.run(operations.trace_stop(first["trace"]))
+    assert story == []
+    asyncio.run(operations.trace_read(second["trace"], 1000))
+    asyncio.run(operations.trace_stop(second["trace"]))
+    assert story == [("engine", "trace_read", 64), ("engine", "trace_stop")]
+
+
+def test_an_engine_that_cannot_trace_is_not_taken_for_one_that_does(operations):
+    operations.facts["engine"] = "fast"
+    operations.process.answers["trace_start"] = HostError("out of memory")
+    with pytest.raises(HostError, match="out of memory"):
+        asyncio.run(operations.trace_start())
+    operations.process.answers["trace_start"] = ["rewritten"]
+    assert asyncio.run(operations.trace_start())["outcomes"] == ["rewritten"]

@@ -48,16 +48,16 @@ def record(mode: str, lab: Lab, capture: Capture, request: Callable[[int], str])
     explained = json.loads(lab.lbq("explain", "--json", *ends).stdout)
     interfaces = [row for machine in lab.namespaces for row in _interfaces(machine)]
     with ControlClient(lab.director.call(state_directory)) as director:
-        names = director.call("trace_start", client=f"{client}:{CLIENT_PORT}")
+        trace = director.call("trace_start", client=f"{client}:{CLIENT_PORT}")
         answer = request(CLIENT_PORT)
         time.sleep(SETTLE_SECONDS)
         frames = capture.stop()
-        records, counters = director.call("trace_read")
-        director.call("trace_stop")
+        records, counters = director.call("trace_read", trace=trace["trace"])
+        director.call("trace_stop", trace=trace["trace"])
     if counters["waiting"] or counters["lost"]:
         raise HostError("the request cannot be shown: it has more packets than one trace keeps")
-    return Recording(mode, (client, CLIENT_PORT), (vip, 80), frames, decode(bytes.fromhex(records), names), explained,
-                     interfaces, answer)
+    traced = decode(bytes.fromhex(records), trace["outcomes"])
+    return Recording(mode, (client, CLIENT_PORT), (vip, 80), frames, traced, explained, interfaces, answer)
 
 
 def _cables(machine) -> list[str]:
