@@ -29,6 +29,7 @@ examples:
   lbq save > rules; lbq explain --config rules --from 192.168.10.9:40000 --to 192.168.10.1:80
 """
 MOST_PAYLOAD = 65000
+MOST = 9_999_999_999        # packets of a capture
 
 
 def main(words: list[str]) -> int:
@@ -38,10 +39,10 @@ def main(words: list[str]) -> int:
     parser.add_argument("--to", metavar="VIP:PORT", help="where it goes")
     parser.add_argument("--pcap", metavar="FILE", help="a captured packet instead of --from and --to (pcap, pcapng)")
     parser.add_argument("--packet", metavar="N", help="which one, as Wireshark counts (default: the first that can be)")
-    parser.add_argument("--proto", default="tcp", metavar="PROTOCOL", help=f"{', '.join(PROTOCOLS)} (default: tcp)")
-    parser.add_argument("--flags", metavar="LETTERS", default="S",
-                        help="of SAFRPU, TCP (default: S); SCTP's first chunk: I D A F")
-    parser.add_argument("--payload", metavar="BYTES", default="0", help="(default: 0)")
+    parser.add_argument("--proto", metavar="PROTOCOL", help=f"{', '.join(PROTOCOLS)} (default: tcp)")
+    parser.add_argument("--flags", metavar="LETTERS",
+                        help="of SAFRPU, TCP (default: S); SCTP's first chunk: I D A F (default: I)")
+    parser.add_argument("--payload", metavar="BYTES", help="(default: 0)")
     parser.add_argument("--mark", metavar="N", default="0", help="the packet's firewall mark (default: 0)")
     parser.add_argument("--config", metavar="FILE", help="what lbq save or ipvsadm -S wrote, instead of a director")
     parser.add_argument("--kernel-profile", choices=PROFILES, default=NEW, help=f"with --config (default: {NEW})")
@@ -64,18 +65,24 @@ def main(words: list[str]) -> int:
 
 def _packet(said) -> bytearray:
     """Return the packet that the command line describes."""
+    described = said.source, said.to, said.proto, said.flags, said.payload
     if said.pcap:
-        if said.source or said.to:
-            raise ConfigError("say --from and --to, or --pcap")
-        return from_capture(said.pcap, said.packet and parse_number(said.packet, "--packet", 1, 1 << 40))
+        if described != (None,) * len(described):
+            raise ConfigError("a packet of --pcap is what it is; --from, --to, --proto, --flags and --payload describe "
+                              "another")
+        return from_capture(said.pcap, None if said.packet is None else parse_number(said.packet, "--packet", 1, MOST))
     if not (said.source and said.to):
         raise ConfigError("say which packet: --from CIP:PORT --to VIP:PORT, or --pcap FILE; lbq explain --help tells")
-    if said.proto not in PROTOCOLS:
-        raise ConfigError(f"--proto {said.proto}: there are {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[said.proto]
+    if said.packet is not None:
+        raise ConfigError("--packet is one of a capture; say --pcap FILE, too")
+    name = said.proto or "tcp"
+    if name not in PROTOCOLS:
+        raise ConfigError(f"--proto {name}: there are {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[name]
+    if said.flags is not None and protocol not in (TCP, SCTP):
+        raise ConfigError(f"--flags {said.flags}: a packet of {name} has none")
     (source, source_port, family), (destination, port, other) = map(parse_endpoint, (said.source, said.to))
     if family != other:
         raise ConfigError(f"--from {said.source} and --to {said.to} are not of one address family")
-    payload = parse_number(said.payload, "--payload", 0, MOST_PAYLOAD)
-    flags = said.flags if protocol in (TCP, SCTP) else ""
-    return build(protocol, (source, source_port), (destination, port), family, flags, payload)
+    payload = parse_number(said.payload or "0", "--payload", 0, MOST_PAYLOAD)
+    return build(protocol, (source, source_port), (destination, port), family, said.flags or "S", payload)

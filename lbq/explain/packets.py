@@ -8,7 +8,7 @@ from lbq.errors import ConfigError
 from lbq.model import AF_INET6, SCTP, TCP, UDP, packed
 from lbq.parsing import Parsed, parse
 from lbq.protocols import tcp
-from lbq.replay.capture import LINKS, Pieces, Record, is_capture, records
+from lbq.replay.capture import LINKS, Damaged, Pieces, Record, is_capture, records
 
 FLAGS = {"S": tcp.SYN, "A": tcp.ACK, "F": tcp.FIN, "R": tcp.RST, "P": 0x08, "U": 0x20}
 CHUNKS = {"I": 1, "D": 0, "A": 6, "F": 7}       # SCTP: INIT, DATA, ABORT, SHUTDOWN
@@ -75,8 +75,12 @@ def from_capture(path: str, number: int | None) -> bytearray:
                 raise ConfigError(f"{path} is no capture; pcap and pcapng are read, such as tcpdump -w writes")
             for at, record in enumerate(records(Pieces(file, path)), 1):
                 packet = _packet(record)
+                if at == number and not packet:
+                    raise ConfigError(f"packet {number} of {path} is no IP packet")
                 if at == number or (number is None and isinstance(parse(packet), Parsed)):
                     return packet
+    except Damaged as damage:
+        raise ConfigError(str(damage).partition("; --partial")[0]) from damage     # which is for replay
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     if number is None:

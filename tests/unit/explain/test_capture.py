@@ -12,6 +12,7 @@ from lbq.trace.capture import BEFORE, Capture
 from tests.helpers.packets import tcp, udp
 
 SYN = bytes(tcp("192.168.10.9:40000", "192.168.10.1:80", "S"))
+HEADER = bytes.fromhex("d4c3b2a1 02000400 00000000 00000000 00000400 65000000")     # of a pcap file of IP packets
 SIX = bytes(udp("[2001:db8::9]:40000", "[2001:db8::1]:53", b"hello"))
 
 
@@ -24,7 +25,8 @@ def test_the_packet_that_is_named_or_the_first_that_can_be_explained(tmp_path, w
     file.close()
     assert from_capture(path, None) == from_capture(path, 2) == from_capture(path, 3) == SYN
     assert from_capture(path, 4) == SIX
-    assert from_capture(path, 1) == b""
+    with pytest.raises(ConfigError, match="packet 1 of .* is no IP packet"):
+        from_capture(path, 1)
     with pytest.raises(ConfigError, match="has no packet 5"):
         from_capture(path, 5)
 
@@ -37,7 +39,8 @@ def test_what_was_not_kept_is_zeros(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "what"), [(b"", "no capture"), (b"hello", "no capture"),
-                                               (b"\xd4\xc3\xb2\xa1\x02", "cut off"), (None, "no packet in")])
+                                               (b"\xd4\xc3\xb2\xa1\x02", "cut off.*capture it again"),
+                                               (HEADER + b"\x00" * 5, "was not copied whole$"), (None, "no packet in")])
 def test_what_is_no_capture_is_a_mistake(tmp_path, content, what):
     path = tmp_path / "capture"
     if content is None:
