@@ -1,7 +1,10 @@
 """One decision, whole: the notes of a twin, the bytes before and after, the verdict, and what the kernel does next."""
 from __future__ import annotations
 
-from lbq.director import LOCAL_OUT, POSTROUTING
+from collections.abc import Iterable
+
+from lbq import packet as pkt
+from lbq.director import LOCAL_IN, LOCAL_OUT, POSTROUTING
 from lbq.errors import ConfigError
 from lbq.explain import fields
 from lbq.explain.twin import Witness, of_picture, of_rows
@@ -9,13 +12,13 @@ from lbq.explain.words import MEANING
 from lbq.forwarding import PREROUTING, Route
 from lbq.grammar import format_address, format_endpoint
 from lbq.host import routes as host_routes
-from lbq.host.addresses import local_addresses
-from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, PROTOCOL_NAMES
-from lbq.parsing import Parsed, family_of, parse
+from lbq.host.addresses import gateway_towards, local_addresses
+from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, PROTOCOL_NAMES, TCP
+from lbq.parsing import Parsed, addresses, family_of, parse
 from lbq.protocols import tcp, udp
 from lbq.sysctls import defaults
 
-HOOKS = {PREROUTING: "PREROUTING", LOCAL_OUT: "OUTPUT", POSTROUTING: "POSTROUTING"}
+HOOKS = {PREROUTING: "PREROUTING", LOCAL_IN: "INPUT", LOCAL_OUT: "OUTPUT", POSTROUTING: "POSTROUTING"}
 TIMEOUTS = (tcp.TIMEOUTS[tcp.ESTABLISHED], tcp.TIMEOUTS[tcp.FIN_WAIT], udp.TIMEOUTS[0])
 
 
@@ -51,14 +54,15 @@ def by_configuration(rows: list[dict], timeouts: dict[str, int], packet: bytearr
 
 def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict | None) -> dict:
     """Return what *twin* decides about *packet*, and why; *ways* are the host's routes by address, if known."""
-    parsed = read(packet)
+    parsed = read(packet)._replace(mark=mark)
     hook = hook_of(twin, parsed)
+    form = _join(twin, packet, parsed) if ways is not None and parsed.length > twin.largest_mtu else 0
     before = bytes(packet)
-    verdict = twin.handle(packet, hook, now_ns=now_ns, mark=mark)
+    verdict = twin.handle(packet, hook, form, now_ns=now_ns, mark=mark)
     after = bytes(packet)
     sent = [{"next_hop": format_address(each.next_hop, each.family), "packet": each.packet.hex(),
              "fields": fields.fields(each.packet), "changes": fields.changes(before, each.packet),
-             "checksums": fields.arithmetic(before, each.packet)} for each in verdict.sent]
+             "checksums": _arithmetic(before, each.packet, form)} for each in verdict.sent]
     decision = {
         "packet": {"fields": fields.fields(before), "hook": HOOKS[hook], "mark": mark, "bytes": before.hex(),
                    "family": FAMILY_NAMES[parsed.family]},
@@ -66,24 +70,45 @@ def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict 
         "caveats": twin.caveats, "outcome": twin.outcome, "meaning": MEANING[twin.outcome],
         "verdict": "ACCEPT" if verdict.action else "DROP",
         "changes": fields.changes(before, after) if verdict.changed else [],
-        "checksums": fields.arithmetic(before, after) if verdict.changed else [],
+        "checksums": _arithmetic(before, after, form) if verdict.changed else [],
         "after": after.hex() if verdict.changed else None, "sent": sent,
         "answer": {"fields": fields.fields(verdict.answer), "packet": verdict.answer.hex()} if verdict.answer else None,
     }
-    decision["next"] = _next(decision, verdict, after, ways)
+    decision["next"], decision["ways"] = _next(decision, verdict, after, twin, ways)
     return decision
 
 
+def _join(twin: Witness, packet: bytearray, parsed: Parsed) -> int:
+    """Say what the kernel says of a packet that is longer than any that can arrive: it has joined several of TCP's.
+
+    Of such a one only the sum over the addresses is in the checksum's place.
+    """
+    if parsed.protocol != TCP:
+        return 0
+    pkt.put16(packet, parsed.header + pkt.TCP_CHECKSUM, pkt.pseudo_sum(packet, TCP, parsed.header, parsed.length))
+    twin.caveats.append(f"longer than the {twin.largest_mtu} bytes that can arrive here: several segments that the kernel "
+                        "has joined, and takes apart again, each with a checksum of its own")
+    return pkt.SEGMENTED_LATER
+
+
+def _arithmetic(before: bytes, after: bytes, form: int) -> list[dict]:
+    """Return the arithmetic of checksums; that of segments which the kernel joined is made when they are taken apart."""
+    return [step for step in fields.arithmetic(before, after) if not form or step["field"] == "IP checksum"]
+
+
 def hook_of(twin: Witness, parsed: Parsed) -> int:
-    """Return the hook at which this host sees such a packet: a client's in PREROUTING, a reply in POSTROUTING."""
+    """Return the hook at which this host sees such a packet: a client's in PREROUTING, a reply in POSTROUTING.
+
+    A client of its own is seen in OUTPUT, and what is for it in INPUT.
+    """
     ends = parsed.family, parsed.protocol
     there = parsed.destination, parsed.destination_port
     here = parsed.source, parsed.source_port
     is_reply = (twin.connections.find(*ends, *here, *there) is None
                 and twin.services.find_service(*ends, *there, parsed.mark) is None
-                and twin.connections.find_reply(*ends, *there, *here) is not None)
+                and (twin.connections.find_reply(*ends, *there, *here) is not None or twin.is_servers(parsed)))
     if is_reply:
-        return POSTROUTING
+        return LOCAL_IN if parsed.destination in twin.local[parsed.family] else POSTROUTING
     return LOCAL_OUT if parsed.source in twin.local[parsed.family] else PREROUTING
 
 
@@ -106,33 +131,47 @@ def _tell_host(twin: Witness) -> dict:
     return ways
 
 
-def _next(decision: dict, verdict, after: bytes, ways: dict | None) -> list[str]:
-    """Return what happens to the packet once the decision is made."""
+def _next(decision: dict, verdict, after: bytes, twin: Witness, ways: dict | None) -> tuple[list[str], list[dict]]:
+    """Return what happens to the packet once the decision is made, and the ways that are taken then."""
+    hook = decision["packet"]["hook"]
     if verdict.sent:
-        return [_way(ways, each.family, each.next_hop, "lbq sends it, past the host's FORWARD rules,")
-                for each in verdict.sent]
+        return _on_the_way(ways, {(each.family, each.next_hop): None for each in verdict.sent},
+                           "lbq sends it, past the host's FORWARD rules,")
     if verdict.answer:
-        to = decision["answer"]["fields"]["destination"]
-        return [f"the packet ends here; lbq sends ICMP to {to}"]
+        return [f"the packet ends here; lbq sends ICMP to {decision['answer']['fields']['destination']}"], []
     if not verdict.action:
-        return ["the packet ends here, and nobody is told"]
-    if decision["packet"]["hook"] == "POSTROUTING":
+        return ["the packet ends here, and nobody is told"], []
+    if hook == "POSTROUTING":
         to = fields.fields(after)["destination"]
-        return [f"the host sends it to {to}; routing has chosen the way before lbq saw it"]
+        return [f"the host sends it to {to}; routing has chosen the way before lbq saw it"], []
+    if hook == "INPUT":
+        return ["it is delivered on this host, to the program that waits for it"], []
     if decision["outcome"] != "rewritten":
-        return ["the host goes on with it as if lbq were not there: rules, routing, and sockets if it is for this host"]
-    family = family_of(after)
-    address = parse(bytearray(after)).destination
-    return [_way(ways, family, address, "the host routes it again: FORWARD rules, then")]
+        return ["the host goes on with it as if lbq were not there: rules, routing, and sockets if it is for this "
+                "host"], []
+    family, address = family_of(after), addresses(after, 0)[1]
+    if address in twin.local[family]:
+        return ["the host delivers it: INPUT rules, then the program that listens here"], []
+    rules = "FORWARD rules, then" if hook == "PREROUTING" else "no FORWARD rules, as it is this host's own, then"
+    return _on_the_way(ways, [(family, address)], f"the host routes it again: {rules}")
 
 
-def _way(ways: dict | None, family: int, address: int, what: str) -> str:
-    name = format_address(address, family)
-    if ways is None:
-        return f"{what} on its way to {name}; which way that is, only a running director's host knows"
-    route = ways.get((family, address))
-    if route is None or route.mtu < 0:
-        return f"{what} nowhere: this host has no route to {name}"
-    device = host_routes.device_name(route.device)
-    mac = ":".join(route.mac[at:at + 2] for at in range(0, 12, 2)) if route.mac else "not resolved yet"
-    return f"{what} out of {device} to {name}, MAC of the next hop {mac}, MTU {route.mtu}"
+def _on_the_way(ways: dict | None, hops: Iterable[tuple[int, int]], what: str) -> tuple[list[str], list[dict]]:
+    """Return how *what* goes on to each of the *hops*, in words and as data."""
+    said, known = [], []
+    for family, address in hops:
+        name = format_address(address, family)
+        route = None if ways is None else ways.get((family, address))
+        if ways is None:
+            said.append(f"{what} on its way to {name}; which way that is, only a running director's host knows")
+        elif route is None or route.mtu < 0:
+            said.append(f"{what} nowhere: this host has no route to {name}")
+        else:
+            way = {"to": name, "device": host_routes.device_name(route.device),
+                   "gateway": gateway_towards(address, family), "mtu": route.mtu,
+                   "mac": ":".join(route.mac[at:at + 2] for at in range(0, 12, 2)) if route.mac else None}
+            through = f" through {way['gateway']}" if way["gateway"] else ""
+            said.append(f"{what} out of {way['device']} to {name}{through}, MAC of the next hop "
+                        f"{way['mac'] or 'not resolved yet'}, MTU {way['mtu']}")
+            known.append(way)
+    return said, known

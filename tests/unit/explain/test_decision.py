@@ -1,0 +1,90 @@
+"""Where a packet is seen, what the kernel does with it, and what comes next."""
+from __future__ import annotations
+
+import pytest
+
+from lbq.explain import decision
+from lbq.explain.twin import of_rows
+from lbq.forwarding import Route
+from lbq.model import AF_INET, OPS
+from lbq.sysctls import defaults
+from tests.helpers.engines import NS, endpoint, key
+from tests.helpers.packets import address, read, tcp, udp
+
+CLIENT, VIP, WEB = "192.168.10.9:40000", "192.168.10.1:80", "192.168.20.1:80"
+
+
+def twin_of(*, own: str = "192.168.10.1", flags: int = 0, protocol: str = "tcp"):
+    """Return a twin with one service, on a host that has *own* for an address, and the way to its server."""
+    twin = of_rows([], defaults(), decision.TIMEOUTS)
+    twin.add_service(key(f"{protocol}:{VIP}"), "rr", flags)
+    twin.add_server(key(f"{protocol}:{VIP}"), *endpoint(WEB))
+    twin.set_local_addresses([address(own)])
+    route = address("192.168.20.1"), 1500, address("192.168.20.254"), 1, "020000000001"
+    twin.set_routes([route])
+    return twin, {(AF_INET, route[0]): Route(*route)}
+
+
+def decide(twin, ways, packet) -> dict:
+    return decision.decide(twin, packet, 0, NS, ways)
+
+
+@pytest.fixture(autouse=True)
+def on_link(monkeypatch):
+    """The server is on a link of the host, whatever routes this machine has."""
+    monkeypatch.setattr(decision, "gateway_towards", lambda destination, family: None)
+
+
+def test_segments_that_the_kernel_has_joined_are_not_too_long(monkeypatch):
+    said = decide(*twin_of(), tcp(CLIENT, VIP, "SA", bytes(8000)))
+    assert (said["outcome"], said["verdict"]) == ("rewritten", "ACCEPT")
+    assert "longer than the 1500 bytes" in said["caveats"][0]
+    assert [step["field"] for step in said["checksums"]] == ["IP checksum"]
+    assert all(step["computed"] == step["after"] for step in said["checksums"])
+    assert decide(*twin_of(), tcp(CLIENT, VIP, "S", bytes(1400)))["caveats"] == []
+
+
+def test_a_datagram_that_is_too_long_is_too_long():
+    said = decide(*twin_of(protocol="udp"), udp(CLIENT, VIP, bytes(8000)))
+    assert said["outcome"] == "dropped_too_big" and said["caveats"] == []
+
+
+def test_the_next_hop_is_there_for_programs_too():
+    said = decide(*twin_of(), tcp(CLIENT, VIP, "S"))
+    assert said["ways"] == [{"to": "192.168.20.1", "device": "lo", "gateway": None, "mtu": 1500,
+                             "mac": "02:00:00:00:00:01"}]
+    assert said["next"] == ["the host routes it again: FORWARD rules, then out of lo to 192.168.20.1, MAC of the next "
+                            "hop 02:00:00:00:00:01, MTU 1500"]
+
+
+def test_a_gateway_on_the_way_is_named(monkeypatch):
+    monkeypatch.setattr(decision, "gateway_towards", lambda destination, family: "192.168.20.250")
+    said = decide(*twin_of(), tcp(CLIENT, VIP, "S"))
+    assert "to 192.168.20.1 through 192.168.20.250, MAC" in said["next"][0]
+
+
+def test_a_client_on_this_host_is_seen_in_output_and_its_answers_in_input():
+    twin, ways = twin_of(own="192.168.10.9")
+    syn = tcp(CLIENT, VIP, "S")
+    said = decide(twin, ways, syn)
+    assert said["packet"]["hook"] == "OUTPUT" and "no FORWARD rules" in said["next"][0]
+    said = decide(twin, ways, tcp(WEB, CLIENT, "SA"))
+    assert said["packet"]["hook"] == "INPUT" and "delivered on this host" in said["next"][0]
+
+
+def test_a_real_server_on_this_host_gets_it_by_input():
+    said = decide(*twin_of(own="192.168.20.1"), tcp(CLIENT, VIP, "S"))
+    assert said["next"] == ["the host delivers it: INPUT rules, then the program that listens here"]
+    assert said["ways"] == []
+
+
+def test_what_a_server_sends_of_no_connection_is_seen_on_its_way_out():
+    said = decide(*twin_of(), tcp(WEB, CLIENT, "SA"))
+    assert (said["packet"]["hook"], said["outcome"]) == ("POSTROUTING", "passed_no_connection")
+
+
+def test_a_connection_of_one_packet_ends_with_it():
+    packet = udp(CLIENT, VIP)
+    said = decide(*twin_of(protocol="udp", flags=OPS), packet)
+    [state] = [step["text"] for step in said["steps"] if step["step"] == "state"]
+    assert "ends with this packet" in state and read(packet).destination == WEB
