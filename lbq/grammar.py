@@ -263,6 +263,17 @@ def parse_endpoint(text: str) -> tuple[int, int, int]:
     return number, parse_port(port), family
 
 
+def read_endpoint(text: str) -> tuple[int, int, int]:
+    """Return what ``format_endpoint`` has written: address, port and family of a packet, which may be any."""
+    address, port = split_endpoint(text)
+    family = AF_INET6 if address.startswith("[") else AF_INET
+    try:
+        number = int.from_bytes(socket.inet_pton(family, address.strip("[]")))
+    except (OSError, UnicodeEncodeError, ValueError):
+        raise ConfigError(_why_not_an_address(address, family)) from None
+    return number, parse_number(port or "", "port", 0, 65535), family
+
+
 def did_you_mean(word: str, known) -> str:
     """Return ``; did you mean 'wlc'?`` when one of the *known* words is near, else nothing."""
     import difflib  # here, because the packet process reads this module and never mistypes

@@ -121,7 +121,6 @@ class Operations(Questions):
     def __init__(self, process: PacketProcess, host: HostThread, facts: dict):
         super().__init__(process, facts)
         self.host = host
-        self.servers: dict[Membership, ServerWords] = {}
         self.places: dict[ServiceKey, set[Membership]] = defaultdict(set)   # the same by service
         self.trash: dict[Membership, ServerWords] = {}      # deleted, but the host still lets their replies through
         self.drains: dict[Membership, Drain] = {}

@@ -11,9 +11,9 @@ from lbq.conntrack import decode, split
 from lbq.control.channel import PacketProcess
 from lbq.control.rows import key_of
 from lbq.errors import ConfigError, HostError
-from lbq.grammar import MAX_MARK, PROTOCOLS, parse_endpoint
+from lbq.grammar import MAX_MARK, PROTOCOLS, ServerWords, read_endpoint
 from lbq.losses import queue_counters
-from lbq.model import ServiceKey
+from lbq.model import NAT, ServiceKey
 from lbq.options import DATA_PATHS, MAX_CONNECTIONS, ServiceWords
 from lbq.queues import Queues
 from lbq.services import MOST_LINES, join_pages
@@ -37,6 +37,7 @@ class Questions:
         self.process = process
         self.facts = facts                      # what `status` tells and never changes
         self.services: dict[ServiceKey, ServiceWords] = {}
+        self.servers: dict[tuple, ServerWords] = {}     # by service; address, port and family
         self.queues = Queues(facts["queue"], facts.get("workers", 1))
         self.hears_conntrack = False
         self.traces = 0                         # begun so far, which is the newest one's number
@@ -115,10 +116,11 @@ class Questions:
         """Return what the engine knows of a packet between two endpoints, and its service's row (explain/twin.py)."""
         if protocol not in PROTOCOLS or not 0 <= fwmark <= MAX_MARK:
             raise ConfigError(f"a packet has one of the protocols {', '.join(PROTOCOLS)}, and a mark below 2^32")
-        (caddr, cport, family), (vaddr, vport, other) = map(parse_endpoint, (source, destination))
+        (caddr, cport, family), (vaddr, vport, other) = map(read_endpoint, (source, destination))
         if family != other:
             raise ConfigError(f"{source} and {destination} are not of one address family")
-        asked = PROTOCOLS[protocol], caddr, cport, vaddr, vport, fwmark
+        asked = (PROTOCOLS[protocol], caddr, cport, vaddr, vport, fwmark,
+                 self._service_of(PROTOCOLS[protocol], caddr, cport, family))
         for _ in range(LOOKS):
             picture = await self.process.call("look", family, *asked)
             rows, cursor = [], picture["service"] and picture["service"]["cursor"]
@@ -126,10 +128,21 @@ class Questions:
                 page, cursor = await self.process.call("list_services", cursor, LINES_PAGE)
                 join_pages(rows, page)
             if not rows or key_of(rows[0]) == ServiceKey(*picture["service"]["key"]):
-                if rows:
-                    rows[0]["data_path"] = self.services[key_of(rows[0])].data_path
-                return {**picture, "now": time.monotonic_ns(), "row": rows[0] if rows else None}
+                row = self._completed(rows[:1])[0] if rows else None
+                return {**picture, "now": time.monotonic_ns(), "row": row}
         raise HostError("cannot look at a service: services come and go too fast; try again")
+
+    def _service_of(self, protocol: int, address: int, port: int, family: int) -> ServiceKey | None:
+        """Return a service of which this is the end of a NAT server, None when there is none.
+
+        The one that wants answers to its datagrams to come from the VIP, as long as there is no other such.
+        """
+        found = [key for (key, *place), words in self.servers.items()
+                 if (place[0], place[2]) == (address, family) and (place[1] or key.port) in (0, port)
+                 and words.mode == NAT and (key.fwmark or key.protocol == protocol)]
+        answering = [key for key in found if self.services[key].ops_replies]
+        silent = [key for key in found if key not in answering]
+        return answering[0] if len(answering) == 1 else next(iter(silent), None)
 
     # ---- Trace ---------------------------------------------------------------------------------------------
 

@@ -5,17 +5,25 @@ which connections and templates.  A service's servers are listed separately, in 
 """
 from __future__ import annotations
 
+from random import Random
+
 from lbq.conntrack import FIELDS, RECORD
-from lbq.model import PERSISTENT, RealServer, VirtualService, fold
+from lbq.model import PERSISTENT, RealServer, ServiceKey, VirtualService, fold
 from lbq.schedulers.hashing import hash32
+from lbq.schedulers.locality import LocalityBased
+from lbq.schedulers.twos import PowerOfTwoChoices
 from lbq.services import MOST_LINES, template_place
 
 CONTROL = FIELDS.index("control")
 
 
 def look(engine, family: int, protocol: int, source: int, source_port: int, destination: int, destination_port: int,
-         fwmark: int) -> dict:
-    """Return what *engine* knows of a packet with these ends and this firewall mark."""
+         fwmark: int, server_of: list | None = None) -> dict:
+    """Return what *engine* knows of a packet with these ends and this firewall mark.
+
+    *server_of* is a service of which the sender is a real server: what is said of it decides about a packet that
+    belongs to no connection and is for no service.
+    """
     numbers = [engine.number_at(protocol, source, source_port, destination, destination_port, family),
                engine.number_at(protocol, source, 0, destination, destination_port, family),
                engine.number_at(protocol, destination, destination_port, source, source_port, family, True)]
@@ -33,7 +41,11 @@ def look(engine, family: int, protocol: int, source: int, source_port: int, dest
             if service is None and server is not None:
                 service = engine.services.by_key.get(server.service.key)
                 service = service if service is server.service else None        # it may be another of that name
+    if service is None and server_of is not None and not entries:
+        service = engine.services.by_key.get(ServiceKey(*server_of))
+    counted = engine.statistics()
     return {"profile": engine.services.profile, "sysctls": engine.sysctls(), "timeouts": engine.timeouts(),
+            "room": counted["connections_max"] - counted["connections"],
             "serves": sorted(engine.services.serves.elements()), "entries": entries,
             "service": service and _service(engine, service, destination)}
 
@@ -57,15 +69,25 @@ def state_of(service: VirtualService, destination: int) -> dict:
     """Return what the scheduler of *service* remembers that its next choice depends on, servers as positions."""
     scheduler, state = service.scheduler, {}
     for name in ("last", "level"):
-        if hasattr(scheduler, name):
-            value = getattr(scheduler, name)
-            state[name] = value.position if isinstance(value, RealServer) else value
-    if hasattr(scheduler, "memory"):
+        value = getattr(scheduler, name, None)      # of a user's own class it may be anything
+        if isinstance(value, (RealServer, int)):
+            state[name] = value if isinstance(value, int) else value.position
+    if isinstance(scheduler, PowerOfTwoChoices):
+        state["drawn"] = next_draws(service, scheduler.random)
+    if isinstance(scheduler, LocalityBased):
         entry = remembered(scheduler, destination)
         state["remembered"] = None if entry is None else {
             "address": destination, "servers": [server.position for server in servers_of(entry)],
             "last_use": entry.last_use, "last_change": getattr(entry, "last_change", 0)}
     return state
+
+
+def next_draws(service: VirtualService, luck: Random) -> list[int]:
+    """Return the two numbers that twos draws next; they stay to be drawn."""
+    total = sum(server.weight for server in service.servers if server.can_schedule())
+    same = Random()
+    same.setstate(luck.getstate())
+    return [same.randint(0, total) for _ in range(2)]
 
 
 def remembered(scheduler, destination: int):

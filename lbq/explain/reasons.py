@@ -6,6 +6,7 @@ choice itself is always the scheduler's own; nothing here is asked by the packet
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate, cycle
 from typing import NamedTuple
 
 from lbq.explain.look import remembered, servers_of
@@ -159,17 +160,47 @@ def _nq(service: VirtualService, flow: Flow):
     return "the first idle server, whatever its weight; when none is idle, least (active + 1) / weight", [], judge
 
 
+class Foreseen:
+    """The luck of twos when what it draws next is known (``look.next_draws``)."""
+
+    def __init__(self, numbers: list[int]):
+        self.numbers = numbers
+        self.turns = cycle(numbers)
+
+    def randint(self, least: int, most: int) -> int:
+        """Return the next number that is drawn."""
+        return next(self.turns)
+
+
 def _twos(service: VirtualService, flow: Flow):
     total = sum(server.weight for server in service.servers if server.can_schedule())
+    luck = service.scheduler.random
+    numbers = luck.numbers if isinstance(luck, Foreseen) and total else []
+    drawn = [_drawn(service, number) for number in numbers]
+    steps = [f"drawn: {number} of 0 to {total}, which is {name_of(server)}"
+             for number, server in zip(numbers, drawn, strict=True)]
 
     def judge(server: RealServer, chosen: RealServer | None) -> tuple[str, str]:
-        if cannot(server):
-            return str(_weighted_overhead(server)), cannot(server)
-        return str(_weighted_overhead(server)), (
-            f"not drawn, or drawn and more loaded: a draw has {server.weight} of {total} chances to be this one")
+        load = _weighted_overhead(server)
+        if cannot(server) or chosen is None:
+            return str(load), cannot(server)
+        chances = f"a draw has {server.weight} of {total} chances to be this one"
+        if not drawn:
+            return str(load), f"not drawn, or drawn and more loaded: {chances}"
+        if server not in drawn:
+            return str(load), f"not drawn: {chances}"
+        than = _weighted_overhead(chosen)
+        return str(load), f"load {load} > {than}" if load.is_more(than) else f"load {load} = {than}, and drawn second"
 
-    return ("two draws by weight, and the less loaded of the two: it is luck, and the next flow may go elsewhere", [],
+    return ("two draws by weight, and the less loaded of the two: it is luck, and the next flow may go elsewhere", steps,
             judge)
+
+
+def _drawn(service: VirtualService, number: int) -> RealServer:
+    """Return the server whose share of the weights, summed up in list order, *number* is in."""
+    able = [server for server in service.servers if server.can_schedule()]
+    sums = accumulate(server.weight for server in able)
+    return next(server for server, reached in zip(able, sums, strict=True) if number <= reached)
 
 
 def _locality(service: VirtualService, flow: Flow):
@@ -346,7 +377,8 @@ def _none(service: VirtualService, flow: Flow):
 
 
 def _users_own(service: VirtualService, flow: Flow):
-    return (f"a scheduler of your own, {service.scheduler.name}: it says no reasons", [],
+    return (f"a scheduler of your own, {service.scheduler.name}: it says no reasons, and what it remembers is not known "
+            "here", [],
             lambda server, chosen: ("", cannot(server) or "not chosen"))
 
 

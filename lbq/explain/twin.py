@@ -12,11 +12,12 @@ from lbq import conntrack, traffic
 from lbq.conntrack import ASSURED, TEMPLATE_STATES, Connection
 from lbq.control.rows import key_of, server_of, service_of
 from lbq.director import Director
-from lbq.explain.reasons import Reasons, name_of, question
+from lbq.explain.reasons import Foreseen, Reasons, name_of, question
 from lbq.grammar import format_address, format_endpoint, format_service
 from lbq.model import (
     MODE_NAMES,
     NEW,
+    ONE_PACKET,
     PROTOCOL_NAMES,
     TEMPLATE,
     Flow,
@@ -139,9 +140,23 @@ class Witness(Director):
         super()._see(connection, direction, parsed)
         after = self.state_of(connection)
         moved = before if before == after else f"{before} → {after}"
-        self.note("state", f"{moved}, which lasts {connection.timeout_seconds} s without a packet",
+        lasting = ("and the connection ends with this packet (--ops)" if connection.flags & ONE_PACKET else
+                   f"which lasts {connection.timeout_seconds} s without a packet")
+        self.note("state", f"{moved}, {lasting}",
                   before=before, after=after, timeout_seconds=connection.timeout_seconds,
                   seen="from the server" if direction == tcp.OUT else "from the client")
+
+    def is_servers(self, parsed: Parsed) -> bool:
+        """Return True for what a real server sends, of a connection that nobody knows."""
+        return self._is_server(parsed) or self._one_packet_server(parsed) is not None
+
+    def _unknown_reply(self, packet: bytearray, parsed: Parsed, *rest) -> str:
+        server = self._one_packet_server(parsed)
+        if server is not None:
+            name = format_service(server.service.key)
+            self.note("service", f"{name_of(server)} is a real server of {name}, whose answers come from the VIP "
+                      "(--ops-replies)", service=name)
+        return super()._unknown_reply(packet, parsed, *rest)
 
     def forward(self, packet: bytearray, parsed: Parsed, connection: Connection, form: int, now_ns: int) -> str:
         """Note the forwarding method, then do it."""
@@ -214,6 +229,7 @@ def of_picture(picture: dict, row: dict | None) -> Witness:
         twin.services.serves[family] += 1       # there are others, or the packet would meet no hook
     service = next(iter(twin.services.by_key.values()), None)
     _enter(twin, picture["entries"], service)
+    twin.connections.max_connections = len(twin.connections) + picture["room"]
     if service is not None:
         _count(service, row, picture["service"])
     return twin
@@ -233,6 +249,8 @@ def _count(service: VirtualService, row: dict, known: dict) -> None:
         scheduler.level = state["level"]
     if state.get("last") is not None and state["last"] < len(service.servers):
         scheduler.last = service.servers[state["last"]]
+    if "drawn" in state:
+        scheduler.random = Foreseen(state["drawn"])
     entry = state.get("remembered")
     if entry:
         servers = [service.servers[position] for position in entry["servers"] if position < len(service.servers)]

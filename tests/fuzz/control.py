@@ -49,6 +49,10 @@ SERVERS = ("192.168.20.1", "192.168.20.1:8080", "192.168.20.2,weight=2", "192.16
            "10.0.0.1," + "weight=1," * 100)
 ADDRESSES = ("192.168.10.1", "192.168.10.2", "0.0.0.0", "2001:db8::1", "2001:db8::2", "::", "::ffff:192.168.10.1",
              "fe80::1", "::1%lo", "192.168.10.256")
+ENDS = ("192.168.10.9:40000", "192.168.10.1:80", "192.168.10.2:9", "192.168.20.1:80", "192.168.10.1:53", "0.0.0.0:0",
+        "255.255.255.255:65535", "[2001:db8::1]:80", "[2001:db8::9]:1", "[::]:0", "[ff02::1]:5353", "192.168.10.1:99999",
+        "192.168.10.1", "", "nobody:80")
+STATES = ("ESTABLISHED", "assured", "udp", "c-sent", "x", "")
 DEEDS = ("add", "add", "edit", "delete", "zero", "sing")
 SCHEDULERS = ("rr", "wlc", "mh", "twos", NASTY, NASTY.replace("Nasty", "Deadly"), "/dev/zero.py:X", "wcl", "")
 SYSCTLS = ("conn_reuse_mode=0", "net.ipv4.vs.drop_entry=3", "expire_nodest_conn=1", "sync_ports=1", "amemthresh", "=",
@@ -84,7 +88,7 @@ def play(seed: int, counted: Counter, tell=lambda line: None) -> None:
 
 async def _play(choose: random.Random, counted: Counter, tell) -> None:
     with tempfile.TemporaryDirectory() as folder, packet_process() as process:
-        operations = Operations(process, Host(choose), {"queue": 0, "version": "1", "pid": 1})
+        operations = Operations(process, Host(choose), {"queue": 0, "version": "1", "pid": 1, "engine": "fast"})
         methods = operations.methods() | KernelCommands(operations).methods()
         server = ControlServer(Path(folder, SOCKET_NAME), methods, IDLE_SECONDS)
         await server.start()
@@ -216,6 +220,11 @@ def request(choose: random.Random) -> bytes:
         ("replace", {"services": [row(choose) for _ in range(choose.randrange(3))], "timeouts": {"udp": 9},
                      "dry_run": choose.random() < 0.3}),
         ("timeouts", {"tcp": choose.choice((0, 900)), "tcpfin": 0, "udp": choose.choice((0, 1, 300))}),
+        *[("look", {"protocol": choose.choice(("tcp", "udp", "sctp", "icmp")), "source": choose.choice(ENDS),
+                    "destination": choose.choice(ENDS), "fwmark": choose.choice((0, 0, 1, 2**32))}) for _ in range(2)],
+        ("trace_start", {choose.choice(("client", "server", "service", "state")): choose.choice(
+            (*SERVICES, *SERVERS, *STATES, None)), "every": choose.choice((1, 7, 0, 2**31, 2**32))}),
+        *[(name, {"trace": choose.choice((1, 2, 3, 99, -1))}) for name in ("trace_read", "trace_stop")],
     ))
     wanted = {"jsonrpc": "2.0", "id": choose.choice((1, "a", 10**30)), "method": method, "params": params}
     if choose.random() < 0.4:

@@ -14,7 +14,7 @@ from lbq.director import Director
 from lbq.explain.decision import hook_of
 from lbq.explain.look import look
 from lbq.explain.twin import of_picture
-from lbq.model import AF_INET, AF_INET6, UDP
+from lbq.model import AF_INET, AF_INET6, UDP, ServiceKey
 from lbq.parsing import Parsed, parse
 from lbq.services import join_pages
 from tests.kernel import wire
@@ -34,6 +34,7 @@ class Explained:
         self.local: dict[int, list[int]] = {AF_INET: [], AF_INET6: []}
         self.routes: dict[int, dict] = {AF_INET: {}, AF_INET6: {}}
         self.largest_mtu = 1500
+        self.server_of: ServiceKey | None = None        # whose real server the sender is, which the front knows
 
     def __getattr__(self, name: str):
         return getattr(self.engine, name)
@@ -100,7 +101,7 @@ class Explained:
         """Return what ``lbq explain`` would ask."""
         picture = json.loads(json.dumps(look(self.engine, parsed.family, parsed.protocol, parsed.source,
                                              parsed.source_port, parsed.destination, parsed.destination_port,
-                                             parsed.mark)))
+                                             parsed.mark, self.server_of)))
         rows, cursor = [], picture["service"] and picture["service"]["cursor"]
         while cursor is not None and len(rows) < 2:
             page, cursor = self.engine.list_services(cursor, 8)
@@ -116,8 +117,6 @@ class Explained:
 
     def not_foreseeable(self, twin, before: dict, after: dict) -> str | None:
         """Return why this decision could not be explained beforehand, None when it should have been."""
-        if any(note.step == "scheduler" and note.facts["scheduler"] == "twos" for note in twin.notes):
-            return UNEXPLAINED + "twos' luck"
         if after["icmp_limited"] != before["icmp_limited"]:
             return UNEXPLAINED + "how many ICMP errors the client has had"
         if after["dropped_defence"] != before["dropped_defence"] or twin.services.sysctls["drop_packet"]:

@@ -21,6 +21,7 @@ from lbq.model import (
     OPS_REPLIES,
     TEMPLATE,
     TUN,
+    UDP,
 )
 from lbq.options import ServiceWords
 
@@ -847,6 +848,52 @@ def test_ipvsadm_adds_no_server_that_conntrack_cannot_serve(story):
         with pytest.raises(ConfigError, match="cannot be offloaded: conntrack rewrites"):
             asyncio.run(change((*PLACE, AF_INET), words._replace(mode=DR)))
     assert story == [] and operations.servers[(*PLACE, AF_INET)] == words
+
+
+def look(operations, source: str, destination: str, protocol: str = "tcp") -> dict:
+    return asyncio.run(operations.look(protocol, source, destination))
+
+
+def test_a_packet_is_looked_at_whoever_sends_it(operations, story):
+    operations.process.answers["look"] = {"service": None}
+
+    assert look(operations, "0.0.0.0:68", "255.255.255.255:67", "udp")["row"] is None
+    assert story[-1] == ("engine", "look", AF_INET, UDP, 0, 68, 0xFFFFFFFF, 67, 0, None)
+    look(operations, "[fe80::1]:0", "[ff02::fb]:5353", "udp")
+    assert story[-1][2] == AF_INET6
+    for end in ("192.168.10.1", "192.168.10.1:65536", "192.168.10.1:", "nobody:80", "[192.168.10.1]:80", "[::1]:80", ""):
+        with pytest.raises(ConfigError):
+            look(operations, end, "192.168.10.1:80")
+
+
+def test_of_whom_a_sender_is_a_real_server_is_found_by_the_front(operations, story):
+    """One that wants answers to datagrams to come from the VIP goes before others, but not when there are two."""
+    operations.process.answers["look"] = {"service": None}
+
+    def service_of(source: str, protocol: str):
+        look(operations, source, "192.168.10.9:40000", protocol)
+        return story[-1][-1]
+
+    assert service_of("192.168.20.1:80", "tcp") == KEY
+    assert service_of("192.168.20.1:81", "tcp") is service_of("192.168.20.1:80", "udp") is None
+    asyncio.run(operations.add_service("udp:192.168.10.1:53"))
+    asyncio.run(operations.add_service("udp:192.168.10.2:53", ops=True, ops_replies=True))
+    for name in ("udp:192.168.10.1:53", "udp:192.168.10.2:53"):
+        asyncio.run(operations.add_server(name, "192.168.20.1"))
+    assert service_of("192.168.20.1:53", "udp") == parse_service("udp:192.168.10.2:53")
+    asyncio.run(operations.add_service("udp:192.168.10.3:53", ops=True, ops_replies=True))
+    asyncio.run(operations.add_server("udp:192.168.10.3:53", "192.168.20.1"))
+    assert service_of("192.168.20.1:53", "udp") == parse_service("udp:192.168.10.1:53")
+    asyncio.run(operations.set_server(VIP, "192.168.20.1,mode=dr"))
+    assert service_of("192.168.20.1:80", "tcp") is None
+
+
+def test_a_service_that_goes_while_it_is_looked_at_is_no_bug(operations):
+    row = {"family": "inet", "protocol": "tcp", "address": "192.168.10.1", "port": 80, "fwmark": 0, "servers": []}
+    operations.process.answers |= {"look": {"service": {"cursor": 0, "key": KEY}}, "list_services": ([row], None)}
+    del operations.services[KEY]
+
+    assert look(operations, "192.168.10.9:40000", "192.168.10.1:80")["row"]["data_path"] == "rewrite"
 
 
 def test_a_trace_that_was_ended_does_not_read_or_end_the_next_one(operations, story):

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.explain.reasons import BY_NAME, question
+from lbq.explain.look import next_draws, state_of
+from lbq.explain.reasons import BY_NAME, Foreseen, question
 from lbq.model import TCP, Flow, RealServer, ServiceKey, VirtualService
 from lbq.schedulers import BUILT_IN, create
 
@@ -103,6 +104,45 @@ def test_lblc_says_what_is_remembered_and_when_that_is_too_busy():
     busy = asked(service)
     assert busy.steps[-1].startswith("192.168.20.1:80 is too busy: 2 active > weight 1")
     assert whys(busy) == ["load 514 > 0", ""]
+
+
+def test_twos_says_whom_it_drew_and_that_it_is_luck_where_nobody_knows():
+    service = service_of("twos", (1, 1, 0), (2, 0, 0), (0, 0, 0), (3, 9, 0))
+    assert whys(asked(service))[2] == "weight 0: quiesced" and asked(service).steps == []
+    service.scheduler.random = Foreseen([1, 3])          # 0 and 1 are the first's, 2 and 3 the second's
+    told = asked(service)
+    assert told.steps == ["drawn: 1 of 0 to 6, which is 192.168.20.1:80", "drawn: 3 of 0 to 6, which is 192.168.20.2:80"]
+    assert whys(told) == ["load 257 > 0/2", "", "weight 0: quiesced",
+                          "not drawn: a draw has 3 of 6 chances to be this one"]
+
+
+def test_looking_at_what_twos_draws_next_draws_nothing():
+    service = service_of("twos", (1, 0, 0), (5, 0, 0))
+    luck = service.scheduler.random
+    for _ in range(20):
+        told = next_draws(service, luck)
+        assert next_draws(service, luck) == told == [luck.randint(0, 6), luck.randint(0, 6)]
+
+
+def test_mh_tells_its_probes_when_it_falls_back():
+    service = service_of("mh", (1, 0, 0), (1, 0, 0, True), (1, 0, 0, True), flags=0x08)
+    probed = 0
+    for client in range(0xC0A80A01, 0xC0A80A41):
+        reasons = asked(service, client)
+        assert [candidate.chosen for candidate in reasons.candidates] == [True, False, False]
+        assert reasons.steps[-1].endswith("is 192.168.20.1:80") or len(reasons.steps) > 16
+        probed += len(reasons.steps) > 2
+    assert probed > 20
+
+
+def test_a_users_own_scheduler_may_remember_what_it_wants_by_any_name(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from lbq.schedulers.base import Scheduler\n"
+        "class Mine(Scheduler):\n"
+        "    name = 'mine'\n"
+        "    last, level, memory = object(), 7.5, {}\n")
+    service = VirtualService(ServiceKey(TCP, VIP, 80), create(f"{tmp_path}/mine.py:Mine"))
+    assert state_of(service, VIP) == {}
 
 
 def test_a_users_own_scheduler_says_no_reasons(tmp_path):
