@@ -29,7 +29,7 @@ from lbq.host.routes import Routes, largest_mtu, neighbours
 from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
 from lbq.lock import DirectoryLock
-from lbq.losses import LossWatch, queue_counters
+from lbq.losses import queue_counters
 from lbq.model import AF_INET, AF_INET6
 from lbq.options import Options
 
@@ -73,7 +73,6 @@ class Front:
         self.control: ControlServer | None = None
         self.process: PacketProcess | None = None
         self.operations: Operations | None = None
-        self.losses = LossWatch()
         self.local: dict[int, list[int]] = {}           # what the engine knows, by family
         self.routes: Routes | None = None
         self.known_routes: dict[int, dict[int, tuple]] = {}     # by family and address
@@ -181,7 +180,7 @@ class Front:
         queue = queue_counters(self.options.queues.all)
         if queue is not None:
             counters.update(queue._asdict())
-        for kind, packets, sentence in self.losses.warnings(counters, time.monotonic()):
+        for kind, packets, sentence in self.operations.losses.warnings(counters, time.monotonic()):
             logger.warning(sentence, extra={"fields": {"kind": kind, "packets": packets}})
         await self.operations.tick()
         await self.process.call("set_memory", free_pages())

@@ -79,9 +79,11 @@ def queue_counters(numbers: Collection[int], file: Path = QUEUE_FILE) -> QueueCo
 
 
 class LossWatch:
-    """Which losses have been told, and when."""
+    """Which losses have been told, and when; and when there was the last of each kind."""
 
     def __init__(self):
+        self.seen: dict[str, int] = {}          # the counter at the last look
+        self.lost_at: dict[str, float] = {}     # when it had last grown
         self.told: dict[str, int] = {}          # the counter when we last spoke of it
         self.told_at: dict[str, float] = {}
 
@@ -89,6 +91,9 @@ class LossWatch:
         """Return (kind, packets, sentence) for every loss that *counters* newly show at *now* seconds."""
         found = []
         for kind, words in DROPPED.items():
+            if counters.get(kind, 0) > self.seen.get(kind, 0):
+                self.lost_at[kind] = now
+            self.seen[kind] = counters.get(kind, 0)
             lost = counters.get(kind, 0) - self.told.get(kind, 0)
             if lost <= 0 or now - self.told_at.get(kind, -QUIET_SECONDS) < QUIET_SECONDS:
                 continue
@@ -96,3 +101,7 @@ class LossWatch:
             self.told_at[kind] = now
             found.append((kind, lost, f"{lost} packets lost: {words} ({kind}, {counters[kind]} in all)"))
         return found
+
+    def seconds_since(self, now: float) -> dict[str, float]:
+        """Return how long ago, at *now* seconds, the last packet of each kind that there was got lost."""
+        return {kind: now - at for kind, at in self.lost_at.items()}

@@ -12,7 +12,7 @@ from lbq.control.channel import PacketProcess
 from lbq.control.rows import key_of
 from lbq.errors import ConfigError, HostError
 from lbq.grammar import MAX_MARK, PROTOCOLS, ServerWords, read_endpoint
-from lbq.losses import queue_counters
+from lbq.losses import LossWatch, queue_counters
 from lbq.model import NAT, ServiceKey
 from lbq.options import DATA_PATHS, MAX_CONNECTIONS, ServiceWords
 from lbq.queues import Queues
@@ -39,6 +39,7 @@ class Questions:
         self.services: dict[ServiceKey, ServiceWords] = {}
         self.servers: dict[tuple, ServerWords] = {}     # by service; address, port and family
         self.queues = Queues(facts["queue"], facts.get("workers", 1))
+        self.losses = LossWatch()
         self.hears_conntrack = False
         self.traces = 0                         # begun so far, which is the newest one's number
         self.traced: int | None = None          # the number of the one that runs
@@ -98,10 +99,14 @@ class Questions:
         return {"services": await self.list(), **await self.totals()}
 
     async def totals(self) -> dict:
-        """Return the sum of all services, the engine's counters and those of the kernel's queues."""
+        """Return the sum of all services, the engine's counters and those of the kernel's queues.
+
+        And how many seconds ago the last packet was lost, by reason.
+        """
         counted = queue_counters(self.queues.all)
         return {"total": await self.process.call("totals"), "counters": await self.process.call("statistics"),
-                "queue": counted._asdict() if counted else None}
+                "queue": counted._asdict() if counted else None,
+                "last_lost": self.losses.seconds_since(time.monotonic())}
 
     async def connections(self, cursor: int = 0, limit: int = PAGE) -> dict:
         """Return a page of connections and the cursor of the next one, or None after the last."""

@@ -17,6 +17,7 @@ from lbq.model import AF_INET, AF_INET6, IPIP, NOCSUM, OPS, SERVICE_FLAGS, Servi
 DIRECTOR, RULES, LINKS, PROBES, QUEUES = "director", "rules", "links", "probes", "queues"
 NO_DIRECTOR = "no director runs in this network namespace"
 PASSIVE = "nothing is sent (--passive)"
+LATELY_SECONDS = 600        # a loss that is longer ago may have been cured
 OPEN, REFUSED, SILENT = "open", "refused", "silent"         # how a real server took an attempt to connect
 
 
@@ -146,6 +147,7 @@ class Facts:
     refuses_strangers: bool = False                     # what real servers say outside of connections (nat_icmp_send)
     counters: dict[str, int] = field(default_factory=dict)      # the engine's and the queues', at the end
     grown: dict[str, int] = field(default_factory=dict)         # … during the look
+    last_lost: dict[str, float] = field(default_factory=dict)   # how many seconds ago, at the end
     queues: list[int] = field(default_factory=list)             # that the director should hold
     bound: dict[int, int] = field(default_factory=dict)         # NFQUEUE number -> netlink port that holds it
     release: str = ""                                   # of the kernel
@@ -188,6 +190,14 @@ class Facts:
         """Return the devices behind which there are both clients and NAT servers."""
         towards = {server.device for server in self.servers("nat") if server.family == family and server.device}
         return towards & self.client_devices.get(family, set())
+
+    def lost(self, reason: str) -> int:
+        """Return how many packets the director and its queues have lost for a *reason*, 0 when that is long ago."""
+        return self.counters.get(reason, 0) if self.last_lost.get(reason, 0) <= LATELY_SECONDS else 0
+
+    def data_path(self, key: ServiceKey) -> str:
+        """Return who rewrites the packets of the service *key*."""
+        return next((service.data_path for service in self.services if service.key == key), "rewrite")
 
     def value(self, key: str) -> str | None:
         """Return a sysctl, by its path below /proc/sys."""

@@ -183,7 +183,7 @@ def _waiting(client: ControlClient) -> Waiting:
 def _ask_again(facts: Facts, client: ControlClient, counters: dict, waiting: Waiting) -> None:
     """See what has changed during the look."""
     stats = client.call("stats")
-    facts.counters = _counters(stats)
+    facts.counters, facts.last_lost = _counters(stats), stats.get("last_lost", {})
     facts.grown = {name: value - counters.get(name, 0) for name, value in facts.counters.items()}
     now = {(key_of(row), server["address"], server["port"]): _packets(server)
            for row in stats["services"] for server in row["servers"]}
@@ -278,8 +278,9 @@ def _reverse_path_drops() -> int:
 
 
 def _read_ways_back(facts: Facts) -> None:
-    """See by which device each client that waits would be answered."""
-    for client, family in {(client, server.service.family) for server in facts.servers() for client in server.waiting}:
+    """See by which device each client that waits would be answered; servers of DR and TUN answer by themselves."""
+    for client, family in {(client, server.service.family) for server in facts.servers("nat")
+                           for client in server.waiting}:
         facts.towards[client, family] = addresses.device_towards(client, family)
 
 

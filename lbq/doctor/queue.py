@@ -46,7 +46,7 @@ def queue_bound(facts: Facts) -> Iterator[Finding]:
 
 @check(DIRECTOR, QUEUES)
 def queue_drops(facts: Facts) -> Iterator[Finding]:
-    """the kernel's queue was never full"""
+    """the kernel's queue was not full lately"""
     yield from _overrun(facts, "queue_dropped",
                         "more packets came at once than the queue holds: the director is too slow, or was kept waiting",
                         "give it more processors (--workers N) or less to do (--data-path steer)")
@@ -54,7 +54,7 @@ def queue_drops(facts: Facts) -> Iterator[Finding]:
 
 @check(DIRECTOR, QUEUES)
 def socket_overruns(facts: Facts) -> Iterator[Finding]:
-    """the buffer of the queue's socket was never full"""
+    """the buffer of the queue's socket was not full lately"""
     yield from _overrun(facts, "user_dropped",
                         "the director did not read as fast as packets came, and the kernel dropped them",
                         "sysctl -w net.core.rmem_max=67108864 and restart the director; or --workers N, --data-path "
@@ -62,7 +62,7 @@ def socket_overruns(facts: Facts) -> Iterator[Finding]:
 
 
 def _overrun(facts: Facts, name: str, why: str, cure: str) -> Iterator[Finding]:
-    lost = facts.counters.get(name, 0)
+    lost = facts.lost(name)
     if lost:
         yield Finding(f"{DROPPED[name]}: {lost} packets lost since the director bound it, "
                       f"{facts.grown.get(name, 0)} in the last {facts.seconds:.1f} s", why, cure)
@@ -70,9 +70,9 @@ def _overrun(facts: Facts, name: str, why: str, cure: str) -> Iterator[Finding]:
 
 @check(DIRECTOR)
 def losses(facts: Facts) -> Iterator[Finding]:
-    """the director dropped no packet for a reason that has a cure"""
+    """the director dropped no packet lately for a reason that has a cure"""
     for name, cure in CURES.items():
-        lost = facts.counters.get(name, 0)
+        lost = facts.lost(name)
         if lost:
             yield Finding(f"{lost} packets lost: {DROPPED[name]} ({name}; {facts.grown.get(name, 0)} in the last "
                           f"{facts.seconds:.1f} s)", "each is a packet that a client waited for", cure)

@@ -19,8 +19,8 @@ def has_tunnels(facts: Facts) -> bool:
 
 @check(DIRECTOR, LINKS, concerns=has_tunnels)
 def tunnel_mtu(facts: Facts) -> Iterator[Finding]:
-    """clients send nothing that is too long for the tunnels"""
-    lost = facts.counters.get("dropped_too_big", 0)
+    """clients sent nothing lately that is too long for the tunnels"""
+    lost = facts.lost("dropped_too_big")
     if not lost:
         return
     server = min(facts.servers("tun"), key=lambda one: (one.mtu if one.mtu > 0 else 1 << 16) - one.overhead)

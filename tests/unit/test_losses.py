@@ -40,6 +40,15 @@ def test_one_kind_does_not_silence_another():
     assert kinds(watch.warnings({"queue_dropped": 4, "user_dropped": 1}, 1.0)) == [("user_dropped", 1)]
 
 
+def test_when_the_last_packet_of_each_kind_was_lost():
+    watch = LossWatch()
+    watch.warnings({"queue_dropped": 3}, 0.0)
+    watch.warnings({"queue_dropped": 4, "user_dropped": 1}, 1.0)
+    watch.warnings({"queue_dropped": 4, "user_dropped": 1, "dropped_ttl": 0}, 7.0)
+
+    assert watch.seconds_since(8.0) == {"queue_dropped": 7.0, "user_dropped": 7.0}
+
+
 def test_every_reason_that_the_director_counts_has_words():
     counted = {name for name in COUNTED if name.startswith(("dropped_", "passed_")) or "_errors" in name}
 
