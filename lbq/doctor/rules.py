@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from lbq.doctor.facts import DIRECTOR, RULES, Facts, Ruleset, Service
 from lbq.doctor.finding import Finding, check
 from lbq.grammar import format_address
-from lbq.host import iptables
-from lbq.host.rules import JUMPS, NOTRACK, REPLY, REQUEST, SETS
+from lbq.host import iptables, rules
+from lbq.host.rules import CHAINS, JUMPS, NOTRACK, REPLY, REQUEST, SETS
 from lbq.model import PROTOCOL_NAMES
+from lbq.queues import Queues
 
 RESTART = "lbq save >FILE; lbq stop; start the director again; lbq import FILE"
 
@@ -28,14 +29,45 @@ def rules_present(facts: Facts) -> Iterator[Finding]:
             yield Finding(f"{command}: the rules of lbq are gone", "packets of the services pass this host as if no "
                           "director ran: another program has flushed the rules", RESTART)
             continue
+        command = ruleset.command
+        lacking = ", ".join(_lacking(facts, family, ruleset))
+        if lacking:
+            yield Finding(f"{command}: rules of lbq are gone: {lacking}", "packets of the services pass this host as "
+                          "if no director ran, or conntrack is not kept from them: another program has flushed the "
+                          "rules", RESTART)
+            continue
         for table in ("raw", "mangle"):
             lines = ruleset.tables.get(table, [])
-            command = ruleset.command
             for base, chain in JUMPS[table]:
                 if f"-A {base} -j {chain}" not in lines:
                     yield Finding(f"{command}: the rule -t {table} -A {base} -j {chain} is gone",
                                   "it is one of those that bring packets to the director, or keep conntrack from them",
                                   f"{command} -t {table} -A {base} -j {chain}")
+
+
+def _lacking(facts: Facts, family: int, ruleset: Ruleset) -> Iterator[str]:
+    """Say which of lbq's chains have fewer rules than its services need; some may have more, of services before."""
+    wanted = rules.parse(rules.install_text(
+        family, Queues(facts.status.get("queue", 0), facts.status.get("workers", 1)), False, ruleset.tables,
+        sorted({service.key.fwmark for service in facts.services if service.key.family == family} - {0}),
+        **_needs(facts, family)))
+    for table, lines in wanted.items():
+        for chain in CHAINS[table]:
+            there, needed = (sum(line.startswith(f"-A {chain} ") for line in some)
+                             for some in (ruleset.tables.get(table, []), lines))
+            if there < needed:
+                yield f"-t {table} {chain} has {there} of {needed}"
+
+
+def _needs(facts: Facts, family: int) -> dict[str, bool]:
+    """Return for which pairs of sets there must be rules: those that have a member."""
+    used = {name for name, _, service in facts.wanted if service.key.family == family}
+    sets = SETS[family]
+    steered, offloaded, every_port, whole = (not used.isdisjoint(pair) for pair in (
+        (sets.steer_vip, sets.steer_rip), (sets.offload_vip, sets.offload_rip), (sets.any_vip, sets.any_rip),
+        (sets.vip, sets.rip)))
+    return {"whole": whole or not (steered or offloaded), "every_port": every_port, "steered": steered,
+            "offloaded": offloaded}
 
 
 @check(DIRECTOR, RULES, concerns=balances)
