@@ -82,8 +82,9 @@ def forward(facts: Facts) -> Iterator[Finding]:
             continue
         place = server.service.protocol, server.address, server.port
         clients = facts.client_devices.get(server.family, set())
-        packets = (firewall.request_to(server.family, place, clients, server.device),
-                   firewall.reply_from(server.family, place, clients, server.device))
+        is_tracked = facts.data_path(server.service) == "offload"
+        packets = (firewall.request_to(server.family, place, clients, server.device, is_tracked),
+                   firewall.reply_from(server.family, place, clients, server.device, is_tracked))
         for ruleset in facts.rulesets:
             why = None
             if ruleset.family == server.family:
@@ -104,13 +105,15 @@ def forward(facts: Facts) -> Iterator[Finding]:
 
 @check(DIRECTOR, RULES, concerns=balances)
 def input_rules(facts: Facts) -> Iterator[Finding]:
-    """no rule in INPUT is meant for a service's packets, which pass FORWARD"""
+    """no rule in INPUT decides who may use a service, whose packets pass FORWARD"""
     for service in _addressed(facts):
         key = service.key
         for ruleset in facts.rulesets:
             if ruleset.family != key.family or not any(server.mode == "nat" for server in service.servers):
                 continue
             for rule in firewall.input_rules_naming(ruleset.tables, key.family, (key.protocol, key.address, key.port)):
+                if firewall.accepts_everybody(rule):
+                    continue        # it is of no use, and what it wants happens all the same
                 yield Finding(f"{ruleset.command} rule {rule} does not see packets to {service.name()}",
                               "they are rewritten before INPUT and pass FORWARD: what the rule allows or forbids does "
                               "not happen", "say it in FORWARD, of the real servers' address and port", service.name())

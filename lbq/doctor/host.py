@@ -40,10 +40,11 @@ def ip_forward(facts: Facts) -> Iterator[Finding]:
             yield Finding(f"{sysctl.spoken(key)} is 0; it was 1 when the director began", why,
                           f"sysctl -w {sysctl.spoken(key)}=1; look in /etc/sysctl.d for what set it")
             continue
-        interfaces = sysctl.INTERFACES if family == AF_INET else sysctl.INTERFACES6
+        if family == AF_INET6:
+            continue            # there a device's own setting says whether it is a router's, and stops no packet
         towards = {server.device for server in facts.servers("nat") if server.family == family and server.device}
         for device in sorted(towards | facts.client_devices.get(family, set())):
-            key = f"{interfaces}/{device}/forwarding"
+            key = f"{sysctl.INTERFACES}/{device}/forwarding"
             if facts.value(key) == "0":
                 yield Finding(f"{sysctl.spoken(key)} is 0", f"packets that come in by {device} are not forwarded",
                               f"sysctl -w {sysctl.spoken(key)}=1")

@@ -91,7 +91,9 @@ def _compare(left: dict, options: list, packet: Packet) -> bool | None:
     if not isinstance(left, dict):
         return None
     if "ct" in left:
-        return "untracked" in options if left["ct"].get("key") == "state" else None
+        if left["ct"].get("key") not in ("state", "status"):
+            return None
+        return not {state.lower() for state in packet.states}.isdisjoint(map(str, options))
     if "meta" in left:
         return _compare_meta(left["meta"]["key"], options, packet)
     if "payload" not in left or "field" not in left["payload"]:

@@ -20,11 +20,18 @@ def server_reachable(facts: Facts) -> Iterator[Finding]:
         if server.mtu < 0:
             yield Finding(f"this host has no route to real server {server.host()}", "nothing reaches it",
                           f"ip route add {server.host()} via GATEWAY", format_service(server.service))
-        elif server.is_on_link() and server.device != "lo" and server.echo == 0 and not server.mac:
+        elif (_needs_mac(facts, server) and server.echo == 0 and not server.mac
+              and server.connect not in (OPEN, REFUSED)):
             yield Finding(f"real server {server.host()} does not answer on {server.device}: nobody there has its "
                           "address", "it is down, or on another link; new connections are given to it all the same",
                           f"lbq set server {format_service(server.service)} {server.name()},weight=0 until it is back",
                           format_service(server.service))
+
+
+def _needs_mac(facts: Facts, server: Server) -> bool:
+    """Return True for a server on a link where hosts are found by their MAC; at the end of a tunnel nobody has one."""
+    device = facts.devices.get(server.device or "")
+    return server.is_on_link() and device is not None and device.is_ethernet
 
 
 @check(DIRECTOR, PROBES, concerns=has_nat)
@@ -38,7 +45,8 @@ def server_listens(facts: Facts) -> Iterator[Finding]:
                           "and clients that are sent to it are refused",
                           f"start the program on {server.host()} that should listen on port {server.port}",
                           format_service(server.service))
-        elif server.connect == SILENT and server.connect_from_vip != OPEN and server.echo:
+        elif (server.connect == SILENT and server.connect_from_vip != OPEN and server.echo
+              and not server.grown_out):        # it answers clients, and not this host
             yield Finding(f"real server {server.name()} answers echo requests, and no SYN from this host",
                           "a firewall on it, or on the way, drops connections to that port",
                           f"let {format_address(server.source, server.family)} and clients through on {server.host()}",
@@ -50,7 +58,8 @@ def return_path(facts: Facts) -> Iterator[Finding]:
     """the answers of NAT servers come back through this host"""
     for server in facts.servers("nat"):
         seen = _unanswered(facts, server)
-        reached = server.connect in (OPEN, REFUSED) or (server.connect is None and server.echo)
+        # Where nothing but an echo request asked from the VIP, real answers that came by tell more.
+        reached = server.connect in (OPEN, REFUSED) or (server.connect is None and server.echo and not server.grown_out)
         elsewhere = reached and server.connect_from_vip in (SILENT, None) and server.vip_echo is False
         if not elsewhere and not (seen and server.connect in (OPEN, None) and server.echo != 0):
             continue            # what does not answer at all is another check's

@@ -86,13 +86,13 @@ def _join(twin: Witness, packet: bytearray, parsed: Parsed) -> int:
     if parsed.protocol != TCP:
         return 0
     pkt.put16(packet, parsed.header + pkt.TCP_CHECKSUM, pkt.pseudo_sum(packet, TCP, parsed.header, parsed.length))
-    twin.caveats.append(f"longer than the {twin.largest_mtu} bytes that can arrive here: several segments that the kernel "
-                        "has joined, and takes apart again, each with a checksum of its own")
+    twin.caveats.append(f"longer than the {twin.largest_mtu} bytes that can arrive here: several segments that the "
+                        "kernel has joined, and takes apart again, each with a checksum of its own")
     return pkt.SEGMENTED_LATER
 
 
 def _arithmetic(before: bytes, after: bytes, form: int) -> list[dict]:
-    """Return the arithmetic of checksums; that of segments which the kernel joined is made when they are taken apart."""
+    """Return the arithmetic of checksums; those of joined segments are made when they are taken apart."""
     return [step for step in fields.arithmetic(before, after) if not form or step["field"] == "IP checksum"]
 
 

@@ -192,8 +192,8 @@ def _twos(service: VirtualService, flow: Flow):
         than = _weighted_overhead(chosen)
         return str(load), f"load {load} > {than}" if load.is_more(than) else f"load {load} = {than}, and drawn second"
 
-    return ("two draws by weight, and the less loaded of the two: it is luck, and the next flow may go elsewhere", steps,
-            judge)
+    return ("two draws by weight, and the less loaded of the two: it is luck, and the next flow may go elsewhere",
+            steps, judge)
 
 
 def _drawn(service: VirtualService, number: int) -> RealServer:
@@ -377,8 +377,8 @@ def _none(service: VirtualService, flow: Flow):
 
 
 def _users_own(service: VirtualService, flow: Flow):
-    return (f"a scheduler of your own, {service.scheduler.name}: it says no reasons, and what it remembers is not known "
-            "here", [],
+    return (f"a scheduler of your own, {service.scheduler.name}: it says no reasons, and what it remembers is not "
+            "known here", [],
             lambda server, chosen: ("", cannot(server) or "not chosen"))
 
 

@@ -23,6 +23,8 @@ from lbq.model import PROTOCOL_NAMES
 ACCEPT, DROP = "ACCEPT", "DROP"
 FINAL = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP, "NFQUEUE": ACCEPT, "QUEUE": ACCEPT, "TPROXY": ACCEPT}
 PORT_OPTIONS = {"--dport", "--dports"}
+OF_NOBODY = {*PORT_OPTIONS, "-p", "-d", "-m", "--comment", "--ctstate", "--state", "--syn"}   # say nothing of a client
+UNTRACKED = frozenset({"UNTRACKED"})
 DEEPEST = 32        # chains within chains; iptables itself refuses loops
 
 
@@ -38,18 +40,23 @@ class Packet:
     destination_port: int | None
     in_devices: frozenset[str]
     out_devices: frozenset[str]
+    states: frozenset[str] = UNTRACKED      # those of conntrack's that it has
 
 
-def request_to(family: int, server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
+def request_to(family: int, server: tuple[int, int, int], client_devices: set[str], device: str | None,
+               is_tracked: bool = False) -> Packet:
     """Return a request on its way to *server* (protocol, address, port) behind *device*."""
     protocol, address, port = server
-    return Packet(family, protocol, None, None, address, port, frozenset(client_devices), _known(device))
+    return Packet(family, protocol, None, None, address, port, frozenset(client_devices), _known(device),
+                  frozenset({"NEW", "DNAT"}) if is_tracked else UNTRACKED)
 
 
-def reply_from(family: int, server: tuple[int, int, int], client_devices: set[str], device: str | None) -> Packet:
+def reply_from(family: int, server: tuple[int, int, int], client_devices: set[str], device: str | None,
+               is_tracked: bool = False) -> Packet:
     """Return a reply of *server* on its way to a client."""
     protocol, address, port = server
-    return Packet(family, protocol, address, port, None, None, _known(device), frozenset(client_devices))
+    return Packet(family, protocol, address, port, None, None, _known(device), frozenset(client_devices),
+                  frozenset({"ESTABLISHED", "DNAT"}) if is_tracked else UNTRACKED)
 
 
 def dropped_by(saved: Saved, packet: Packet) -> str | None:
@@ -82,12 +89,33 @@ def rules_to_add(command: str, family: int, server: tuple[int, int, int]) -> str
 
 
 def input_rules_naming(saved: Saved, family: int, service: tuple[int, int, int]) -> list[str]:
-    """Return the INPUT rules for the port of *service* (protocol, VIP, port), which they no longer meet."""
+    """Return the rules of INPUT for the port of *service* (protocol, VIP, port), which they no longer meet.
+
+    Also those in chains that INPUT leads to, as firewalls have them.
+    """
     protocol, vip, port = service
     packet = Packet(family, protocol, None, None, vip, port, frozenset(), frozenset())
-    return [line for line in saved.get("filter", [])
-            if line.startswith("-A INPUT ") and PORT_OPTIONS & set(line.split())
+    lines = saved.get("filter", [])
+    starts = tuple(f"-A {chain} " for chain in _reached_from("INPUT", lines))
+    return [line for line in lines if line.startswith(starts) and PORT_OPTIONS & set(line.split())
             and _matches(line, packet, only=PORT_OPTIONS | {"-p", "-d"})]
+
+
+def accepts_everybody(line: str) -> bool:
+    """Return True for a rule that accepts whatever is for its port, whoever the client is."""
+    return _target(line)[1] == ACCEPT and all(option in OF_NOBODY for _, option, _ in _conditions(line))
+
+
+def _reached_from(chain: str, lines: list[str]) -> set[str]:
+    """Return *chain* and the chains that its rules may lead to."""
+    declared = {line[1:].split()[0] for line in lines if line.startswith(":")}
+    reached, ahead = {chain}, [chain]
+    while ahead:
+        start = f"-A {ahead.pop()} "
+        further = {_target(line)[1] for line in lines if line.startswith(start)} & declared - reached
+        reached |= further
+        ahead += further
+    return reached
 
 
 def _walk(lines: list[str], chain: str, packet: Packet, depth: int) -> tuple[str | None, str]:
@@ -158,7 +186,7 @@ def _holds(option: str, argument: str, packet: Packet) -> bool | None:
         case "--dport" | "--dports":
             return _listed(packet.destination_port, argument)
         case "--ctstate" | "--state":
-            return "UNTRACKED" in argument.split(",")
+            return not packet.states.isdisjoint(argument.split(","))
         case "--match-set":
             return True if argument == SETS[packet.family].rip else None
         case _:

@@ -161,7 +161,8 @@ def wanted(*, client: str | None = None, service: str | None = None, server: str
 def _state(state: str, protocol: int | None) -> dict:
     """Return the number of a *state*, and the protocol that has it: that of a service, or the first that knows it."""
     if state not in STATES:
-        raise ConfigError(f"unknown state '{state}'{did_you_mean(state, map(str.lower, STATES))}; there are {', '.join(STATES)}")
+        raise ConfigError(f"unknown state '{state}'{did_you_mean(state, map(str.lower, STATES))}; "
+                          f"there are {', '.join(STATES)}")
     for number in [protocol] if protocol else list(STATE_NAMES):
         if state in STATE_NAMES[number]:
             return {"state": STATE_NAMES[number].index(state), "protocol": number}

@@ -861,7 +861,7 @@ def test_a_packet_is_looked_at_whoever_sends_it(operations, story):
     assert story[-1] == ("engine", "look", AF_INET, UDP, 0, 68, 0xFFFFFFFF, 67, 0, None)
     look(operations, "[fe80::1]:0", "[ff02::fb]:5353", "udp")
     assert story[-1][2] == AF_INET6
-    for end in ("192.168.10.1", "192.168.10.1:65536", "192.168.10.1:", "nobody:80", "[192.168.10.1]:80", "[::1]:80", ""):
+    for end in ("192.168.10.1", "192.168.10.1:65536", "192.168.10.1:", "nobody:80", "[192.168.10.1]:80", "[::1]:8", ""):
         with pytest.raises(ConfigError):
             look(operations, end, "192.168.10.1:80")
 

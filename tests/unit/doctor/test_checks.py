@@ -100,13 +100,15 @@ SICK = [
     ("vip_address", {"vips": [Vip(VIP, gateway="10.0.0.1")]}, "ip route add unreachable 192.168.10.1"),
     ("vip_answers", {"vips": [Vip(VIP, links=["eth0"], answers={OTHER_MAC: "eth0"})]}, "02:00:00:00:00:99"),
     ("vip_answers", {"vips": [Vip(VIP, links=["eth0"], answers={MAC: "eth1"})]}, "a NAT server does not have the VIP"),
-    ("vip_answers", {"vips": [Vip(VIP, links=["eth0"], answers={OTHER_MAC: "eth0"})]}, "02:00:00:00:00:99"),
     ("vip_announced", {"vips": [Vip(VIP, announcers={MAC: "eth1"})]}, "arp_announce=2"),
     ("device_offloads", {"devices": {"eth0": Device("eth0", features=frozenset({"rx-lro"}))}},
      "ethtool -K eth0 lro off"),
     ("input_rules", {"rulesets": [installed(), read_rules(
-        AF_INET, "iptables", "*filter\n[1:60] -A INPUT -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT")]},
+        AF_INET, "iptables", "*filter\n[1:60] -A INPUT -s 10.0.0.0/8 -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT")]},
      "FORWARD"),
+    ("input_rules", {"rulesets": [installed(), read_rules(
+        AF_INET, "iptables", "*filter\n:ufw-user-input - [0:0]\n[0:0] -A INPUT -j ufw-user-input\n"
+        "[0:0] -A ufw-user-input -p tcp -m tcp --dport 80 -j DROP\nCOMMIT")]}, "FORWARD"),
 ]
 
 
@@ -149,9 +151,34 @@ def test_what_is_wrong_with_a_real_server_is_found_alone(check, server, words):
     nat_server(weight=0, mac="", echo=0, connect=SILENT, connect_from_vip=SILENT, vip_echo=False),
     nat_server(echo=0, connect=OPEN),                                   # it does not answer echo requests, and works
     nat_server(mode="dr", echo=0, vip_echo=False),                      # nor one of DR: then nothing can be said
+    nat_server(connect=SILENT, connect_from_vip=SILENT, grown_out=2),   # it lets clients in, and not this host
+    nat_server(connect=None, connect_from_vip=None, vip_echo=False, grown_out=2),       # nor echo requests from the VIP
+    nat_server(mac="", echo=0),                                         # it has forgotten its neighbour meanwhile
+    nat_server(device="wg0", mac="", echo=0, connect=SILENT, connect_from_vip=SILENT),  # nobody has a MAC there
 ])
 def test_what_can_have_another_reason_is_not_found(server):
-    assert found(healthy(server)) == {}
+    facts = healthy(server)
+    facts.devices["wg0"] = Device("wg0", is_ethernet=False)
+    assert found(facts) == {}
+
+
+LOSSES = {"dropped_no_server": "losses", "queue_dropped": "queue_drops", "user_dropped": "socket_overruns",
+          "dropped_too_big": "tunnel_mtu"}
+
+
+@pytest.mark.parametrize(("seconds", "is_said"), [(5.0, True), (3600.0, False)])
+def test_a_loss_that_is_long_ago_may_have_been_cured(seconds, is_said):
+    """Counters stay as long as the director runs; a status of 1 for ever would be of no use to scripts."""
+    server = nat_server(mode="tun", connect=None, connect_from_vip=None, vip_echo=True)
+    facts = healthy(server, counters=dict.fromkeys(LOSSES, 3), last_lost=dict.fromkeys(LOSSES, seconds))
+
+    assert set(found(facts)) == (set(LOSSES.values()) if is_said else set())
+
+
+@pytest.mark.parametrize("rule", ["-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT",
+                                  "-A INPUT -p tcp -m multiport --dports 80,443 -m conntrack --ctstate NEW -j ACCEPT"])
+def test_a_rule_that_accepts_everybody_is_of_no_use_and_hurts_nobody(rule):
+    assert found(with_rule("filter", rule)) == {}
 
 
 def test_datagrams_joined_by_a_device_concern_dr_and_tun_alone():
@@ -210,6 +237,39 @@ def test_a_rule_that_drops_what_is_invalid_makes_it_worse():
     facts.rulesets[0].tables["filter"] = ["-A INPUT -m conntrack --ctstate INVALID -j DROP"]
 
     assert "drops what is INVALID" in found(facts)["conntrack"].what
+
+
+@pytest.mark.parametrize("chain", [chain for table in ("raw", "mangle") for chain in rules.CHAINS[table][:3]])
+def test_a_chain_that_was_emptied_is_found_though_the_jump_to_it_is_there(chain):
+    facts = healthy()
+    for lines in facts.rulesets[0].tables.values():
+        lines[:] = [line for line in lines if not line.startswith(f"-A {chain} ")]
+    said = found(facts)
+
+    assert list(said) == ["rules_present"]
+    assert f"{chain} has 0 of " in said["rules_present"].what and "lbq import" in said["rules_present"].fix
+
+
+def test_what_services_need_beyond_the_usual_rules_is_missed_as_well():
+    """Of a mark, of a service that is steered, and of one with every port; those of workers."""
+    marked, any_port = ServiceKey(TCP, 0, 0, AF_INET, 7), ServiceKey(TCP, VIP, 0)
+    for changes, wanted in (({"services": [Service(marked)]}, []), ({"status": {"queue": 0, "workers": 2}}, []),
+                            ({}, [(name, (TCP, VIP, 80), Service(KEY)) for name in ("lbq-vip", "lbq-vip-steer")]),
+                            ({}, [("lbq-vip-any", VIP, Service(any_port))])):
+        facts = healthy(**changes, wanted=wanted, members={name: {member} for name, member, _ in wanted})
+        assert "rules of lbq are gone" in found(facts)["rules_present"].what, changes
+
+
+def test_what_conntrack_carries_passes_by_its_states_and_what_lbq_rewrites_does_not():
+    chain = NftChain("inet", "firewalld", "filter_FORWARD", "forward", policy="drop", rules=[
+        [{"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}, {"accept": None}]])
+    stateful = [":FORWARD DROP [0:0]", "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                "-A FORWARD -p tcp -m tcp --dport 80 -m conntrack --ctstate NEW -j ACCEPT"]
+    for path, expected in (("rewrite", ["forward", "forward"]), ("offload", [])):
+        facts = with_rule("filter", "\n".join(stateful))
+        facts.services[0].data_path, facts.nft = path, [chain]
+        facts.sysctls |= {"net/netfilter/nf_conntrack_acct": "1"}
+        assert [one.check for one in finding.examine(facts, CHECKS).findings] == expected
 
 
 def test_packets_that_disappear_between_the_tables_are_found_by_the_counters():

@@ -111,7 +111,8 @@ def test_twos_says_whom_it_drew_and_that_it_is_luck_where_nobody_knows():
     assert whys(asked(service))[2] == "weight 0: quiesced" and asked(service).steps == []
     service.scheduler.random = Foreseen([1, 3])          # 0 and 1 are the first's, 2 and 3 the second's
     told = asked(service)
-    assert told.steps == ["drawn: 1 of 0 to 6, which is 192.168.20.1:80", "drawn: 3 of 0 to 6, which is 192.168.20.2:80"]
+    assert told.steps == ["drawn: 1 of 0 to 6, which is 192.168.20.1:80",
+                          "drawn: 3 of 0 to 6, which is 192.168.20.2:80"]
     assert whys(told) == ["load 257 > 0/2", "", "weight 0: quiesced",
                           "not drawn: a draw has 3 of 6 chances to be this one"]
 

@@ -118,6 +118,28 @@ def test_input_rules_for_the_services_port_are_found(rule, named):
     assert firewall.input_rules_naming({"filter": [line]}, AF_INET, (6, VIP, 80)) == ([line] if named else [])
 
 
+def test_input_rules_are_also_those_of_the_chains_that_input_leads_to():
+    lines = [":INPUT DROP [0:0]", ":user - [0:0]", ":deeper - [0:0]", ":elsewhere - [0:0]", "-A INPUT -j user",
+             "-A user -g deeper", "-A deeper -j user", "-A deeper -p tcp -m tcp --dport 80 -j DROP",
+             "-A elsewhere -p tcp -m tcp --dport 80 -j DROP", "-A INPUT -j LOG"]
+
+    assert firewall.input_rules_naming({"filter": lines}, AF_INET, (6, VIP, 80)) == [lines[7]]
+
+
+@pytest.mark.parametrize(("rule", "accepts"), [
+    ("-p tcp -m tcp --dport 80 -j ACCEPT", True),
+    ("-d 192.168.10.1/32 -p tcp -m multiport --dports 80,443 -m conntrack --ctstate NEW -m comment --comment web "
+     "-j ACCEPT", True),
+    ("-p tcp -m tcp --dport 80 -j DROP", False),
+    ("-s 10.0.0.0/8 -p tcp -m tcp --dport 80 -j ACCEPT", False),
+    ("-i eth0 -p tcp -m tcp --dport 80 -j ACCEPT", False),
+    ("-p tcp -m tcp --dport 80 -m limit --limit 5/sec -j ACCEPT", False),
+    ("-p tcp -m tcp --dport 80 -j user", False),
+])
+def test_a_rule_may_accept_everybody(rule, accepts):
+    assert firewall.accepts_everybody(f"-A INPUT {rule}") is accepts
+
+
 @pytest.mark.parametrize(("rule", "why"), [
     ("-d 2001:db8:20::1/128 -p tcp -m tcp --dport 8080 -j ACCEPT", None),
     ("-d 2001:db8:20::/64 -j ACCEPT", None),
