@@ -387,7 +387,12 @@ def _hosts(facts: Facts) -> dict[tuple[int, int], list[Server]]:
         found.setdefault((server.address, server.family), []).append(server)
     if len(found) > MOST_SERVERS:
         facts.left_out.append(f"asked {MOST_SERVERS} of {len(found)} real servers; --service looks at one service's")
-    return dict(islice(found.items(), MOST_SERVERS))
+    asked = dict(islice(found.items(), MOST_SERVERS))
+    times = sum(map(len, asked.values()))
+    if times > MOST_ASKED:
+        facts.left_out.append(f"of {times} places that these have in services {MOST_ASKED} were asked for more than "
+                              "whether they are there; --service looks at one service's")
+    return asked
 
 
 def _asked(hosts: dict[tuple[int, int], list[Server]]) -> Iterator[Server]:

@@ -87,9 +87,10 @@ def rules_hit(facts: Facts) -> Iterator[Finding]:
         ruleset = _ours(facts, family)
         if ruleset is None:
             continue
-        match = f"--match-set {SETS[family].vip} dst,dst"
-        seen, queued = (sum(count for (where, rule), count in ruleset.hits.items()
-                            if where == table and rule.startswith(f"-A {chain} ") and match in rule)
+        sets = SETS[family]
+        matches = [f"--match-set {name} dst" for name in (sets.vip, sets.any_vip, sets.steer_vip, sets.offload_vip)]
+        seen, queued = (sum(count for (where, rule), count in ruleset.hits.items() if where == table
+                            and rule.startswith(f"-A {chain} ") and any(match in rule for match in matches))
                         for table, chain in (("raw", NOTRACK), ("mangle", REQUEST)))
         if queued < seen // 2 or (seen and not queued):
             yield Finding(f"{ruleset.command}: {seen} packets of services came into the raw table, and {queued} to the "

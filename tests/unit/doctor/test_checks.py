@@ -23,6 +23,7 @@ from lbq.doctor.facts import (
     Vip,
 )
 from lbq.doctor.gather import read_rules
+from lbq.doctor.rules import rules_hit
 from lbq.host import rules
 from lbq.model import AF_INET, TCP, UDP, ServiceKey
 from lbq.queues import Queues
@@ -272,12 +273,16 @@ def test_what_conntrack_carries_passes_by_its_states_and_what_lbq_rewrites_does_
         assert [one.check for one in finding.examine(facts, CHECKS).findings] == expected
 
 
-def test_packets_that_disappear_between_the_tables_are_found_by_the_counters():
-    facts = healthy()
+@pytest.mark.parametrize("needs", [{}, {"whole": False, "every_port": True}, {"whole": False, "steered": True},
+                                   {"whole": False, "offloaded": True}])
+def test_packets_that_disappear_between_the_tables_are_found_by_the_counters(needs):
+    text = saved(rules.install_text(AF_INET, Queues(0), False, {}, **needs))
+    facts = healthy(rulesets=[read_rules(AF_INET, "iptables", text)])
     for rule in facts.rulesets[0].hits:
         facts.rulesets[0].hits[rule] = 100 if rule[0] == "raw" else 3
 
-    assert "100 packets" in found(facts)["rules_hit"].what
+    [what] = [one.what for one in finding.examine(facts, [rules_hit]).findings]
+    assert "100 packets" in what and "and 3 to" in what
 
 
 FIREWALLS = {       # what they leave in the filter table: chains of their own, and a policy

@@ -10,8 +10,9 @@ import pytest
 
 from lbq.control import client
 from lbq.doctor import gather
-from lbq.doctor.facts import DIRECTOR, NO_DIRECTOR, Facts
+from lbq.doctor.facts import DIRECTOR, NO_DIRECTOR, Facts, Server, Service
 from lbq.errors import NotRunning, PeerError
+from lbq.model import TCP, ServiceKey
 
 
 @pytest.fixture
@@ -67,7 +68,6 @@ def test_a_director_that_nobody_understands_is_one_line(alone, results, reason):
     assert "\n" not in facts.missing[DIRECTOR]
 
 
-
 def test_who_asks_about_a_service_is_told_that_the_director_is_not_understood(alone):
     with answering(alone, STATUS, {"services": 7}), pytest.raises(PeerError, match="is it of another version"):
         gather.gather("10.0.0.1:80", 0.1, passive=True)
@@ -77,6 +77,20 @@ def test_no_director_is_no_trouble_unless_a_service_is_meant(alone):
     assert gather.gather(None, 0.1, passive=True).missing[DIRECTOR] == NO_DIRECTOR
     with pytest.raises(NotRunning):
         gather.gather("10.0.0.1:80", 0.1, passive=True)
+
+
+@pytest.mark.parametrize(("hosts", "services", "told"), [
+    (128, 2, []), (129, 1, ["asked 128 of 129 real servers"]), (100, 3, ["of 300 places that these have in services 256"]),
+    (200, 3, ["asked 128 of 200 real servers", "of 384 places that these have in services 256"])])
+def test_what_is_too_much_to_be_asked_is_told(hosts, services, told):
+    facts = Facts()
+    for port in range(1, services + 1):
+        key = ServiceKey(TCP, 1, port)
+        facts.services.append(Service(key, [Server(key, address, 80) for address in range(hosts)]))
+    asked = gather._hosts(facts)
+
+    assert len(asked) == min(hosts, 128) and len(list(gather._asked(asked))) == min(len(asked) * services, 256)
+    assert [line.partition(";")[0][:len(begin)] for line, begin in zip(facts.left_out, told, strict=True)] == told
 
 
 @pytest.mark.parametrize(("error", "reason"), [
