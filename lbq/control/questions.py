@@ -125,7 +125,7 @@ class Questions:
         if family != other:
             raise ConfigError(f"{source} and {destination} are not of one address family")
         asked = (PROTOCOLS[protocol], caddr, cport, vaddr, vport, fwmark,
-                 self._service_of(PROTOCOLS[protocol], caddr, cport, family))
+                 self.service_of(PROTOCOLS[protocol], caddr, cport, family))
         for _ in range(LOOKS):
             picture = await self.process.call("look", family, *asked)
             rows, cursor = [], picture["service"] and picture["service"]["cursor"]
@@ -137,7 +137,7 @@ class Questions:
                 return {**picture, "now": time.monotonic_ns(), "row": row}
         raise HostError("cannot look at a service: services come and go too fast; try again")
 
-    def _service_of(self, protocol: int, address: int, port: int, family: int) -> ServiceKey | None:
+    def service_of(self, protocol: int, address: int, port: int, family: int) -> ServiceKey | None:
         """Return a service of which this is the end of a NAT server, None when there is none.
 
         The one that wants answers to its datagrams to come from the VIP, as long as there is no other such.

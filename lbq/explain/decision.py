@@ -7,7 +7,7 @@ from lbq import packet as pkt
 from lbq.director import LOCAL_IN, LOCAL_OUT, POSTROUTING
 from lbq.errors import ConfigError
 from lbq.explain import fields
-from lbq.explain.twin import Witness, of_picture, of_rows
+from lbq.explain.twin import Witness, of_picture, of_rows, quote_in
 from lbq.explain.words import MEANING
 from lbq.forwarding import PREROUTING, Route
 from lbq.grammar import format_address, format_endpoint
@@ -23,10 +23,17 @@ TIMEOUTS = (tcp.TIMEOUTS[tcp.ESTABLISHED], tcp.TIMEOUTS[tcp.FIN_WAIT], udp.TIMEO
 
 
 def read(packet: bytearray) -> Parsed:
-    """Return the ends of *packet*, or raise for one that cannot belong to a connection."""
+    """Return the ends of *packet*, or raise for one that cannot belong to a connection.
+
+    Of an ICMP error those of the packet that answers the one which it quotes, as of a client's.
+    """
     parsed = parse(packet)
     if parsed == "icmp":
-        raise ConfigError("the packet is ICMP; explain the packet that it is about")
+        quote = quote_in(packet)
+        if quote is None:
+            raise ConfigError("there is nothing to decide: the packet is ICMP, and no error about a packet with ports "
+                              "(one about a tunnel's packet is not explained)")
+        return quote.turned_round()
     if not isinstance(parsed, Parsed):
         meaning = MEANING.get(f"passed_{parsed}", MEANING.get(f"dropped_{parsed}", parsed))
         raise ConfigError(f"there is nothing to decide: the packet {meaning}")
@@ -55,8 +62,8 @@ def by_configuration(rows: list[dict], timeouts: dict[str, int], packet: bytearr
 def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict | None) -> dict:
     """Return what *twin* decides about *packet*, and why; *ways* are the host's routes by address, if known."""
     parsed = read(packet)._replace(mark=mark)
-    hook = hook_of(twin, parsed)
-    form = _join(twin, packet, parsed) if ways is not None and parsed.length > twin.largest_mtu else 0
+    hook = hook_of(twin, parsed, addresses(packet, 0))
+    form = _join(twin, packet, parsed) if ways is not None and len(packet) > twin.largest_mtu else 0
     before = bytes(packet)
     verdict = twin.handle(packet, hook, form, now_ns=now_ns, mark=mark)
     after = bytes(packet)
@@ -83,7 +90,7 @@ def _join(twin: Witness, packet: bytearray, parsed: Parsed) -> int:
 
     Of such a one only the sum over the addresses is in the checksum's place.
     """
-    if parsed.protocol != TCP:
+    if parsed.protocol != TCP or parsed.related:
         return 0
     pkt.put16(packet, parsed.header + pkt.TCP_CHECKSUM, pkt.pseudo_sum(packet, TCP, parsed.header, parsed.length))
     twin.caveats.append(f"longer than the {twin.largest_mtu} bytes that can arrive here: several segments that the "
@@ -96,20 +103,23 @@ def _arithmetic(before: bytes, after: bytes, form: int) -> list[dict]:
     return [step for step in fields.arithmetic(before, after) if not form or step["field"] == "IP checksum"]
 
 
-def hook_of(twin: Witness, parsed: Parsed) -> int:
+def hook_of(twin: Witness, parsed: Parsed, way: tuple[int, int]) -> int:
     """Return the hook at which this host sees such a packet: a client's in PREROUTING, a reply in POSTROUTING.
 
-    A client of its own is seen in OUTPUT, and what is for it in INPUT.
+    A client of its own is seen in OUTPUT, and what is for it in INPUT.  *way* is from where to where it goes itself:
+    an ICMP error is parsed as what it is about, and may come from anybody.
     """
     ends = parsed.family, parsed.protocol
     there = parsed.destination, parsed.destination_port
     here = parsed.source, parsed.source_port
     is_reply = (twin.connections.find(*ends, *here, *there) is None
                 and twin.services.find_service(*ends, *there, parsed.mark) is None
-                and (twin.connections.find_reply(*ends, *there, *here) is not None or twin.is_servers(parsed)))
+                and (twin.connections.find_reply(*ends, *there, *here) is not None
+                     or (not parsed.related and twin.is_servers(parsed))))
+    source, destination = way
     if is_reply:
-        return LOCAL_IN if parsed.destination in twin.local[parsed.family] else POSTROUTING
-    return LOCAL_OUT if parsed.source in twin.local[parsed.family] else PREROUTING
+        return LOCAL_IN if destination in twin.local[parsed.family] else POSTROUTING
+    return LOCAL_OUT if source in twin.local[parsed.family] else PREROUTING
 
 
 def _tell_host(twin: Witness) -> dict:

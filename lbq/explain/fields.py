@@ -4,15 +4,19 @@ from __future__ import annotations
 from lbq import packet as pkt
 from lbq.grammar import format_address
 from lbq.model import AF_INET, SCTP, TCP, UDP
-from lbq.parsing import addresses, family_of
+from lbq.parsing import ICMP, addresses, family_of
+from lbq.related import errors_of
 
 TCP_FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PSH"), (0x20, "URG"))
 NAMES = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", 1: "ICMP", pkt.ICMPV6: "ICMPv6", 4: "IPIP", 41: "IPv6 in IP", 47: "GRE"}
 CHECKSUM_AT = {TCP: pkt.TCP_CHECKSUM, UDP: pkt.UDP_CHECKSUM}
 
 
-def fields(packet: bytes) -> dict[str, int | str]:
-    """Return the header fields of an IP *packet* that a director, or a forwarding host, may change; and its length."""
+def fields(packet: bytes, *, is_quote: bool = False) -> dict[str, int | str]:
+    """Return the header fields of an IP *packet* that a director, or a forwarding host, may change; and its length.
+
+    Of an ICMP error also those of the packet that it quotes, but not of what a quote quotes.
+    """
     if len(packet) < 20 or packet[0] >> 4 not in (4, 6) or (packet[0] >> 4 == 6 and len(packet) < pkt.IP6_HEADER):
         return {"length": len(packet)}
     family = family_of(packet)
@@ -34,6 +38,13 @@ def fields(packet: bytes) -> dict[str, int | str]:
             found[f"{NAMES[protocol]} checksum"] = f"{pkt.get16(packet, at):#06x}"
         elif protocol == SCTP and len(packet) >= at + 4:
             found["SCTP checksum"] = f"{pkt.get32(packet, at):#010x}"
+    if protocol in (ICMP, pkt.ICMPV6) and len(packet) >= header + 8:
+        found |= {"type": packet[header], "code": packet[header + 1],
+                  f"{NAMES[protocol]} checksum": f"{pkt.get16(packet, header + 2):#06x}"}
+        at = 0 if is_quote else errors_of(family).quoted(packet, len(packet))
+        if at:
+            found |= {f"quoted {name}": value for name, value in fields(packet[at:], is_quote=True).items()
+                      if name != "length"}
     found["length"] = len(packet)
     return found
 

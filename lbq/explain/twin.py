@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from lbq import conntrack, traffic
+from lbq import packet as pkt
 from lbq.conntrack import ASSURED, TEMPLATE_STATES, Connection
 from lbq.control.rows import key_of, server_of, service_of
 from lbq.director import Director
@@ -20,15 +21,18 @@ from lbq.model import (
     ONE_PACKET,
     PROTOCOL_NAMES,
     TEMPLATE,
+    UDP,
     Flow,
     RealServer,
     ServiceKey,
     Tunnel,
     VirtualService,
 )
-from lbq.parsing import Parsed
+from lbq.parsing import Parsed, family_of, read_quote
 from lbq.protocols import tcp
+from lbq.related import errors_of
 from lbq.schedulers import lblc, lblcr
+from lbq.schedulers.locality import LocalityBased
 
 BY_KERNEL = {
     "steer": "the data path is steer: what is longer than 128 bytes the kernel rewrites, to the same end",
@@ -124,6 +128,8 @@ class Witness(Director):
         return valid
 
     def _choose(self, service: VirtualService, parsed: Parsed, now_ns: int) -> RealServer | None:
+        if parsed.related and isinstance(service.scheduler, LocalityBased):
+            self.caveats.append("what the scheduler remembers of the sender of the quoted packet is not known")
         wanted = parsed.source if parsed.related else parsed.destination
         asked = question(service, Flow(parsed.protocol, parsed.source, parsed.source_port, wanted,
                                        parsed.destination_port, parsed.family, now_ns))
@@ -145,6 +151,39 @@ class Witness(Director):
         self.note("state", f"{moved}, {lasting}",
                   before=before, after=after, timeout_seconds=connection.timeout_seconds,
                   seen="from the server" if direction == tcp.OUT else "from the client")
+
+    def icmp_request(self, packet: bytearray, hook: int, form: int, mark: int, now_ns: int) -> str:
+        """Note what the error is about, then handle it."""
+        quote = quote_in(packet)
+        if quote is not None:
+            about = quote.turned_round()
+            self._note_about(quote, self.connections.find(about.family, about.protocol, about.source,
+                                                          about.source_port, about.destination,
+                                                          about.destination_port))
+        return super().icmp_request(packet, hook, form, mark, now_ns)
+
+    def icmp_reply(self, packet: bytearray, hook: int, form: int, mark: int, now_ns: int) -> str:
+        """Note what the error is about, then handle it."""
+        quote = quote_in(packet)
+        if quote is not None:
+            self._note_about(quote, self.connections.find_reply(quote.family, quote.protocol, quote.source,
+                                                                quote.source_port, quote.destination,
+                                                                quote.destination_port))
+        return super().icmp_reply(packet, hook, form, mark, now_ns)
+
+    def _note_about(self, quote: Parsed, found: Connection | None) -> None:
+        protocol = PROTOCOL_NAMES[quote.protocol].upper()
+        self.note("about", f"an error about {protocol} from {_end(quote)} to {_other_end(quote)}", protocol=protocol)
+        if found is None:
+            self.note("connection", "none in the table to which that belongs", found=None)
+        else:
+            self.note("connection", f"in the table: {self.say(found)}", found=self.facts_of(found))
+
+    def _tunnel_error(self, packet: bytearray, length: int, at: int, now_ns: int) -> str | None:
+        outcome, quote = super()._tunnel_error(packet, length, at, now_ns), quote_in(packet)
+        if outcome is None and quote is not None and quote.protocol == UDP and self.notes[-1].facts["found"] is None:
+            self.caveats.append("if it is about a packet of a GUE tunnel to a real server, the client is told instead")
+        return outcome
 
     def is_servers(self, parsed: Parsed) -> bool:
         """Return True for what a real server sends, of a connection that nobody knows."""
@@ -309,6 +348,13 @@ def _how_matched(service: VirtualService, parsed: Parsed) -> str:
     if key.port == parsed.destination_port:
         return "address and port"
     return "FTP's control port: it may be data" if key.port else "address, on any port"
+
+
+def quote_in(packet: bytearray) -> Parsed | None:
+    """Return what the ICMP error *packet* is about, None when that has no ports, or there is none."""
+    length = pkt.whole_length(packet)
+    at = errors_of(family_of(packet)).quoted(packet, length)
+    return read_quote(packet, at, length, 0, 0) if at else None
 
 
 def _end(parsed: Parsed) -> str:

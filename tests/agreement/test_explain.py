@@ -26,5 +26,6 @@ def test_explain_says_what_the_packet_path_does(kind, family, engine):
             report.compare(each["scenario"], each["answers"], each["at"])
 
     assert not report.differences, "\n".join(map(str, report.differences[:5]))
-    assert SEEN["explained"] > 0.75 * SEEN.total() > 0, SEEN
+    assert SEEN["errors"] > 0
+    assert SEEN["explained"] > 0.75 * (SEEN.total() - SEEN["errors"]) > 0, SEEN
     sampled.COUNTED["packets explained"] += SEEN["explained"]

@@ -80,7 +80,8 @@ def test_no_director_is_no_trouble_unless_a_service_is_meant(alone):
 
 
 @pytest.mark.parametrize(("hosts", "services", "told"), [
-    (128, 2, []), (129, 1, ["asked 128 of 129 real servers"]), (100, 3, ["of 300 places that these have in services 256"]),
+    (128, 2, []), (129, 1, ["asked 128 of 129 real servers"]),
+    (100, 3, ["of 300 places that these have in services 256"]),
     (200, 3, ["asked 128 of 200 real servers", "of 384 places that these have in services 256"])])
 def test_what_is_too_much_to_be_asked_is_told(hosts, services, told):
     facts = Facts()

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.explain import decision
+from lbq.errors import ConfigError
+from lbq.explain import decision, fields
 from lbq.explain.twin import of_rows
-from lbq.forwarding import Route
+from lbq.forwarding import Route, icmp_error
 from lbq.model import AF_INET, OPS
 from lbq.sysctls import defaults
 from tests.helpers.engines import NS, endpoint, key
@@ -88,3 +89,61 @@ def test_a_connection_of_one_packet_ends_with_it():
     said = decide(*twin_of(protocol="udp", flags=OPS), packet)
     [state] = [step["text"] for step in said["steps"] if step["step"] == "state"]
     assert "ends with this packet" in state and read(packet).destination == WEB
+
+
+def answered() -> tuple:
+    """Return a twin with a connection, the client's packet as it went on, and the server's as it went on."""
+    twin, ways = twin_of()
+    syn, answer = tcp(CLIENT, VIP, "S"), tcp(WEB, CLIENT, "SA")
+    decide(twin, ways, syn)
+    decide(twin, ways, answer)
+    return twin, ways, syn, answer
+
+
+def test_an_error_about_what_the_client_sent_speaks_of_the_vip():
+    twin, ways, syn, _ = answered()
+    said = decide(twin, ways, bytearray(icmp_error(3, 4, 1300, syn, len(syn))))
+    assert (said["packet"]["hook"], said["outcome"]) == ("POSTROUTING", "rewritten")
+    assert [step["step"] for step in said["steps"]] == ["about", "connection"]
+    assert said["steps"][1]["found"]["state"] == "SYN_RECV"
+    assert {"field": "quoted destination", "before": "192.168.20.1", "after": "192.168.10.1"} in said["changes"]
+
+
+def test_an_error_about_what_the_server_sent_speaks_of_the_server():
+    twin, ways, _, answer = answered()
+    error = bytearray(icmp_error(3, 1, 0, answer, len(answer)))
+    assert decision.read(error)[1:5] == (*endpoint(CLIENT), *endpoint(VIP))
+    said = decide(twin, ways, error)
+    assert (said["packet"]["hook"], said["outcome"]) == ("PREROUTING", "rewritten")
+    assert {"field": "quoted source", "before": "192.168.10.1", "after": "192.168.20.1"} in said["changes"]
+    assert "out of lo to 192.168.20.1" in said["next"][0]
+
+
+def test_an_error_about_nobodys_packet_is_the_hosts():
+    nobodys = tcp("10.0.0.1:1", "10.0.0.2:2")
+    said = decide(*twin_of(), bytearray(icmp_error(3, 3, 0, nobodys, len(nobodys))))
+    assert said["outcome"] == "passed_icmp" and said["steps"][1]["found"] is None
+
+
+def test_what_a_gue_tunnel_may_be_about_is_said_with_a_but():
+    ours = udp("192.168.10.1:4711", "192.168.20.9:6080")
+    said = decide(*twin_of(), bytearray(icmp_error(3, 4, 1300, ours, len(ours))))
+    assert "GUE" in said["caveats"][0]
+
+
+@pytest.mark.parametrize("kind", [0, 8, 3])
+def test_of_icmp_that_is_about_no_packet_with_ports_there_is_nothing_to_decide(kind):
+    tunnelled = tcp("10.0.0.1:1", "10.0.0.2:2")
+    tunnelled[9] = 4
+    packet = bytearray(icmp_error(3, 4, 1300, tunnelled, len(tunnelled)))
+    packet[20] = kind
+    with pytest.raises(ConfigError, match="nothing to decide"):
+        decision.read(packet)
+
+
+def test_an_error_about_an_error_about_an_error_is_read_once():
+    packet = tcp(CLIENT, VIP)
+    for _ in range(2000):
+        packet = bytearray(b"\x45" + bytes(8) + b"\x01" + bytes(10) + b"\x03" + bytes(7)) + packet
+    found = fields.fields(bytes(packet))
+    assert found["quoted type"] == 3 and not [name for name in found if "quoted quoted" in name]
