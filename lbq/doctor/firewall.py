@@ -78,8 +78,8 @@ def conntrack(facts: Facts) -> Iterator[Finding]:
 def forward(facts: Facts) -> Iterator[Finding]:
     """the firewall lets packets to real servers and their answers pass FORWARD"""
     for server in islice(facts.servers("nat"), MOST_SERVERS):
-        if server.device in (None, "lo") or server.service.fwmark or server.port == 0:
-            continue
+        if server.device in (None, "lo") or server.service.fwmark or server.port == 0 or server.grown_out:
+            continue            # some answers pass: a rule that nobody can judge by reading may let them
         place = server.service.protocol, server.address, server.port
         clients = facts.client_devices.get(server.family, set())
         is_tracked = facts.data_path(server.service) == "offload"

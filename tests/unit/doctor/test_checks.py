@@ -233,6 +233,13 @@ def test_rules_before_lbqs(table, rule, check):
     assert list(found(with_rule(table, rule))) == ([] if check is None else [check])
 
 
+def test_a_firewall_for_some_clients_is_not_found_while_their_answers_pass():
+    facts = with_rule("filter", ":FORWARD DROP [0:0]\n-A FORWARD -s 192.168.10.0/24 -j ACCEPT")
+    assert list(found(facts)) == ["forward"]
+    facts.services[0].servers[0].grown_out = 3
+    assert found(facts) == {}
+
+
 def test_a_rule_that_drops_what_is_invalid_makes_it_worse():
     facts = with_rule("raw", "-A PREROUTING -j ACCEPT")
     facts.rulesets[0].tables["filter"] = ["-A INPUT -m conntrack --ctstate INVALID -j DROP"]
