@@ -32,6 +32,7 @@ examples:
   lbq trace --pcap trace.pcapng                         and the packets before and after, for Wireshark
   lbq trace --every 100 --json
 """
+INTERRUPTED = 130       # the exit status that a shell gives Ctrl-C
 PAUSE = 0.05            # seconds between two looks when there was nothing
 
 
@@ -55,23 +56,22 @@ def main(words: list[str]) -> int:
     every = parse_number(said.every, "--every", 1, MOST_EVERY)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     offset = time.time_ns() - time.monotonic_ns()
-    shown, status = 0, 0
-    with ExitStack() as stack:
+    shown = 0
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        status = INTERRUPTED            # until it has come to its end
         client = stack.enter_context(ControlClient(state_directory()))
         begun = client.call("trace_start", client=said.client, service=said.service, server=said.server,
                             state=said.state, only_new=said.only_new, only_drops=said.only_drops, every=every)
         stack.callback(_stop, client, begun["trace"])
         capture = stack.enter_context(_capturing(said.pcap)) if said.pcap else None
-        try:
-            for packet in islice(_packets(client, begun, seconds), count):
-                unix_ns = packet.now_ns + offset
-                print(json.dumps({"unix_ns": unix_ns, **packet.facts()}) if said.json
-                      else f"{_clock(unix_ns)}  {packet.line()}")
-                if capture is not None:
-                    _keep(capture, packet, unix_ns)
-                shown += 1
-        except KeyboardInterrupt:
-            status = 130
+        for packet in islice(_packets(client, begun, seconds), count):
+            unix_ns = packet.now_ns + offset
+            print(json.dumps({"unix_ns": unix_ns, **packet.facts()}) if said.json
+                  else f"{_clock(unix_ns)}  {packet.line()}")
+            if capture is not None:
+                _keep(capture, packet, unix_ns)
+            shown += 1
+        status = 0
     if shown == 0:
         print("lbq: no packet was seen that matches", file=sys.stderr)
     return status

@@ -67,7 +67,7 @@ def test_a_trace_that_saw_nothing_says_so_when_it_is_ended(traced_lab, number):
 
     assert (trace.wait(10), trace.stdout.read(), trace.log.read_text()) == (
         130, b"", "lbq: no packet was seen that matches\n")
-    assert not tell(traced_lab, "status")["traced"]
+    wait_until(lambda: not tell(traced_lab, "status")["traced"])
 
 
 def test_a_capture_that_cannot_be_written_is_one_line_and_ends_the_trace(traced_lab):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbq.model import OPS, OPS_REPLIES
+from lbq.model import OPS, OPS_REPLIES, PERSISTENT
 from tests.helpers.engines import ENGINES, POSTROUTING, PREROUTING, add_service, endpoint, key
 from tests.helpers.explained import SEEN, Explained
 from tests.helpers.packets import read, tcp, udp
@@ -36,7 +36,7 @@ def test_a_full_table_has_no_room_for_one_more(make):
 
 def test_a_persistent_client_takes_two_places(make):
     engine = make(max_connections=3)
-    engine.add_service(key(f"tcp:{VIP}"), "rr", 1, 300)
+    engine.add_service(key(f"tcp:{VIP}"), "rr", PERSISTENT, 300)
     engine.add_server(key(f"tcp:{VIP}"), *endpoint(WEB))
     for client in range(1, 4):
         engine.handle(tcp(f"192.168.10.{client}:1", VIP, "S"), PREROUTING)
