@@ -56,9 +56,8 @@ def main(words: list[str]) -> int:
     every = parse_number(said.every, "--every", 1, MOST_EVERY)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     offset = time.time_ns() - time.monotonic_ns()
-    shown = 0
+    shown, status = 0, INTERRUPTED      # until it has come to its end
     with suppress(KeyboardInterrupt), ExitStack() as stack:
-        status = INTERRUPTED            # until it has come to its end
         client = stack.enter_context(ControlClient(state_directory()))
         begun = client.call("trace_start", client=said.client, service=said.service, server=said.server,
                             state=said.state, only_new=said.only_new, only_drops=said.only_drops, every=every)
