@@ -450,6 +450,21 @@ def test_rules_of_nf_tables(nat, hook, rule_words, check):
     assert "(of firewalld)" in found[check]
 
 
+def test_the_rules_that_are_named_open_a_chain_of_nf_tables(nat):
+    with instead(nat.director, "nft add table inet mine", "nft delete table inet mine"):
+        nat.director.run(["nft", "add chain inet mine base { type filter hook forward priority 0; policy drop; }"])
+        closed = found_in(nat)
+        for found in closed:
+            for command in found.fix.split(" && "):
+                nat.director.run(command.split())
+        opened = found_in(nat)
+        for _ in nat.servers:
+            curl(nat.client, f"http://{nat.vip}/", timeout=3)
+
+    assert [found.check for found in closed] == ["forward", "forward"]
+    assert opened == []
+
+
 @pytest.mark.parametrize("feature", ["rx-udp-gro-forwarding", "rx-gro-list"])
 def test_a_device_that_joins_datagrams(nat, feature):
     with service(nat, f"udp:{nat.vip}:5300", nat.servers[0].address, mode="dr"):
