@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -706,6 +706,56 @@ def test_ufw_as_it_is_installed():
     assert closed.check == "forward" and "(of ufw)" in closed.what
     assert (opened, answer.strip()) == ([], "web01")
     assert denied.check == "input_rules" and "-A ufw-user-input -s 192.168.10.0/24" in denied.what
+
+
+BUS = """\
+<busconfig>
+  <type>custom</type>
+  <listen>unix:path={folder}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy>
+</busconfig>
+"""
+
+
+def firewalld(lab: Lab) -> Callable:
+    """Run firewalld on the director, with a bus and a configuration of its own; return what runs firewall-cmd."""
+    folder = lab.folder / "firewalld"
+    shutil.copytree("/etc/firewalld", folder)
+    (folder / "bus.conf").write_text(BUS.format(folder=folder))
+    environment = os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={folder}/bus"}
+    lab.director.popen(["dbus-daemon", "--nofork", "--print-address", f"--config-file={folder}/bus.conf"]
+                       ).wait_for("unix:path")
+    lab.director.popen(["firewalld", "--nofork", "--nopid", "--system-config", folder, "--log-file", folder / "log"],
+                       env=environment)
+
+    def command(*words: str, check: bool = True):
+        return lab.director.run(["firewall-cmd", *words], env=environment, check=check)
+
+    wait_until(lambda: command("--state", check=False).returncode == 0, timeout=30)
+    return command
+
+
+def test_firewalld_as_it_is_installed():
+    """It rejects what is forwarded from zone to zone; its policies let it pass."""
+    with new_lab(Lab, servers=1) as lab:
+        lab.start_web_servers()
+        lab.start_director("--mode", "nat", "--real", lab.servers[0].address)
+        command = firewalld(lab)
+        request = ["curl", "-sS", "--max-time", "0.5", f"http://{lab.vip}/"]
+        assert lab.client.run(request, check=False).returncode != 0, "it hurts nobody"
+        tell(lab, "end_connections", service=f"{lab.vip}:80")
+        [closed] = found_in(lab)
+        command("--permanent", "--zone", "internal", "--add-interface", "servers")
+        for name, zones in (("there", ("public", "internal")), ("back", ("internal", "public"))):
+            command("--permanent", "--new-policy", name)
+            for words in (("--add-ingress-zone", zones[0]), ("--add-egress-zone", zones[1]), ("--set-target", "ACCEPT")):
+                command("--permanent", "--policy", name, *words)
+        command("--reload")
+        opened, answer = found_in(lab), curl(lab.client, f"http://{lab.vip}/", timeout=3)
+
+    assert closed.check == "forward" and "(of firewalld)" in closed.what and "--new-policy" in closed.fix
+    assert (opened, answer.strip()) == ([], "web01")
 
 
 def test_a_host_that_cannot_queue_packets(nat):
