@@ -222,8 +222,10 @@ class Witness(Director):
         facts = self.facts_of(connection)
         server = name_of(connection.server) if connection.server else "no server"
         gone = " (deleted)" if connection.server and not connection.server.available else ""
-        return (f"{facts['protocol']} {facts['caddr']}:{facts['cport']} → {facts['vaddr']}:{facts['vport']} at {server}"
-                f"{gone}, {facts['state']}, expires in {facts['expires_seconds']} s")
+        ends = (format_endpoint(address, port, connection.family) for address, port in (
+            (connection.caddr, connection.cport), (connection.vaddr, connection.vport)))
+        return (f"{facts['protocol']} {' → '.join(ends)} at {server}{gone}, {facts['state']}, "
+                f"expires in {facts['expires_seconds']} s")
 
     def handle(self, packet: bytearray, hook: int, form: int = 0, out_device: int = 0, now_ns: int = 0,
                truncated: bool = False, mark: int = 0):

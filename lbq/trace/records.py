@@ -71,7 +71,7 @@ class Traced(NamedTuple):
     def line(self) -> str:
         """Return it on a line."""
         its = fields(self.before)
-        ends = [f"{its.get(end, '?')}" + (f":{its[port]}" if port in its else "")
+        ends = [_end(str(its.get(end, "?")), its.get(port))
                 for end, port in (("source", "source port"), ("destination", "destination port"))]
         words = [f"{its.get('protocol', '?')}", str(its.get("flags", "")), f"{ends[0]} → {ends[1]}", f"{self.length} B"]
         if self.state_after:
@@ -86,6 +86,12 @@ class Traced(NamedTuple):
         if self.outcome not in ("rewritten", "forwarded", "passed_reply"):
             words.append(f"{'DROP ' if self.is_dropped() else ''}{self.outcome}: it {MEANING[self.outcome]}")
         return "  ".join(word for word in words if word)
+
+
+def _end(address: str, port: int | None) -> str:
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def decode(records: bytes, names: list[str]) -> list[Traced]:

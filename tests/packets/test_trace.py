@@ -82,7 +82,7 @@ def test_a_datagram_that_is_scheduled_by_itself_names_its_server(engine, mode, m
     (one,) = traced(engine, (udp(client, vip), PREROUTING))
     assert (one.server, one.method, one.state_after) == (web, method, "")
     assert one.next_hop == ("" if mode == NAT else web.rpartition(":")[0].strip("[]"))
-    assert f"  {method} {web}" in one.line()
+    assert f"  {client} → {vip}  " in one.line() and f"  {method} {web}" in one.line()
 
 
 def test_programs_read_in_words_what_became_of_a_packet(engine):

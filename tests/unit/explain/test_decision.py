@@ -84,6 +84,15 @@ def test_what_a_server_sends_of_no_connection_is_seen_on_its_way_out():
     assert (said["packet"]["hook"], said["outcome"]) == ("POSTROUTING", "passed_no_connection")
 
 
+def test_a_connection_of_ipv6_is_told_as_it_is_written():
+    twin = of_rows([], defaults(), decision.TIMEOUTS)
+    twin.add_service(key("tcp:[2001:db8::1]:80"), "rr")
+    twin.add_server(key("tcp:[2001:db8::1]:80"), *endpoint("[2001:db8:20::1]:80"))
+    for flags in ("S", "A"):
+        said = decide(twin, None, tcp("[2001:db8::9]:40000", "[2001:db8::1]:80", flags))
+    assert "in the table: tcp [2001:db8::9]:40000 → [2001:db8::1]:80 at [2001:db8:20::1]:80," in said["steps"][0]["text"]
+
+
 def test_a_connection_of_one_packet_ends_with_it():
     packet = udp(CLIENT, VIP)
     said = decide(*twin_of(protocol="udp", flags=OPS), packet)
