@@ -79,6 +79,8 @@ class PacketProcess:
         async with self._turn:
             if self.gone.is_set():
                 raise self._death()
+            if self.channel.fileno() < 0:       # closed by stop()
+                raise PeerError("the director is stopping")
             self._answer = self._loop.create_future()
             try:
                 self.channel.send(json.dumps({"do": do, "args": args}).encode())

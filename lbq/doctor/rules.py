@@ -85,8 +85,8 @@ def rules_hit(facts: Facts) -> Iterator[Finding]:
     """the packets of services that the raw table has seen are queued by the mangle table"""
     for family in facts.families():
         ruleset = _ours(facts, family)
-        if ruleset is None:
-            continue
+        if ruleset is None or any(_lacking(facts, family, ruleset)):
+            continue            # that has been said
         sets = SETS[family]
         matches = [f"--match-set {name} dst" for name in (sets.vip, sets.any_vip, sets.steer_vip, sets.offload_vip)]
         seen, queued = (sum(count for (where, rule), count in ruleset.hits.items() if where == table

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lbq.doctor import nft
 from lbq.doctor.facts import DIRECTOR, LINKS, OPEN, PROBES, REFUSED, SILENT, Facts, Server
 from lbq.doctor.finding import Finding, check
 from lbq.doctor.host import has_direct, has_nat, has_servers
 from lbq.grammar import format_address, format_service
+from lbq.host import firewall
 
 MOST_CLIENTS = 3        # that are named
 
@@ -40,17 +42,34 @@ def server_listens(facts: Facts) -> Iterator[Finding]:
     for server in facts.servers("nat"):
         if not server.weight:
             continue
-        if server.connect == REFUSED:
+        connect, from_vip = _connected(facts, server)
+        if connect == REFUSED:
             yield Finding(f"real server {server.name()} refuses connections", "nothing listens on that port there, "
                           "and clients that are sent to it are refused",
                           f"start the program on {server.host()} that should listen on port {server.port}",
                           format_service(server.service))
-        elif (server.connect == SILENT and server.connect_from_vip != OPEN and server.echo
-              and not server.grown_out):        # it answers clients, and not this host
+        elif connect == SILENT and from_vip != OPEN and server.echo and not server.grown_out:
+            # (When answers come by all the same, it answers clients, and not this host.)
             yield Finding(f"real server {server.name()} answers echo requests, and no SYN from this host",
                           "a firewall on it, or on the way, drops connections to that port",
                           f"let {format_address(server.source, server.family)} and clients through on {server.host()}",
                           format_service(server.service))
+
+
+def _connected(facts: Facts, server: Server) -> tuple[str | None, str | None]:
+    """Return how *server* took connections from this host and from the VIP, None where that cannot be told.
+
+    Its answers to this host are untracked: a firewall here that lets in what is ESTABLISHED drops them, while those to
+    clients, which lbq rewrites, pass FORWARD.
+    """
+    place = server.service.protocol, server.address, server.port
+    answer = firewall.reply_from(server.family, place, set(), server.device,
+                                 facts.data_path(server.service) == "offload")
+    is_dropped = nft.dropped_by(facts.nft, "input", answer) or any(
+        firewall.dropped_by(ruleset.tables, answer, "INPUT")
+        for ruleset in facts.rulesets if ruleset.family == server.family)
+    return tuple(None if is_dropped and outcome == SILENT else outcome
+                 for outcome in (server.connect, server.connect_from_vip))
 
 
 @check(DIRECTOR, LINKS, concerns=has_nat)
@@ -58,10 +77,11 @@ def return_path(facts: Facts) -> Iterator[Finding]:
     """the answers of NAT servers come back through this host"""
     for server in facts.servers("nat"):
         seen = _unanswered(facts, server)
+        connect, from_vip = _connected(facts, server)
         # Where nothing but an echo request asked from the VIP, real answers that came by tell more.
-        reached = server.connect in (OPEN, REFUSED) or (server.connect is None and server.echo and not server.grown_out)
-        elsewhere = reached and server.connect_from_vip in (SILENT, None) and server.vip_echo is False
-        if not elsewhere and not (seen and server.connect in (OPEN, None) and server.echo != 0):
+        reached = connect in (OPEN, REFUSED) or (connect is None and server.echo and not server.grown_out)
+        elsewhere = reached and from_vip in (SILENT, None) and server.vip_echo is False
+        if not elsewhere and not (seen and connect in (OPEN, None) and server.echo != 0):
             continue            # what does not answer at all is another check's
         gateway = format_address(server.source, server.family)
         towards = "" if server.is_on_link() else f"; and {server.gateway}, on the way, must send its answers here, too"

@@ -59,11 +59,11 @@ def reply_from(family: int, server: tuple[int, int, int], client_devices: set[st
                   frozenset({"ESTABLISHED", "DNAT"}) if is_tracked else UNTRACKED)
 
 
-def dropped_by(saved: Saved, packet: Packet) -> str | None:
-    """Return the rule or policy of FORWARD that drops *packet*, or None when it passes."""
+def dropped_by(saved: Saved, packet: Packet, chain: str = "FORWARD") -> str | None:
+    """Return the rule or policy of *chain* that drops *packet*, or None when it passes."""
     lines = saved.get("filter", [])
-    verdict, why = _walk(lines, "FORWARD", packet, DEEPEST)
-    if verdict is None and any(line.startswith(":FORWARD DROP") for line in lines):
+    verdict, why = _walk(lines, chain, packet, DEEPEST)
+    if verdict is None and any(line.startswith(f":{chain} DROP") for line in lines):
         return "policy DROP"
     return why if verdict == DROP else None
 

@@ -411,10 +411,10 @@ def test_rules_of_other_programs(nat, words, check):
 @pytest.mark.parametrize("table", ["raw", "mangle"])
 def test_tables_that_another_program_has_flushed(nat, table):
     """The chains are still there, and empty: jumps alone would bring nothing back."""
-    rules = nat.director.run(["iptables-save", "-t", table]).stdout
+    rules = nat.director.run(["iptables-save", "-c", "-t", table]).stdout
     nat.director.run(["iptables", "-t", table, "-F"])
     [found] = found_in(nat)
-    nat.director.run(["iptables-restore"], input=rules)
+    nat.director.run(["iptables-restore", "-c"], input=rules)
 
     assert found.check == "rules_present" and "has 0 of" in found.what
     assert found_in(nat) == []
@@ -737,24 +737,32 @@ def firewalld(lab: Lab) -> Callable:
 
 
 def test_firewalld_as_it_is_installed():
-    """It rejects what is forwarded from zone to zone; its policies let it pass."""
+    """It rejects what is forwarded from zone to zone; its policies let it pass.  A reload flushes iptables as well."""
     with new_lab(Lab, servers=1) as lab:
         lab.start_web_servers()
-        lab.start_director("--mode", "nat", "--real", lab.servers[0].address)
         command = firewalld(lab)
+        director = ("--mode", "nat", "--real", lab.servers[0].address)
+        lab.start_director(*director)
         request = ["curl", "-sS", "--max-time", "0.5", f"http://{lab.vip}/"]
         assert lab.client.run(request, check=False).returncode != 0, "it hurts nobody"
         tell(lab, "end_connections", service=f"{lab.vip}:80")
-        [closed] = found_in(lab)
-        command("--permanent", "--zone", "internal", "--add-interface", "servers")
+        closed = found_in(lab)
+        for zone, device in (("public", "clients"), ("internal", "servers")):
+            command("--permanent", "--zone", zone, "--add-interface", device)
         for name, zones in (("there", ("public", "internal")), ("back", ("internal", "public"))):
             command("--permanent", "--new-policy", name)
-            for words in (("--add-ingress-zone", zones[0]), ("--add-egress-zone", zones[1]), ("--set-target", "ACCEPT")):
-                command("--permanent", "--policy", name, *words)
+            for word, value in (("--add-ingress-zone", zones[0]), ("--add-egress-zone", zones[1]),
+                                ("--set-target", "ACCEPT")):
+                command("--permanent", "--policy", name, word, value)
         command("--reload")
+        flushed = found_in(lab)
+        lab.lbq("stop")
+        lab.start_director(*director)
         opened, answer = found_in(lab), curl(lab.client, f"http://{lab.vip}/", timeout=3)
 
-    assert closed.check == "forward" and "(of firewalld)" in closed.what and "--new-policy" in closed.fix
+    assert [found.check for found in closed] == ["forward"]
+    assert "(of firewalld)" in closed[0].what and "--new-policy" in closed[0].fix
+    assert [found.check for found in flushed] == ["rules_present"]
     assert (opened, answer.strip()) == ([], "web01")
 
 

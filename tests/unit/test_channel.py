@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from lbq.control.channel import PacketProcess, end_of
-from lbq.errors import HostError, LbqError, NoSuchService
+from lbq.errors import HostError, LbqError, NoSuchService, PeerError
 
 ECHO = """
 import json, socket, sys
@@ -98,6 +98,16 @@ def test_stop_ends_the_process_by_closing_the_channel():
             return await process.stop()
 
     assert asyncio.run(story()) == 0
+
+
+def test_who_asks_after_the_stop_is_told_so():
+    async def story():
+        async with packet_process(ANSWER) as process:
+            await process.stop()
+            with pytest.raises(PeerError, match="the director is stopping"):
+                await process.call("echo")
+
+    asyncio.run(story())
 
 
 def test_a_process_that_does_not_end_is_killed(monkeypatch, caplog):

@@ -280,13 +280,14 @@ def test_what_conntrack_carries_passes_by_its_states_and_what_lbq_rewrites_does_
         assert [one.check for one in finding.examine(facts, CHECKS).findings] == expected
 
 
-@pytest.mark.parametrize("needs", [{}, {"whole": False, "every_port": True}, {"whole": False, "steered": True},
-                                   {"whole": False, "offloaded": True}])
-def test_packets_that_disappear_between_the_tables_are_found_by_the_counters(needs):
+@pytest.mark.parametrize(("used", "needs"), [
+    ("lbq-vip", {}), ("lbq-vip-any", {"every_port": True}), ("lbq-vip-steer", {"whole": False, "steered": True}),
+    ("lbq-vip-offload", {"whole": False, "offloaded": True})])
+def test_packets_that_disappear_between_the_tables_are_found_by_the_counters(used, needs):
     text = saved(rules.install_text(AF_INET, Queues(0), False, {}, **needs))
-    facts = healthy(rulesets=[read_rules(AF_INET, "iptables", text)])
+    facts = healthy(rulesets=[read_rules(AF_INET, "iptables", text)], wanted=[(used, (TCP, VIP, 80), Service(KEY))])
     for rule in facts.rulesets[0].hits:
-        facts.rulesets[0].hits[rule] = 100 if rule[0] == "raw" else 3
+        facts.rulesets[0].hits[rule] = 0 if used not in rule[1] else 100 if rule[0] == "raw" else 3
 
     [what] = [one.what for one in finding.examine(facts, [rules_hit]).findings]
     assert "100 packets" in what and "and 3 to" in what
@@ -302,6 +303,22 @@ FIREWALLS = {       # what they leave in the filter table: chains of their own, 
     "libvirt": [":FORWARD DROP [0:0]", ":LIBVIRT_FWI - [0:0]", "-A FORWARD -j LIBVIRT_FWI",
                 "-A LIBVIRT_FWI -o virbr0 -j REJECT"],
 }
+
+
+STATEFUL = [":INPUT DROP [0:0]", "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"]
+STATEFUL_NFT = NftChain("inet", "filter", "input", "input", policy="drop", rules=[
+    [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"accept": None}]])
+
+
+@pytest.mark.parametrize(("lines", "chains"), [(STATEFUL, []), ([":INPUT ACCEPT [0:0]"], [STATEFUL_NFT])])
+def test_a_firewall_that_keeps_answers_from_this_host_is_not_taken_for_a_servers(lines, chains):
+    """What it does not hear of says nothing; what comes by before the firewall still does."""
+    facts = with_rule("filter", "\n".join(lines))
+    facts.nft = chains
+    facts.services[0].servers = [nat_server(connect=SILENT, connect_from_vip=SILENT, vip_echo=True)]
+    assert found(facts) == {}
+    facts.services[0].servers = [nat_server(connect=SILENT, connect_from_vip=SILENT, vip_echo=False)]
+    assert list(found(facts)) == ["return_path"]
 
 
 @pytest.mark.parametrize("name", FIREWALLS)

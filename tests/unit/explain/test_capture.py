@@ -25,7 +25,7 @@ def test_the_packet_that_is_named_or_the_first_that_can_be_explained(tmp_path, w
     file.close()
     assert from_capture(path, None) == from_capture(path, 2) == from_capture(path, 3) == SYN
     assert from_capture(path, 4) == SIX
-    with pytest.raises(ConfigError, match="packet 1 of .* is no IP packet"):
+    with pytest.raises(ConfigError, match="is no IP packet"):
         from_capture(path, 1)
     with pytest.raises(ConfigError, match="has no packet 5"):
         from_capture(path, 5)

@@ -90,7 +90,8 @@ def test_a_connection_of_ipv6_is_told_as_it_is_written():
     twin.add_server(key("tcp:[2001:db8::1]:80"), *endpoint("[2001:db8:20::1]:80"))
     for flags in ("S", "A"):
         said = decide(twin, None, tcp("[2001:db8::9]:40000", "[2001:db8::1]:80", flags))
-    assert "in the table: tcp [2001:db8::9]:40000 → [2001:db8::1]:80 at [2001:db8:20::1]:80," in said["steps"][0]["text"]
+    told = said["steps"][0]["text"]
+    assert "in the table: tcp [2001:db8::9]:40000 → [2001:db8::1]:80 at [2001:db8:20::1]:80," in told
 
 
 def test_a_connection_of_one_packet_ends_with_it():

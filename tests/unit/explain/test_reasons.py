@@ -141,7 +141,9 @@ def test_a_users_own_scheduler_may_remember_what_it_wants_by_any_name(tmp_path):
         "from lbq.schedulers.base import Scheduler\n"
         "class Mine(Scheduler):\n"
         "    name = 'mine'\n"
-        "    last, level, memory = object(), 7.5, {}\n")
+        "    last, level, memory = object(), 7.5, {}\n"
+        "    def schedule(self, service, flow):\n"
+        "        return None\n")
     service = VirtualService(ServiceKey(TCP, VIP, 80), create(f"{tmp_path}/mine.py:Mine"))
     assert state_of(service, VIP) == {}
 

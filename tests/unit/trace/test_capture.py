@@ -32,7 +32,7 @@ def test_other_programs_read_packets_times_and_comments(tmp_path):
 
 def test_of_a_long_packet_that_goes_on_the_beginning_is_kept_and_the_length_told():
     whole = bytes(tcp("192.168.10.9:1", "192.168.20.1:80", payload=bytes(1400)))
-    values = {name: 0 for name in FIELDS} | {"before": whole[:192], "after": whole[:192], "after_length": 192,
+    values = dict.fromkeys(FIELDS, 0) | {"before": whole[:192], "after": whole[:192], "after_length": 192,
                                              "before_length": 192, "length": len(whole), "what_after": CHANGED,
                                              "rip": bytes(16), "next_hop": bytes(16)}
     (traced,) = decode(RECORD.pack(*(values[name] for name in FIELDS)), ["rewritten"])

@@ -13,10 +13,10 @@ from tests.helpers.control import serving
 from tests.helpers.packets import tcp
 
 SYN = bytes(tcp("192.168.10.9:40000", "192.168.10.1:80", "S"))
-VALUES = {name: 0 for name in FIELDS} | {
-    "protocol": 6, "before": SYN, "before_length": len(SYN), "after": SYN, "after_length": len(SYN), "length": len(SYN),
-    "what_after": CHANGED, "has_entry": 1, "state_after": 3, "has_server": 1, "rip": bytes([192, 168, 20, 1]) + bytes(12),
-    "rport": 80, "next_hop": bytes(16)}
+VALUES = dict.fromkeys(FIELDS, 0) | {
+    "protocol": 6, "before": SYN, "before_length": len(SYN), "after": SYN, "after_length": len(SYN),
+    "length": len(SYN), "what_after": CHANGED, "has_entry": 1, "state_after": 3, "has_server": 1,
+    "rip": bytes([192, 168, 20, 1]) + bytes(12), "rport": 80, "next_hop": bytes(16)}
 
 
 @pytest.fixture
