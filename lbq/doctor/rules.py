@@ -88,7 +88,8 @@ def rules_hit(facts: Facts) -> Iterator[Finding]:
         if ruleset is None or any(_lacking(facts, family, ruleset)):
             continue            # that has been said
         sets = SETS[family]
-        matches = [f"--match-set {name} dst" for name in (sets.vip, sets.any_vip, sets.steer_vip, sets.offload_vip)]
+        # Not those with every port: there ICMP, too, is seen by the raw table, and not queued.
+        matches = [f"--match-set {name} dst," for name in (sets.vip, sets.steer_vip, sets.offload_vip)]
         seen, queued = (sum(count for (where, rule), count in ruleset.hits.items() if where == table
                             and rule.startswith(f"-A {chain} ") and any(match in rule for match in matches))
                         for table, chain in (("raw", NOTRACK), ("mangle", REQUEST)))

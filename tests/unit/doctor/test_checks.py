@@ -258,6 +258,14 @@ def test_a_chain_that_was_emptied_is_found_though_the_jump_to_it_is_there(chain)
     assert f"{chain} has 0 of " in said["rules_present"].what and "lbq import" in said["rules_present"].fix
 
 
+def test_of_a_vip_with_every_port_icmp_is_seen_and_not_queued():
+    text = saved(rules.install_text(AF_INET, Queues(0), False, {}, every_port=True))
+    facts = healthy(rulesets=[read_rules(AF_INET, "iptables", text)])
+    for rule in facts.rulesets[0].hits:
+        facts.rulesets[0].hits[rule] = 6 if rule[0] == "raw" and "lbq-vip-any" in rule[1] else 0
+    assert found(facts) == {}
+
+
 def test_what_services_need_beyond_the_usual_rules_is_missed_as_well():
     """Of a mark, of a service that is steered, and of one with every port; those of workers."""
     marked, any_port = ServiceKey(TCP, 0, 0, AF_INET, 7), ServiceKey(TCP, VIP, 0)
@@ -281,7 +289,7 @@ def test_what_conntrack_carries_passes_by_its_states_and_what_lbq_rewrites_does_
 
 
 @pytest.mark.parametrize(("used", "needs"), [
-    ("lbq-vip", {}), ("lbq-vip-any", {"every_port": True}), ("lbq-vip-steer", {"whole": False, "steered": True}),
+    ("lbq-vip", {}), ("lbq-vip-steer", {"whole": False, "steered": True}),
     ("lbq-vip-offload", {"whole": False, "offloaded": True})])
 def test_packets_that_disappear_between_the_tables_are_found_by_the_counters(used, needs):
     text = saved(rules.install_text(AF_INET, Queues(0), False, {}, **needs))
