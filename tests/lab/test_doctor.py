@@ -290,11 +290,15 @@ def test_syns_without_a_syn_ack_tell_of_a_missing_gateway_as_well(nat):
 
 def test_packets_that_disappear_between_our_rules(nat):
     """By a rule that cannot be judged by reading: it has a limit."""
-    nat.director.run(["iptables", "-t", "raw", "-Z"])
-    nat.director.run(["iptables", "-t", "mangle", "-Z"])
+    def start_counters_from_zero():
+        for table in ("raw", "mangle"):
+            nat.director.run(["iptables", "-t", table, "-Z"])
+
+    start_counters_from_zero()
     limited = "-t raw -A PREROUTING -p tcp --dport 80 -m limit --limit 1000/s -j DROP"
     with rule(nat.director, limited), waiting(nat):
         found = findings(nat)
+    start_counters_from_zero()
 
     assert list(found) == ["rules_hit"]
 

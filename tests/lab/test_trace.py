@@ -82,7 +82,7 @@ def test_a_director_that_stops_is_one_line(traced_lab):
     trace = start_trace(traced_lab)
     traced_lab.lbq("stop")
 
-    assert trace.wait(10) == 2
+    assert (traced_lab.director.processes[0].wait(10), trace.wait(10)) == (0, 2)
     assert re.fullmatch("lbq: .*the director (closed the connection|is stopping).*\n", trace.log.read_text())
 
 
