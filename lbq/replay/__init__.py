@@ -199,7 +199,7 @@ def _play(said: argparse.Namespace, traffic: Traffic, key: ServiceKey, among: in
     if servers.changes:
         measured, without = measured[::2], measured[1::2]
         for changed, plain in zip(measured, without, strict=True):
-            measure.compare(changed, plain, traffic.first, begin + servers.changes[0].time_ns)
+            measure.compare(changed, plain, traffic.first, begin, servers.changes[0].time_ns)
     return show.Replay(said.file, key, among, next(name for name, number in MODES.items() if number == mode),
                        (end - begin) / SECOND, len(traffic.clients), len(traffic.times), traffic.loopback,
                        dict(traffic.ignored), servers.all, servers.changes, measured)

@@ -110,13 +110,14 @@ def _percentile(levels: dict[int, int], peak: int) -> int:
     return peak                 # all of it at one moment
 
 
-def compare(changed: Measured, plain: Measured, first: Sequence[int], change_ns: int) -> None:
+def compare(changed: Measured, plain: Measured, first: Sequence[int], origin: int, change_ns: int) -> None:
     """Note in *changed* which flows from *change_ns* on went elsewhere than in *plain*, a play without changes.
 
-    *first* is when each flow began.
+    *first* is when each flow began, by a clock that says *origin* when the play begins; a change has the play's time.
     """
     starts = [piece.start_ns for piece in changed.slices]
-    for number, began in enumerate(first):
+    for number, moment in enumerate(first):
+        began = moment - origin
         if began < change_ns:
             continue
         changed.later += 1

@@ -86,6 +86,17 @@ def test_what_a_change_displaced():
     """At 10 s server 0 is quiesced; of four later flows three went elsewhere, two of them because they had to."""
     slices = [Slice(0, 10 * S, [1, 1], [], []), Slice(10 * S, 10 * S, [0, 1], [], [])]
     changed = measured([0, 1, 1, -1, 0, 1], slices)
-    compare(changed, measured([1, 0, 0, 0, 1, 1], slices), [0, 10 * S, 11 * S, 12 * S, 13 * S, 14 * S], 10 * S)
+    compare(changed, measured([1, 0, 0, 0, 1, 1], slices), [0, 10 * S, 11 * S, 12 * S, 13 * S, 14 * S], 0, 10 * S)
 
     assert (changed.later, changed.displaced, changed.had_to) == (5, 4, 3)
+
+
+def test_who_had_to_go_is_told_by_the_weights_of_the_time_whenever_the_capture_began():
+    """Server 0 is quiesced from 10 to 20 s: of both flows that go elsewhere, one when it is back, the first had to."""
+    slices = [Slice(0, 10 * S, [1, 1], [], []), Slice(10 * S, 10 * S, [0, 1], [], []),
+              Slice(20 * S, 10 * S, [1, 1], [], [])]
+    for origin in (0, 1_700_000_000 * S):
+        changed = measured([1, 1], slices)
+        compare(changed, measured([0, 0], slices), [origin + 11 * S, origin + 21 * S], origin, 10 * S)
+
+        assert (changed.later, changed.displaced, changed.had_to) == (2, 2, 1)
