@@ -22,7 +22,7 @@ from lbq.grammar import (
     split_endpoint,
 )
 from lbq.model import SCTP, TCP, UDP, packed
-from lbq.replay.traffic import ACK, FIN, REPLY, SECOND, SYN, Endpoint, Traffic, endpoint
+from lbq.replay.traffic import ACK, FIN, REPLY, SECOND, SYN, Endpoint, Traffic, endpoint, has_room
 
 NEEDED = ("start", "client", "duration")
 COLUMNS = {"start": "seconds, from any beginning; decimals are welcome",
@@ -36,7 +36,8 @@ ALIVE = 240 * SECOND                        # less than any timeout of an open c
 LONGEST = 31 * 24 * 3600
 LATEST_START = 10**10                       # seconds: year 2286
 MOST = 10**15                               # packets or bytes of a flow
-MOST_PLAYED = 200_000_000                   # 3 GB
+PLAYED_BYTES = 94                           # of memory that a packet takes while all are brought into order
+LONGEST_LINE = 1 << 16                      # characters
 FIRST_PORT, PORTS = 1024, 64512
 OPENING = {TCP: (SYN, REPLY | SYN | ACK, ACK), UDP: (0,), SCTP: (1, REPLY | 2, 10, REPLY | 11)}
 CLOSING = {TCP: (FIN | ACK, REPLY | FIN | ACK, ACK), UDP: (0,), SCTP: (7, REPLY | 8, 14)}
@@ -73,9 +74,9 @@ def read(file: BinaryIO, name: str, traffic: Traffic, wanted: Endpoint | None, t
             times.append(moment)
             numbers.append(number)
             kinds.append(kind)
-        if len(times) > MOST_PLAYED:
-            raise ConfigError(f"{name}:{line}: with this flow, {MOST_PLAYED:,} packets would have to be played, as a "
-                              f"flow has one each {ALIVE // SECOND} s; split the file")
+        if not has_room(len(times), len(traffic.clients), PLAYED_BYTES):
+            raise ConfigError(f"{name}:{line}: with this flow, {len(times):,} packets would have to be played, for which "
+                              f"this machine has no memory; a flow has some each {ALIVE // SECOND} s; split the file")
         traffic.seen += 1
         if traffic.seen % 4096 == 0 and is_file:
             tell(file.tell())
@@ -98,7 +99,7 @@ def _packets(protocol: int, start: int, duration: int) -> Iterator[tuple[int, in
 
 def _rows(text: io.TextIOBase, name: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Give the lines that are not empty, by column, with their numbers."""
-    reader = csv.reader(text, strict=True)
+    reader = csv.reader(_lines(text, name), strict=True)
     columns: list[str] = []
     try:
         for fields in reader:
@@ -117,6 +118,17 @@ def _rows(text: io.TextIOBase, name: str) -> Iterator[tuple[int, dict[str, str]]
                 yield reader.line_num, dict(zip(columns, fields, strict=True))
     except csv.Error as error:
         raise ConfigError(f"{name}:{reader.line_num}: not a line of CSV: {error}") from error
+
+
+def _lines(text: io.TextIOBase, name: str) -> Iterator[str]:
+    """Give the lines; one without an end must not fill the memory."""
+    number = 0
+    while line := text.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            raise ConfigError(f"{name}:{number}: this line has {LONGEST_LINE:,} characters and more; a flow has a line "
+                              "of its own")
+        yield line
 
 
 def _columns(fields: list[str], where: str) -> list[str]:

@@ -6,6 +6,7 @@ its flow's number and its *kind*: the direction, and all that a state table look
 """
 from __future__ import annotations
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -32,12 +33,20 @@ LOOPBACK_NETWORK, PRIVATE_NETWORK = 127, 10
 LOOPBACK6 = bytes(15) + b"\x01"
 MULTICAST, MULTICAST6 = 224, 0xFF       # first byte of an address, and broadcast's
 ROUND = 1 << 14             # packets between two looks at the progress
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")      # bytes that this machine has
+PACKET_BYTES, FLOW_BYTES = 14, 350      # that one takes, read and played
+FEWER = "play fewer packets (editcap -c N FILE PART)"
 EXTENSIONS = (0, 43, 60, 135)
 FRAGMENT = 44
 IGNORED = {"elsewhere": "not to or from the service", "before": "of connections that had begun before",
            "other": "neither TCP nor UDP nor SCTP", "many": "to many hosts at once",
            "not_ip": "not IP", "fragments": "later fragments",
            "short": "captured without their ports"}
+
+
+def has_room(packets: int, flows: int, packet_bytes: int = PACKET_BYTES) -> bool:
+    """Return True when so much fits into this machine's memory."""
+    return packets * packet_bytes + flows * FLOW_BYTES < MEMORY
 
 
 class Endpoint(NamedTuple):
@@ -149,6 +158,10 @@ class Reader:
             if count % ROUND == 0:
                 traffic.seen = count
                 tell(pieces.position())
+                if not has_room(len(times), len(traffic.clients)):
+                    raise ConfigError(f"{pieces.name} does not fit into this machine's memory: {len(times):,} packets "
+                                      f"of {len(traffic.clients):,} flows, and there are more; {FEWER}, or one "
+                                      "--service")
             if first is None:
                 first = time
             elif now < time - first < LATEST:

@@ -8,6 +8,7 @@ import pytest
 from lbq.errors import ConfigError
 from lbq.grammar import format_service, parse_service
 from lbq.replay import table
+from lbq.replay import traffic as traffic_module
 from lbq.replay.traffic import ACK, FIN, REPLY, SYN, Traffic, endpoint
 from tests.helpers.captures import csv
 
@@ -96,6 +97,12 @@ def test_a_bad_line_is_named(text, said):
 
 
 def test_flows_that_would_fill_the_memory_are_refused(monkeypatch):
-    monkeypatch.setattr(table, "MOST_PLAYED", 1000)
-    with pytest.raises(ConfigError, match=r"flows\.csv:2: with this flow, 1,000 packets"):
+    monkeypatch.setattr(traffic_module, "MEMORY", 1000 * table.PLAYED_BYTES)
+    with pytest.raises(ConfigError, match=r"flows\.csv:2: with this flow, [\d,]+ packets would have to be played"):
         read(csv("0,10.0.0.9,1000000"))
+
+
+def test_a_line_without_an_end_is_not_read_to_its_end():
+    endless = io.BytesIO(b"start,client,duration\n" + b"0" * (table.LONGEST_LINE + 1000))
+    with pytest.raises(ConfigError, match=r"flows\.csv:2: this line has 65,536 characters and more"):
+        list(table._rows(io.TextIOWrapper(endless), "flows.csv"))

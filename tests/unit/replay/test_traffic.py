@@ -3,9 +3,13 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
+from lbq.errors import ConfigError
 from lbq.grammar import parse_service
 from lbq.model import SCTP, TCP, UDP
 from lbq.replay import capture
+from lbq.replay import traffic as traffic_module
 from lbq.replay.traffic import ACK, LAST, REPLY, SYN, Endpoint, Reader, Traffic, endpoint
 from tests.helpers.captures import connection, in_order, pcap, question, sctp
 from tests.helpers.packets import address, ipv4, ipv6, tcp, udp
@@ -148,3 +152,13 @@ def test_time_never_goes_back():
 
     assert list(traffic.times) == sorted(traffic.times)
     assert traffic.endpoints[1].protocol == UDP
+
+
+def test_a_capture_that_would_fill_the_memory_is_refused(monkeypatch):
+    packets = [(number, tcp(f"10.0.0.{number}:1", VIP, "S")) for number in range(8)]
+    monkeypatch.setattr(traffic_module, "ROUND", 4)
+    monkeypatch.setattr(traffic_module, "MEMORY", 4 * (traffic_module.FLOW_BYTES + traffic_module.PACKET_BYTES))
+    assert len(read(packets[:4]).clients) == 4
+
+    with pytest.raises(ConfigError, match=r"x\.pcap does not fit into this machine's memory: 7 packets of 7 flows"):
+        read(packets)
