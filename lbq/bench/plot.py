@@ -187,10 +187,15 @@ def check_file(option: str, path: Path, endings: tuple[str, ...]) -> None:
 
 
 def chart(how: Callable[..., None], results: Any, *where: Path) -> bool:
-    """Draw *results* and return True; what that lacks is said on one line: the tables are printed already."""
+    """Draw *results* and return True; why that cannot be is said on one line: the tables are printed already."""
     try:
         how(results, *where)
     except Missing as reason:
         print(f"lbq: no charts: {reason}", file=sys.stderr)
+        return False
+    except OSError as error:
+        if not where:           # it was to be printed, and nobody reads any more
+            raise
+        print(f"lbq: no charts: cannot write {where[0]}: {error.strerror or error}", file=sys.stderr)
         return False
     return True
