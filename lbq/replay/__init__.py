@@ -19,20 +19,21 @@ from typing import BinaryIO
 
 from lbq.bench import plot as charts
 from lbq.control.operations import service_arguments
-from lbq.errors import ConfigError
+from lbq.errors import ConfigError, HostError
 from lbq.grammar import MODES, format_service, parse_number, parse_service
 from lbq.model import NAT, ServiceKey
-from lbq.options import Parser, add_client_options, mode_of, scheduler_of, service_words
+from lbq.options import ALL_FLAGS, Parser, add_client_options, mode_of, scheduler_of, service_words
 from lbq.replay import capture, jobs, measure, plot, show, table
 from lbq.replay.bar import Bar
 from lbq.replay.changes import Servers
 from lbq.replay.play import Setup
-from lbq.replay.traffic import IGNORED, REPLY, SECOND, Endpoint, Reader, Traffic, endpoint
+from lbq.replay.traffic import FEWER, IGNORED, REPLY, SECOND, Endpoint, Reader, Traffic, endpoint
 from lbq.schedulers import BUILT_IN, flag_names
 
 ALL = [name for name in BUILT_IN if name != "none"]
 DEFAULT_SERVERS = "4"
 STANDARD_INPUT = 0
+LONGEST_NAME = 20           # of a file beside the bar, in characters: both fit into 80
 
 
 def _parser() -> Parser:
@@ -85,14 +86,18 @@ def main(words: list[str]) -> int:
     """Do what ``lbq replay WORDS`` says; return the exit status."""
     said = _parser().parse_args(words)
     schedulers = _schedulers(said.scheduler)
+    _check_flags(said.scheduler_flags, schedulers)
     slices = parse_number(said.slices, "--slices", 1, 1000)
     if said.plot:
         charts.check_file("--plot", Path(said.plot), charts.PICTURES)
     wanted = None if said.service is None else _service(said.service)
     mode = None if said.mode is None else MODES[mode_of(said.mode)]
-    traffic, among = read(said.file, wanted, partial=said.partial)
-    key = wanted or traffic.endpoints[traffic.places[0]].key()
-    replay = _play(said, traffic, key, among, mode, schedulers, slices)
+    try:
+        traffic, among = read(said.file, wanted, partial=said.partial)
+        key = wanted or traffic.endpoints[traffic.places[0]].key()
+        replay = _play(said, traffic, key, among, mode, schedulers, slices)
+    except MemoryError as error:
+        raise HostError(f"there is not enough memory for {said.file}; {FEWER}") from error
     print(json.dumps(show.as_dict(replay), indent=1) if said.json else "\n".join(show.tables(replay)), flush=True)
     if said.terminal:
         print("\n".join(show.over_time(replay)), flush=True)
@@ -105,6 +110,15 @@ def _schedulers(text: str) -> list[str]:
     """Return the schedulers that are named, each once."""
     names = [name for word in text.split(",") for name in (ALL if word == "all" else [scheduler_of(word)])]
     return list(dict.fromkeys(names))
+
+
+def _check_flags(text: str | None, schedulers: list[str]) -> None:
+    """Raise ConfigError for flags that none of *schedulers* has: they would do nothing."""
+    known = {flag for name in schedulers for flag in flag_names(name)}
+    for flag in (text or "").split(","):
+        if flag in ALL_FLAGS and flag not in known:
+            raise ConfigError(f"--scheduler-flags {flag}: none of {', '.join(schedulers)} has this flag; it is of "
+                              f"{flag.partition('-')[0]}")
 
 
 def _service(text: str) -> ServiceKey:
@@ -125,7 +139,7 @@ def read(path: str, wanted: ServiceKey | None, *, partial: bool = False) -> tupl
     try:
         with open(STANDARD_INPUT if path == "-" else path, "rb", closefd=path != "-") as file:
             size = os.fstat(file.fileno()).st_size
-            bar = Bar(f"reading {path}", size)
+            bar = Bar(f"reading {os.path.basename(path)[-LONGEST_NAME:]}", size)
             try:
                 _read(file, path, traffic, where, bar.to)
             finally:

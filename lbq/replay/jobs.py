@@ -1,23 +1,26 @@
-"""Several plays at a time, each in a process of its own that shares the traffic it was forked with."""
+"""Several plays at a time, each in a process of its own that shares the traffic it was forked with.
+
+Whatever ends the program, they end with it: they are killed when something is raised here, and notice by themselves
+when they have lost their parent.
+"""
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+import signal
+import traceback
+from collections.abc import Callable, MutableSequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 
 from lbq.errors import HostError
 from lbq.replay.measure import Measured
 from lbq.replay.play import Player, Setup
-from lbq.replay.traffic import Traffic
+from lbq.replay.traffic import FEWER, Traffic
 
 WORTH_IT = 200_000          # packets to play in all; fewer are played before another process has started
 LOOK_SECONDS = 0.2
 Play = tuple[Setup, str]    # and the scheduler's name
-
-_forked: dict[str, Any] = {}    # what the processes find
 
 
 def play(traffic: Traffic, plays: list[Play], tell: Callable[[int], None]) -> list[Measured]:
@@ -26,31 +29,62 @@ def play(traffic: Traffic, plays: list[Play], tell: Callable[[int], None]) -> li
     if processes == 1 or len(traffic.times) * len(plays) < WORTH_IT:
         return [Player(traffic, *each).play(tell) for each in plays]
     context = multiprocessing.get_context("fork")
-    played = context.Value("Q", 0)
-    _forked.update(traffic=traffic, played=played)
-    told = 0
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        waiting = [pool.submit(_play, each) for each in plays]
-        try:
-            while wait(waiting, timeout=LOOK_SECONDS).not_done:
-                tell(played.value - told)
-                told = played.value
-            return [future.result() for future in waiting]
-        except BrokenProcessPool as error:
-            raise HostError("a process that played was killed; if memory is short, play fewer packets: editcap -c N "
-                            "FILE PART, or one scheduler at a time") from error
-        finally:
-            for future in waiting:
-                future.cancel()
-            _forked.clear()
+    played = context.RawArray("Q", len(plays))      # without a lock, which a process that is killed would keep
+    measured: dict[int, Measured] = {}
+    running: dict[Connection, tuple[int, multiprocessing.process.BaseProcess]] = {}
+    waiting, told = list(range(len(plays))), 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                number = waiting.pop(0)
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_play, args=(traffic, plays[number], played, number, theirs,
+                                                              os.getpid()))
+                process.start()
+                theirs.close()
+                running[ours] = number, process
+            for ready in wait(list(running), LOOK_SECONDS):
+                number, process = running[ready]
+                measured[number] = _result(ready)
+                process.join()
+                del running[ready]
+                ready.close()
+            tell(sum(played) - told)
+            told = sum(played)
+    finally:
+        for ours, (_, process) in running.items():
+            process.kill()
+            process.join()
+            ours.close()
+    return [measured[number] for number in range(len(plays))]
 
 
-def _play(each: Play) -> Measured:
-    """Play in a forked process."""
-    played = _forked["played"]
+def _result(ours: Connection) -> Measured:
+    """Return what a process has measured, or raise what it raised."""
+    try:
+        result = ours.recv()
+    except EOFError as error:
+        raise HostError(f"a process that played was killed; if memory is short, {FEWER}, or one scheduler at a "
+                        "time") from error
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _play(traffic: Traffic, each: Play, played: MutableSequence[int], number: int, theirs: Connection,
+          parent: int) -> None:
+    """Play in a forked process, and send what came of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's, which kills this process then
 
     def tell(packets: int) -> None:
-        with played.get_lock():
-            played.value += packets
+        played[number] += packets
+        if os.getppid() != parent:
+            os._exit(1)
 
-    return Player(_forked["traffic"], *each).play(tell)
+    try:
+        result = Player(traffic, *each).play(tell)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        result = error
+    with suppress(OSError):             # the parent has gone
+        theirs.send(result)

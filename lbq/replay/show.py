@@ -38,6 +38,7 @@ def as_dict(replay: Replay) -> dict:
     service = replay.service
     return {
         "file": replay.file, "service": format_service(service), "service_was": "busiest" if replay.among else "said",
+        "destinations": replay.among or None,
         "mode": replay.mode, "seconds": replay.seconds, "flows": replay.flows, "packets": replay.packets,
         "loopback": replay.loopback,
         "ignored": {name: number for name, number in replay.ignored.items() if number},

@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import sys
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from lbq import cli, replay
 from lbq.bench import plot as charts
 from lbq.bench.machine import Missing
-from lbq.replay import jobs, table
+from lbq.replay import table
 from lbq.replay.bar import Bar
 from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, question, write
 from tests.helpers.packets import ipv4, tcp
@@ -90,7 +88,7 @@ rr: to whom new flows went, over time
 def test_json_has_everything_over_time(capsys, web):
     told = json.loads(run(capsys, web, "--json", "--scheduler", "rr", "--servers", "2", "--slices", "2"))
 
-    assert told["service"] == "tcp:192.168.10.1:80" and told["service_was"] == "busiest"
+    assert told["service"] == "tcp:192.168.10.1:80" and told["service_was"] == "busiest" and told["destinations"] == 2
     assert told["flows"] == 8 and told["packets"] == 48 and told["ignored"] == {"elsewhere": 2}
     assert told["servers"][1] == {"name": "B", "address": "198.51.100.2", "port": 80, "weight": 1, "mode": "nat",
                                   "added": False}
@@ -195,29 +193,11 @@ def test_mistakes_about_files(capsys, tmp_path, web):
     (["--slices", "0"], "--slices '0'"),
     (["--service", "192.168.10.1:0"], "say [tcp:|udp:|sctp:]VIP:PORT"), (["--plot", "x.gif"], "must end in"),
     (["--persistent", "x"], "--persistent x: not a number"), (["--wrong"], "unrecognized arguments"),
-    (["--netmask", "x"], "netmask 'x'")])
+    (["--netmask", "x"], "netmask 'x'"),
+    (["--scheduler", "rr,mh", "--scheduler-flags", "mh-port,sh-port"],
+     "--scheduler-flags sh-port: none of rr, mh has this flag; it is of sh")])
 def test_mistakes_about_options(capsys, web, words, said):
     assert said in mistake(capsys, web, *words)
-
-
-def test_processes_play_what_one_does(capsys, web, monkeypatch):
-    words = web, "--change", "t=3.5 del A", "--json", "--scheduler", "rr,wlc,twos"
-    def told():
-        schedulers = json.loads(run(capsys, *words))["schedulers"]
-        return [{**each, "seconds_to_play": 0} for each in schedulers]
-
-    alone = told()
-    monkeypatch.setattr(jobs, "WORTH_IT", 0)
-    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda _: {0, 1})
-    assert told() == alone and [each["scheduler"] for each in alone] == ["rr", "wlc", "twos"]
-
-
-def test_a_process_that_is_killed_is_one_line(capsys, web, monkeypatch):
-    monkeypatch.setattr(jobs, "WORTH_IT", 0)
-    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(jobs.Player, "play", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-
-    assert mistake(capsys, web).startswith("a process that played was killed; if memory is short, play fewer packets")
 
 
 def test_many_servers_are_told_in_several_lines(capsys, web):
@@ -280,6 +260,11 @@ def test_a_picture_has_shares_and_flows_in_progress_of_each_scheduler(capsys, we
     assert load.lines["B"] == ([2.25, 6.75], [4.5 / 4.5, pytest.approx(3.5 / 4.5)])
 
 
+def test_flags_reach_the_schedulers_that_have_them(capsys, web):
+    """sh and rr in one replay: the flag is for sh alone, and rr plays without it."""
+    assert "\nsh " in run(capsys, web, "--scheduler", "rr,sh", "--scheduler-flags", "sh-port")
+
+
 def test_charts_that_cannot_be_drawn_are_one_line_and_the_tables_stay(capsys, web, monkeypatch):
     def missing(*_, **__):
         raise Missing("matplotlib is not installed (pip install matplotlib)")
@@ -289,6 +274,25 @@ def test_charts_that_cannot_be_drawn_are_one_line_and_the_tables_stay(capsys, we
     out, err = capsys.readouterr()
     assert "share of new flows" in out
     assert err == "lbq: no charts: matplotlib is not installed (pip install matplotlib)\n"
+
+
+def test_a_picture_that_cannot_be_written_is_one_line_and_the_tables_stay(capsys, web, tmp_path, monkeypatch):
+    (tmp_path / "x.png").mkdir()
+    paper = Paper()
+    paper.savefig = lambda path, **_: open(path, "wb")
+    monkeypatch.setattr(charts, "picture", lambda **_: paper)
+    assert cli.main(["replay", web, "--scheduler", "rr", "--plot", f"{tmp_path}/x.png"]) == 0
+    out, err = capsys.readouterr()
+    assert "share of new flows" in out
+    assert err == f"lbq: no charts: cannot write {tmp_path}/x.png: Is a directory\n"
+
+
+def test_memory_that_ends_while_reading_is_one_line(capsys, web, monkeypatch):
+    def read(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(replay, "read", read)
+    assert mistake(capsys, web) == f"there is not enough memory for {web}; play fewer packets (editcap -c N FILE PART)"
 
 
 def test_the_bar_is_for_terminals(monkeypatch):
