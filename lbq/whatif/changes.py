@@ -48,7 +48,7 @@ def make(engine: Director, change: str) -> None:
                     raise ConfigError(f"'{text}' sets nothing; write {text}=VALUE")
                 engine.set_sysctl(name, value)
         case _:
-            raise ConfigError(f"'{change}' is no change; there are: {'; '.join(FORMS)}")
+            raise ConfigError(f"'{change}' is no change, which is in quotes as a whole; there are: {'; '.join(FORMS)}")
 
 
 def _known(engine: Director, text: str) -> ServiceKey:

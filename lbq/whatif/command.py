@@ -55,7 +55,9 @@ def main(words: list[str]) -> int:
     clients = effects.of_clients(before, after, known["connections"])
     _progress("")(0)
     if said.json:
-        print(json.dumps({"changes": said.changes, "fates": Counter(each.fate for each in fates),
+        print(json.dumps({"changes": said.changes, "fates": _counts(Counter(each.fate for each in fates)),
+                          "servers": [{"service": service, "server": server, **_counts(counts)}
+                                      for (service, server), counts in _by_server(fates)],
                           "clients": {"stay": clients[True], "move": clients[False]},
                           "connections": [each._asdict() for each in fates if each.fate != "stays"]}))
         return 0
@@ -70,13 +72,10 @@ def main(words: list[str]) -> int:
 
 def summary(made: list[str], fates: list[effects.Fate], clients: Counter) -> list[str]:
     """Return the lines that say how many connections have which fate, by server."""
-    by_server: dict[tuple, Counter] = defaultdict(Counter)
-    for each in fates:
-        by_server[each.vip, each.server][each.fate] += 1
     total = Counter(each.fate for each in fates)
     lines = [f"if: {'; '.join(made)}"]
     rows = [("service", "server", *effects.FATES)]
-    rows += [(*place, *(str(counts[fate]) for fate in effects.FATES)) for place, counts in sorted(by_server.items())]
+    rows += [(*place, *(str(counts[fate]) for fate in effects.FATES)) for place, counts in _by_server(fates)]
     rows.append(("all", "", *(str(total[fate]) for fate in effects.FATES)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines += ["  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
@@ -87,6 +86,19 @@ def summary(made: list[str], fates: list[effects.Fate], clients: Counter) -> lis
         lines.append(f"of {clients.total()} clients of services that are persistent or hash them, "
                      f"{clients[False]} would begin their next connection at another server")
     return lines
+
+
+def _by_server(fates: list[effects.Fate]) -> list[tuple[tuple[str, str], Counter]]:
+    """Return for each service and server how many connections have which fate."""
+    found: dict[tuple[str, str], Counter] = defaultdict(Counter)
+    for each in fates:
+        found[f"{each.protocol}:{each.vip}", each.server][each.fate] += 1
+    return sorted(found.items())
+
+
+def _counts(counted: Counter) -> dict[str, int]:
+    """Return how many have each fate, also those that nobody has."""
+    return {fate: counted[fate] for fate in effects.FATES}
 
 
 def _ask() -> dict:

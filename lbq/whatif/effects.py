@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from lbq.conntrack import ends_of
@@ -22,7 +23,7 @@ from lbq.model import AF_INET, AF_INET6, IP, ONE_PACKET, PERSISTENT, PROTOCOL_NA
 from lbq.whatif.table import NOW, SECOND
 
 FATES = ("stays", "moves", "cut", "stranded")
-WIDEST = 65536
+LAST_PORT = 65535
 STEP = 1000                     # connections between two words of progress
 
 
@@ -82,11 +83,10 @@ def of_clients(before: Director, after: Director, rows: list[dict]) -> Counter:
 
 
 def _new_connection(engine: Director, row: dict) -> str:
-    """Return where a new connection of a client goes; its port is one that it does not use."""
+    """Return where a new connection of a client goes; its port is one that it does not use, if there is one."""
     protocol, client, cport, vip, vport, family = ends_of(row)
-    port = cport
-    while engine.connections.find(family, protocol, client, port, vip, vport) is not None:
-        port = port % (WIDEST - 1) + 1
+    port = next((port for port in chain(range(cport + 1, LAST_PORT + 1), range(1, cport))
+                 if engine.connections.find(family, protocol, client, port, vip, vport) is None), cport)
     packet = build(protocol, (client, port), (vip, vport), family, {TCP: "S", SCTP: "I"}.get(protocol, ""))
     engine.handle(packet, PREROUTING, now_ns=NOW + SECOND, mark=row["fwmark"])
     return _server_of(engine, protocol, client, port, vip, vport, family)

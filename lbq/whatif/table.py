@@ -18,6 +18,8 @@ from lbq.sysctls import PREFIX
 FORMAT = 1
 SECOND = 1_000_000_000
 NOW = 1_000_000 * SECOND        # of the copy's clock
+MOST = {"cport": 0xFFFF, "vport": 0xFFFF, "dport": 0xFFFF, "flags": 0xFFFF, "fwmark": 0xFFFF_FFFF,
+        "packets_in": 0xFFFF_FFFF, "expires_seconds": 0xFFFF_FFFF}         # that a connection can have, from 0 on
 
 
 def take(client, progress: Callable[[int], None]) -> dict:
@@ -59,6 +61,8 @@ def copy(table: dict) -> Witness:
     gone: dict[tuple, RealServer] = {}
     rows = sorted(table["connections"], key=lambda row: not row["flags"] & TEMPLATE)        # templates come first
     for row in rows:
+        if wrong := [name for name, most in MOST.items() if type(row[name]) is not int or not 0 <= row[name] <= most]:
+            raise ValueError(f"{wrong[0]} {row[wrong[0]]!r}")
         _enter(engine, row, gone)
     for row in table["services"]:
         service = engine.services.by_key[key_of(row)]

@@ -25,7 +25,7 @@ def test_who_is_stranded_is_foretold(lab):
     change = f"del server {lab.vip}:80 {lab.servers[0].address}"
 
     said = json.loads(lab.lbq("whatif", "--json", change).stdout)
-    assert said["fates"] == {"stays": 2, "stranded": 2}
+    assert said["fates"] == {"stays": 2, "moves": 0, "cut": 0, "stranded": 2}
     stranded = {each["client"] for each in said["connections"]}
     assert listing(lab)["stats"]["conns"] == before and len(listing(lab)["servers"]) == 2
     assert all(still_answers(sock) for _, sock in held)

@@ -93,6 +93,28 @@ def test_clients_that_a_hash_sends_elsewhere_are_counted(engine):
     assert lines[-2].split() == ["all", "36", "0", "0", "0"]
 
 
+def test_a_client_that_uses_every_port_is_looked_at_all_the_same(engine, monkeypatch):
+    monkeypatch.setattr(effects, "LAST_PORT", 20)
+    known = taken(filled(engine, "sh"))
+    row = next(row for row in known["connections"] if row["vaddr"] == "192.168.10.1" and row["vport"] == 80)
+    known["connections"] = [{**row, "cport": port} for port in range(1, 21)]
+    before, after = table.copy(known), table.copy(known)
+
+    assert effects.of_clients(before, after, known["connections"]) == {True: 1}
+
+
+def test_one_address_and_port_of_two_protocols_are_two_services(engine):
+    known = taken(filled(engine))
+    for row, address, port in (*((row, "address", "port") for row in known["services"]),
+                               *((row, "vaddr", "vport") for row in known["connections"])):
+        row[port] = 53 if row[address] == "192.168.10.1" else row[port]
+    fates = effects.of_connections(table.copy(known), known["connections"], lambda number: None)
+    lines = summary(["x"], list(fates), Counter())
+
+    assert ["tcp:192.168.10.1:53", "192.168.20.1:80"] in [line.split()[:2] for line in lines]
+    assert ["udp:192.168.10.1:53", "192.168.20.1:53"] in [line.split()[:2] for line in lines]
+
+
 @pytest.mark.parametrize(("change", "kind"), [
     ("", ConfigError), ("del", ConfigError), ("del server 192.168.10.1:80", ConfigError), ("stop", ConfigError),
     ("del server 192.168.10.1:81 192.168.20.1", NoSuchService), ("sysctl", ConfigError),
@@ -110,7 +132,10 @@ def test_a_change_that_means_nothing_is_refused(engine, change, kind):
     lambda known: {**known, "connections": [{}]}, lambda known: {**known, "profile": "old"},
     lambda known: {**known, "sysctls": {"x": 1}}, lambda known: {**known, "timeouts": {}},
     lambda known: {**known, "connections": [{**known["connections"][0], "state": "ASLEEP"}]},
-    lambda known: {**known, "connections": [{**known["connections"][0], "caddr": "web"}]}])
+    lambda known: {**known, "connections": [{**known["connections"][0], "caddr": "web"}]},
+    *(lambda known, name=name, value=value: {**known, "connections": [{**known["connections"][0], name: value}]}
+      for name, value in (("cport", 65536), ("cport", "80"), ("vport", -1), ("flags", 1.5), ("fwmark", None),
+                          ("packets_in", True), ("expires_seconds", float("nan"))))])
 def test_a_damaged_table_is_refused(engine, tmp_path, damage):
     path = tmp_path / "table"
     path.write_text(json.dumps(damage(taken(filled(engine)))))
@@ -124,9 +149,13 @@ def test_a_saved_table_is_told_without_a_director(engine, tmp_path, capsys):
     assert main(["--table", str(path), "--list", "del server 192.168.10.1:80 192.168.20.2"]) == 0
     out = capsys.readouterr().out
     assert "if: del server 192.168.10.1:80 192.168.20.2" in out
-    assert ["192.168.10.1:80", "192.168.20.2:80", "0", "0", "0", "4"] in [line.split() for line in out.splitlines()]
+    row = ["tcp:192.168.10.1:80", "192.168.20.2:80", "0", "0", "0", "4"]
+    assert row in [line.split() for line in out.splitlines()]
     assert out.count("\n  stranded  tcp 192.168.10.") == 4
     assert main(["--table", str(path), "--json", "del server 192.168.10.1:80 192.168.20.2"]) == 0
-    assert json.loads(capsys.readouterr().out)["fates"] == {"stays": 32, "stranded": 4}
+    told = json.loads(capsys.readouterr().out)
+    assert told["fates"] == {"stays": 32, "moves": 0, "cut": 0, "stranded": 4}
+    assert {"service": row[0], "server": row[1], "stays": 0, "moves": 0, "cut": 0, "stranded": 4} in told["servers"]
+    assert len(told["servers"]) == 7
 
 
