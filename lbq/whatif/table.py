@@ -10,7 +10,7 @@ from lbq.control.rows import key_of
 from lbq.director import Director
 from lbq.errors import ConfigError, LbqError
 from lbq.explain.twin import Witness, of_rows
-from lbq.model import AF_INET, AF_INET6, IP, PERSISTENT, TEMPLATE, RealServer, VirtualService
+from lbq.model import AF_INET, AF_INET6, IP, MIXED, PERSISTENT, TEMPLATE, RealServer, VirtualService
 from lbq.options import PROFILES
 from lbq.services import template_place
 from lbq.sysctls import PREFIX
@@ -84,7 +84,7 @@ def _enter(engine: Director, row: dict, gone: dict[tuple, RealServer]) -> None:
         server = gone.setdefault(place, _deleted(place, engine))
     connection = Connection(protocol, client, cport, vip, vport, server, row["dport"], row["flags"] & TEMPLATE,
                             row["fwmark"], family)
-    connection.flags = row["flags"]
+    connection.flags = row["flags"] | connection.flags & MIXED         # which listings do not show
     connection.state = (TEMPLATE_STATES if is_template else STATE_NAMES[protocol]).index(row["state"])
     connection.packets_in = row["packets_in"]
     connection.timeout_seconds = max(row["expires_seconds"], 1)

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from lbq.errors import ConfigError, NoSuchServer, NoSuchService
-from lbq.model import PERSISTENT
+from lbq.model import AF_INET6, PERSISTENT, TUN
 from lbq.whatif import changes, effects, table
 from lbq.whatif.command import main, summary
-from tests.helpers.engines import NS, PREROUTING
+from tests.helpers.engines import NS, PREROUTING, add_service, endpoint, key
 from tests.helpers.packets import read, tcp, udp
 from tests.helpers.tables import DNS, SIX, VIP, filled, taken
 
@@ -101,6 +101,17 @@ def test_a_client_that_uses_every_port_is_looked_at_all_the_same(engine, monkeyp
     before, after = table.copy(known), table.copy(known)
 
     assert effects.of_clients(before, after, known["connections"]) == {True: 1}
+
+
+def test_a_server_of_the_other_family_is_still_of_that(engine):
+    add_service(engine, f"tcp:{VIP}")
+    engine.add_server(key(f"tcp:{VIP}"), *endpoint("[2001:db8:1::1]:80"), mode=TUN, family=AF_INET6)
+    engine.handle(tcp("192.168.10.100:40000", VIP, "S"), PREROUTING, now_ns=NS)
+    known = taken(engine)
+    copied = table.copy(known)
+
+    [connection] = [copied.facts_of(each) for each in copied.connections.numbered if each]
+    assert connection["daddr"] == known["connections"][0]["daddr"] == "2001:db8:1::1"
 
 
 def test_one_address_and_port_of_two_protocols_are_two_services(engine):
