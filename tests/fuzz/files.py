@@ -1,4 +1,5 @@
-"""Any bytes in files that lbq reads: undo.json, realserver.json, the lock, a user's scheduler, captures; and an answer.
+"""Any bytes in files that lbq reads: undo.json, realserver.json, the lock, a user's scheduler, captures, saved tables;
+and an answer.
 
 What is damaged is not believed, or refused with one line; what is believed can be used.
 """
@@ -24,13 +25,17 @@ from lbq.control import client
 from lbq.errors import DirectorRunning, LbqError
 from lbq.host import undo
 from lbq.lock import DirectoryLock
+from lbq.log import one_line
 from lbq.model import FAMILY_NAMES
 from lbq.schedulers import create
+from lbq.whatif import command as whatif
 from tests.fuzz import control, mutate
 from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, question, sctp
+from tests.helpers.engines import ENGINES
+from tests.helpers.tables import DNS, VIP, filled, taken
 
 FILES = 40
-PLAYED = 4             # captures; each needs a director
+PLAYED = 4             # captures, and tables; each needs a director
 RECORD = dataclasses.asdict(dataclasses.replace(
     undo.begin(3, {"inet": {"raw": ["PREROUTING"], "mangle": []}, "inet6": {"raw": []}}),
     programs={"inet": "/usr/sbin/iptables-nft-restore", "inet6": "/usr/sbin/ip6tables-nft-restore"},
@@ -58,9 +63,13 @@ FLOWS = in_order(connection("10.0.0.9:40000", "192.168.10.1:80", 0, 30, data=2),
                  [(3, sctp("10.0.0.9:1", "10.0.0.1:9", 1)), (4, sctp("10.0.0.1:9", "10.0.0.9:1", 2))])
 FRAMES = [(moment, bytes(12) + b"\x81\0\0\7" + (b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet)
           for moment, packet in FLOWS]
-CAPTURES = (pcap(FLOWS), pcap(FRAMES, link=1, order=">", nano=True), pcapng(FLOWS), pcapng(FRAMES, link=1, order=">"),
+CUT = [(40, FLOWS[0][1][:30])]      # by a snap length: no whole TCP header, and the file ends there
+CAPTURES = (pcap(FLOWS), pcap([*FLOWS, *CUT]), pcap(FRAMES, link=1, order=">", nano=True), pcapng(FLOWS), pcapng(FRAMES, link=1, order=">"),
             csv("0,10.0.0.9,30,7,900,tcp:192.168.10.1:80", "1.5,[2001:db8::9]:5,9e1,,,udp:[2001:db8::1]:53",
                 header="start,client,duration,packets,bytes,destination").encode())
+TABLE = taken(filled(ENGINES["reference"](max_connections=1024, profile="new"), "sh"))
+CHANGES = (f"del server {VIP} 192.168.20.1", f"set server udp:{DNS} 192.168.20.1,weight=0", f"add server {VIP} 192.168.20.9",
+           f"del service {VIP}", "sysctl expire_nodest_conn=1")
 WORDS = (b"raise", b"return", b"class", b"\0", b"\xff", b"(", b":", b"1 / 0", b"raise SystemExit(3)",
          b"# coding: utf-7\n", b"[" * 500, b"del Scheduler", b"name = 5", b"def __init__(self, x): pass",
          b"__new__ = None", b"\t", b"'''", b"\\")
@@ -91,7 +100,10 @@ def play(seed: int, counted: Counter, tell=lambda content: None) -> None:
             captured = damaged(choose, choose.choice(CAPTURES))
             tell(captured)
             counted["played"] += play_capture(Path(folder, "captured"), captured)
-            counted["files"] += 1
+            saved = damaged_json(choose, TABLE)
+            tell(saved)
+            counted["foretold"] += foretell(Path(folder, "table"), saved, choose.choice(CHANGES))
+            counted["files"] += 2
 
 
 def damaged_json(choose: random.Random, valid: dict) -> bytes:
@@ -173,6 +185,19 @@ def play_capture(path: Path, content: bytes) -> bool:
             assert "\n" not in str(error)
             return False
     assert "share of new flows" in told.getvalue()
+    return True
+
+
+def foretell(path: Path, content: bytes, change: str) -> bool:
+    """Expect what a change would do to the table in *content*, or one line; return whether it was believed."""
+    path.write_bytes(content)
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        try:
+            assert whatif.main(["--table", str(path), "--list", change]) == 0
+        except LbqError as error:
+            assert "\n" not in one_line(str(error))
+            return False
+    assert told.getvalue().startswith(f"if: {change}\n")
     return True
 
 

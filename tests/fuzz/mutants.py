@@ -97,6 +97,12 @@ MUTANTS = (
     Mutant("a lock holds text", "files", (("lock.py", '.decode(errors="replace")', ".decode()"),)),
     Mutant("a captured packet may be of any interface", "files", (
         ("replay/capture.py", "if number >= len(interfaces) or ", "if "),)),
+    Mutant("a captured TCP header may be cut", "files", (
+        ("replay/traffic.py", "if header + 14 > end:", "if header > end:"),)),
+    Mutant("a line of flows may have any number of fields", "files", (
+        ("replay/table.py", "elif len(fields) != len(columns):", "elif False:"),)),
+    Mutant("a saved table may say any number", "files", (
+        ("whatif/table.py", "type(row[name]) is not int or not 0 <= row[name] <= most", "False"),)),
     Mutant("a netmask may have holes", "words", (("grammar.py", "if mask == 0 or (", "if mask == 0 and ("),)),
     Mutant("a port may have other digits", "words", (
         ("grammar.py", "if not (text.isascii() and text.isdigit() and len(text) <= 5", "if not (text.isdigit()"),)),
