@@ -25,6 +25,7 @@ REQUESTS = 8
 TIMEOUT = 2             # seconds; a request in the lab takes a millisecond
 LARGE = 6000            # bytes of a request that does not fit into one packet
 SMALL_MTU = 1300
+BUILT = "exercise"      # in the lab's folder: which one it is
 
 
 class Exercise(NamedTuple):
@@ -34,10 +35,9 @@ class Exercise(NamedTuple):
     title: str
     complaint: str              # what users see
     hint: str
-    solution: str               # the command that mends it, and why
+    solution: str               # the command that mends it, {lbq} being lbq, and why
     break_it: Callable[[Lab], None]
     mend: Callable[[Lab], None]
-    must_pass_director: bool = True     # each request must be one of the director's connections
     large: bool = False         # requests that do not fit into one packet must pass, too
 
 
@@ -149,7 +149,7 @@ EXERCISES = (
              "servers' gateway.", _no_gateway, _gateway),
     Exercise("nat", "a quiesced real server", "web01 has been bored since the maintenance yesterday; web02 groans.",
              "lbq list; lbq explain says why web01 loses",
-             "ip netns exec lbq-director lbq set server 192.168.10.1:80 192.168.20.1,weight=1\n"
+             "ip netns exec lbq-director {lbq} set server 192.168.10.1:80 192.168.20.1,weight=1\n"
              "Weight 0 means: finish what you have, take nothing new.  Nobody had given the weight back.",
              _quiesce, _weigh),
     Exercise("nat", "a director that does not forward", "Since the security hardening nothing works any more.",
@@ -164,8 +164,8 @@ EXERCISES = (
              "rules for them).", _forbid, _allow),
     Exercise("nat", "a port where nobody listens", "Every second request is refused at once.",
              "Who says no?  lbq trace --only-drops is silent; which port has each server in lbq list?",
-             "ip netns exec lbq-director lbq del server 192.168.10.1:80 192.168.20.2:8080\n"
-             "ip netns exec lbq-director lbq add server 192.168.10.1:80 192.168.20.2:80\n"
+             "ip netns exec lbq-director {lbq} del server 192.168.10.1:80 192.168.20.2:8080\n"
+             "ip netns exec lbq-director {lbq} add server 192.168.10.1:80 192.168.20.2:80\n"
              "web02 was added with port 8080, where it has no web server: it answers with a reset.",
              _wrong_port, _right_port),
     Exercise("dr", "a real server that answers ARP", "web01 gets every request, whatever the weights say.",
@@ -226,7 +226,7 @@ class Result(NamedTuple):
     seen: int                   # connections that the director had more afterwards
     large_failed: list[str]
 
-    def trouble(self, exercise: Exercise, servers: list[str]) -> list[str]:
+    def trouble(self, servers: list[str]) -> list[str]:
         """Return what is still wrong, one line each."""
         found = []
         if self.failed:
@@ -234,7 +234,7 @@ class Result(NamedTuple):
         silent = [name for name in servers if not self.answers[name]]
         if silent and len(self.failed) < REQUESTS:
             found.append(f"{' and '.join(silent)} answered none of them")
-        if exercise.must_pass_director and self.seen < self.answers.total():
+        if self.seen < self.answers.total():
             found.append(f"the director saw {self.seen} of {self.answers.total()} requests that were answered")
         if self.large_failed:
             found.append(f"a request of {LARGE} bytes failed: {self.large_failed[0]}")
@@ -283,7 +283,7 @@ def check(lab: Lab, exercise: Exercise) -> list[str]:
     if missing := [host.name for host in lab.namespaces if not host.exists()]:
         raise HostError(f"the lab is not up: there is no network namespace {', '.join(missing)}; "
                         f"build it with lbq lab {exercise.mode} --exercise N")
-    return try_out(lab, exercise).trouble(exercise, [host_name(server) for server in lab.servers])
+    return try_out(lab, exercise).trouble([host_name(server) for server in lab.servers])
 
 
 # ---- lbq lab MODE --exercise N -----------------------------------------------------------------------------------
@@ -309,6 +309,7 @@ def begin(mode: str, number: int) -> int:
                            *(word for server in lab.servers for word in ("--real", f"{server.address}:80")))
         signals.check()
         exercise.break_it(lab)
+        (lab.folder / BUILT).write_text(_name(mode, number))
         is_up = True
     except signals.Interrupted as interrupted:
         print(f"\n{interrupted}: the lab ends here.", flush=True)
@@ -317,7 +318,8 @@ def begin(mode: str, number: int) -> int:
         signals.ignore()
         if not is_up:
             lab.down()
-    lbq = f"lbq lab {mode} --exercise {number}"
+    own = tour.own_command()
+    lbq = f"{own} lab {mode} --exercise {number}"
     print(f"Exercise {number} of {len(of(mode))}, {mode}.\n\n{tour.PICTURES[mode]}")
     print(f"Virtual service {lab.vip}:80, scheduler rr, web01 and web02.  Something is wrong.  Users say:\n\n"
           f"    {exercise.complaint}\n\nFind out what it is, and mend it.  Commands of a machine: "
@@ -325,8 +327,8 @@ def begin(mode: str, number: int) -> int:
     commands = {
         "is it mended?": f"{lbq} --check", "where to look": f"{lbq} --hint", "what it was": f"{lbq} --solution",
         "one request": f"ip netns exec lbq-client curl -m 2 http://{lab.vip}/",
-        "the director": "ip netns exec lbq-director lbq list (or doctor, trace, explain)",
-        "take it down": f"lbq lab {mode} --down"}
+        "the director": f"ip netns exec lbq-director {own} list (or doctor, trace, explain)",
+        "take it down": f"{own} lab {mode} --down"}
     for purpose, command in commands.items():
         print(f"  {purpose:14} {command}")
     return 0
@@ -336,7 +338,9 @@ def report(mode: str, number: int) -> int:
     """Say whether the lab that is up is mended; return 0 when it is, else 1."""
     exercise = find(mode, number)
     require_root()
-    trouble = check(_lab(mode), exercise)
+    lab = _lab(mode)
+    _require_built(lab, mode, number)
+    trouble = check(lab, exercise)
     if not trouble:
         print(f"It works: {REQUESTS} requests, answered by all web servers.  It was: {exercise.title}.")
         return 0
@@ -344,10 +348,30 @@ def report(mode: str, number: int) -> int:
     return 1
 
 
+def _require_built(lab: Lab, mode: str, number: int) -> None:
+    """Raise when the lab that is up is another one: what is said about it would be about this."""
+    if not lab.existing():
+        return              # check() says so
+    try:
+        built = (lab.folder / BUILT).read_text()
+    except OSError:
+        built = "no exercise"
+    if built != _name(mode, number):
+        raise HostError(f"the lab that is up is {built}, not {_name(mode, number)}; check that one, or take it down "
+                        "(--down) and build this one")
+
+
+def _name(mode: str, number: int) -> str:
+    return f"exercise {number} of {mode}"
+
+
 def tell(mode: str, number: int, what: str) -> int:
     """Print the *what*, ``hint`` or ``solution``, of an exercise; return the exit status."""
+    from lbq.lab import tour
+
     exercise = find(mode, number)
-    print(exercise.hint if what == "hint" else f"It is {exercise.title}.\n{exercise.solution}")
+    print(exercise.hint if what == "hint" else
+          f"It is {exercise.title}.\n{exercise.solution.format(lbq=tour.own_command())}")
     return 0
 
 

@@ -205,7 +205,7 @@ def _take_down(lab: Lab) -> None:
 
 
 def _print_what_to_play_with(mode: str, lab: Lab) -> None:
-    lbq = _own_command()
+    lbq = own_command()
     service, web02 = f"{lab.vip}:80", f"{lab.servers[1].address}:80"
     suggestions = {
         "one more request": f"ip netns exec lbq-client curl http://{lab.vip}/",
@@ -223,7 +223,7 @@ def _print_what_to_play_with(mode: str, lab: Lab) -> None:
     print(f"The logs of its programs are in {lab.folder}/", flush=True)
 
 
-def _own_command() -> str:
+def own_command() -> str:
     """Return how ``lbq`` was called, in a form that works in any folder."""
     if shutil.which("lbq"):
         return "lbq"

@@ -159,6 +159,9 @@ def test_an_exercise_is_begun_checked_mended_and_taken_down(private):
     again = private.lbq("lab", "nat", "--exercise", "2")
     assert again.returncode == 2 and "exists already" in again.stderr
 
+    other = private.lbq("lab", "nat", "--exercise", "2", "--check")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "the lab that is up is exercise 1 of nat, not exercise 2 of nat" in other.stderr
     wrong = private.lbq("lab", "nat", "--exercise", "1", "--check")
     assert wrong.returncode == 1 and "web02 answered none of them" in wrong.stdout
     assert "ip route" in private.lbq("lab", "nat", "--exercise", "1", "--hint").stdout
@@ -169,3 +172,25 @@ def test_an_exercise_is_begun_checked_mended_and_taken_down(private):
     assert mended.returncode == 0 and mended.stdout.startswith("It works:"), mended.stdout
     assert private.lbq("lab", "nat", "--down").returncode == 0
     assert private.namespaces() == []
+
+
+def test_commands_of_an_exercise_are_those_of_this_lbq(private):
+    """Also where lbq is not found by its name, as under sudo: how it was called is what is shown."""
+    begun = private.lbq("lab", "nat", "--exercise", "2")
+    director = next(line for line in begun.stdout.splitlines() if line.strip().startswith("the director"))
+    command = director.partition("the director")[2].partition("(or")[0].split()
+    solution = private.lbq("lab", "nat", "--exercise", "2", "--solution").stdout.splitlines()
+    played = [private.call(*words) for words in (command, solution[1].split())]
+
+    assert [(done.returncode, done.stderr) for done in played] == [(0, ""), (0, "")]
+    assert "192.168.10.1:80" in played[0].stdout
+    assert private.lbq("lab", "nat", "--exercise", "2", "--check").returncode == 0
+    assert private.lbq("lab", "nat", "--down").returncode == 0
+
+
+def test_a_lab_that_is_no_exercise_is_not_checked(private):
+    assert private.lbq("lab", "nat", "--keep").returncode == 0
+    done = private.lbq("lab", "nat", "--exercise", "1", "--check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the lab that is up is no exercise" in done.stderr
+    assert private.lbq("lab", "nat", "--down").returncode == 0
