@@ -213,16 +213,46 @@ def test_arrow_keys_step_through_all_of_it_and_back(browser, stories):
         browser.press("ArrowLeft")
         assert browser.text("#step-title") == title
     browser.press("End")
-    assert browser.evaluate("document.getElementById('forward').disabled")
+    assert browser.evaluate(NOT_NOW) == ["forward", "last"]
     browser.press("Home")
-    assert browser.evaluate("document.getElementById('back').disabled")
+    assert browser.evaluate(NOT_NOW) == ["first", "back"]
+
+
+NOT_NOW = "[...document.querySelectorAll('#steps [aria-disabled=true]')].map(b => b.id)"
+
+
+def test_who_comes_to_the_end_by_a_button_stays_at_the_button(browser, stories):
+    browser.evaluate("document.getElementById('last').focus()")
+    browser.press("Enter")
+    browser.press("Enter")
+    assert browser.text("#where").startswith(f"Step {len(stories['nat']['steps'])} of")
+    assert browser.evaluate("document.activeElement.id") == "last"
+    browser.press("ArrowLeft")
+    assert browser.text("#where").startswith(f"Step {len(stories['nat']['steps']) - 1} of")
+
+
+def test_keys_of_one_character_can_be_switched_off(browser):
+    browser.click("#digits")
+    browser.press("2")
+    assert browser.text("#modes [aria-pressed=true]") == "NAT"
+    browser.click("#digits")
+    browser.press("2")
+    assert browser.text("#modes [aria-pressed=true]") == "Direct routing"
+
+
+def test_an_address_that_names_no_step_leads_to_one(browser, page, stories):
+    for name, step in (("nat/2.9", 2), ("nat/x", 1), ("nat/-3", 1), ("nat/999", len(stories["nat"]["steps"]))):
+        browser.open(f"{page.as_uri()}#{name}")
+        assert browser.text("#where").startswith(f"Step {step} of")
+    browser.open(f"{page.as_uri()}#schedulers/2.5")
+    assert browser.text("#contest-where").startswith("2 of 100")
 
 
 def test_a_step_shows_packet_changes_entry_and_reasons(browser):
     browser.press("ArrowRight")
     assert browser.text("#step-title") == "SYN: lbq on the director"
-    marked = browser.evaluate("[...document.querySelectorAll('#packet tr.changed')].map(r => r.innerText)")
-    assert any("192.168.10.1 192.168.20.2" in row and row.endswith("lbq") for row in marked) and len(marked) == 3
+    marked = browser.evaluate("[...document.querySelectorAll('#packet tr.changed')].map(r => r.textContent)")
+    assert "destinationwas 192.168.10.1 now 192.168.20.2lbq" in marked and len(marked) == 3
     assert "SYN_RECV" in browser.text("#entry") and "chosen" in browser.text("#reasons")
     assert "RFC 1624" in browser.text("#packet")
     assert browser.evaluate("[...document.querySelectorAll('#network rect.used')].map(r => r.dataset.place)") == [
@@ -259,7 +289,7 @@ def test_a_click_in_the_timeline_goes_there_and_the_address_leads_back(browser):
 def test_it_works_by_keyboard_alone_and_focus_is_seen(browser):
     """Tab from the top: each stop is a thing with a name and an outline; Enter does what a click does."""
     stops = []
-    for _ in range(9):
+    for _ in range(11):
         browser.press("Tab")
         stops.append(browser.evaluate("document.activeElement.id || document.activeElement.textContent"))
         assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", stops
@@ -279,6 +309,8 @@ def test_a_screen_reader_finds_its_way(browser):
                                                          "img", "image") and not name]
     assert nameless == []
     assert browser.evaluate("document.documentElement.lang") == "en"
+    assert browser.evaluate("[...document.querySelectorAll('th')].filter(th => !th.textContent.trim()).length") == 0
+    assert any("to the client: " in name for _, name in roles) and not any("◀ SYN" in name for _, name in roles)
 
 
 def test_colours_follow_the_system_and_the_switch(browser):
@@ -323,7 +355,7 @@ CONTRASTS = """(() => {
     }
   };
   return [...document.querySelectorAll("main *, header *, footer *")]
-    .filter((each) => each.checkVisibility() && !(each instanceof SVGElement) && !each.disabled
+    .filter((each) => each.checkVisibility() && !(each instanceof SVGElement) && !each.closest('[aria-disabled=true]')
       && [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()))
     .map((each) => {
       const [a, b] = [light(getComputedStyle(each).color), light(behind(each))];

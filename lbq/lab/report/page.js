@@ -20,6 +20,7 @@ function fill(element, attributes, children) {
   return element;
 }
 const html = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+const unseen = (text) => html("span", { class: "unseen" }, text);       // is read out, and not shown
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
@@ -50,13 +51,18 @@ function showStep(number, isMoved = true) {
   byId("entry").replaceChildren(...entryOf(step));
   byId("reasons").replaceChildren(...reasonsOf(step));
   byId("packet").replaceChildren(...packetOf(step, packet));
-  byId("first").disabled = byId("back").disabled = at === 0;
-  byId("last").disabled = byId("forward").disabled = at === story.steps.length - 1;
+  allow(["first", "back"], at > 0);
+  allow(["forward", "last"], at < story.steps.length - 1);
   markTimeline();
   drawWay(step);
   if (!isMoved) return;
   announce(`Step ${at + 1} of ${story.steps.length}, ${TITLES[story.mode]}.  ${packet.name}: ${titleOf(step)}.  ${changesInWords(step)}`);
   history.replaceState(null, "", `#${story.mode}/${at + 1}`);
+}
+
+// A button that were disabled would lose the focus, and with it who uses a keyboard.
+function allow(names, isAllowed) {
+  for (const name of names) byId(name).setAttribute("aria-disabled", String(!isAllowed));
 }
 
 function changesInWords(step) {
@@ -76,7 +82,7 @@ function entryOf(step) {
   const rows = Object.entries(step.entry).map(([name, value]) => {
     const before = name === "state" && step.state_before !== value ? step.state_before : null;
     return html("tr", { class: before !== null && step.kind === "lbq" ? "changed" : null }, html("th", { scope: "row" }, name),
-      html("td", {}, step.kind === "lbq" && before ? html("del", {}, before) : null, step.kind === "lbq" && before ? " → " : null, value));
+      html("td", {}, step.kind === "lbq" && before ? html("del", {}, unseen("was "), before) : null, step.kind === "lbq" && before ? " → " : null, value));
   });
   return [table("The director's connection table", null, ...rows)];
 }
@@ -103,9 +109,9 @@ function packetOf(step, packet) {
     }
     const isChanged = row.by !== undefined;
     const value = html("td", {});
-    if (isChanged && row.before !== null) value.append(html("del", {}, row.before), " ");
+    if (isChanged && row.before !== null) value.append(html("del", {}, unseen("was "), row.before), " ");
     if (row.value === null) value.append("gone");
-    else value.append(isChanged ? html("ins", {}, row.value) : row.value);
+    else value.append(isChanged ? html("ins", {}, row.before === null ? null : unseen("now "), row.value) : row.value);
     rows.push(html("tr", { class: isChanged ? "changed" : null }, html("th", { scope: "row" }, row.field), value,
       html("td", {}, ...(row.by || []).map((who) => html("span", { class: `by ${who}` }, WHO[who])))));
   }
@@ -185,7 +191,7 @@ function sameStep(before, nth) {
 }
 
 function drawDifferences() {
-  byId("differences").replaceChildren(table("", ["", ...data.stories.map((each) => TITLES[each.mode])],
+  byId("differences").replaceChildren(table("", ["Question", ...data.stories.map((each) => TITLES[each.mode])],
     ...data.differences.map((row) => html("tr", {}, html("th", { scope: "row" }, row.question),
       ...data.stories.map((each) => html("td", {}, row[each.mode]))))));
 }
@@ -215,8 +221,8 @@ function showContest(number, isMoved = true) {
   const visit = contest.visits[now - 1];
   byId("contest-where").textContent = visit
     ? `${now} of ${contest.visits.length}: from ${visit.client}, open for ${visit.lasts} steps` : `none of ${contest.visits.length} yet`;
-  byId("contest-back").disabled = now === 0;
-  byId("contest-forward").disabled = now === contest.visits.length;
+  allow(["contest-back"], now > 0);
+  allow(["contest-forward"], now < contest.visits.length);
   contest.schedulers.forEach((scheduler, index) => showCard(byId("cards").children[index], scheduler));
   if (isMoved && !playing) {
     announce(byId("contest-where").textContent);
@@ -257,7 +263,6 @@ function play(isOn) {
     }, PLAY_MS);
   }
   byId("play").textContent = isOn ? "❚❚ Pause" : "▶ Play";
-  byId("play").setAttribute("aria-pressed", String(isOn));
   if (!isOn) showContest(now);
 }
 
@@ -280,11 +285,11 @@ function follow() {
   const [name, number] = location.hash.slice(1).split("/");
   if (name === "schedulers") {
     showPage("schedulers");
-    if (number) showContest(Number(number) || 0);
+    if (number) showContest(parseInt(number, 10) || 0);
   } else if (data.stories.some((each) => each.mode === name)) {
     showPage("way");
     showMode(name);
-    if (number) showStep((Number(number) || 1) - 1);
+    if (number) showStep((parseInt(number, 10) || 1) - 1);
   } else if (name !== "main") showPage("way");
 }
 
@@ -295,7 +300,14 @@ document.addEventListener("keydown", (event) => {
   if (to !== undefined) {
     event.preventDefault();
     show(to);
-  } else if (!isOnSchedulers() && data.stories[Number(event.key) - 1]) showMode(data.stories[Number(event.key) - 1].mode);
+  } else if (areDigitsKeys && !isOnSchedulers() && data.stories[Number(event.key) - 1]) showMode(data.stories[Number(event.key) - 1].mode);
+});
+
+// Who speaks to the computer, or types into it by mistake, can switch keys of one character off (WCAG 2.2, 2.1.4).
+let areDigitsKeys = true;
+byId("digits").addEventListener("click", () => {
+  areDigitsKeys = !areDigitsKeys;
+  byId("digits").setAttribute("aria-pressed", String(areDigitsKeys));
 });
 
 const THEMES = { auto: ["automatic", "light"], light: ["light", "dark"], dark: ["dark", "auto"] };
