@@ -2,6 +2,7 @@
 
     watch     what is known of the director, from as many questions a look, however much it has
     newest    the newest connections among what was looked at
+    decisions the newest decisions out of a trace
     levels    services, the servers of one, the connections of one: rows, columns, order
     layout    columns that fit into a width
     keys      what each key is for

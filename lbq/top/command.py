@@ -1,6 +1,7 @@
 """The command ``lbq top``."""
 from __future__ import annotations
 
+import argparse
 import json
 import locale
 import shutil
@@ -11,6 +12,7 @@ from lbq.control.client import ControlClient
 from lbq.errors import ConfigError, PermissionMissing
 from lbq.host import setup
 from lbq.options import Parser
+from lbq.top.decisions import TracedDecisions
 from lbq.top.keys import KEYS
 from lbq.top.layout import ASCII, UTF8
 from lbq.top.levels import SERVICE_COLUMNS
@@ -19,6 +21,7 @@ from lbq.top.watch import Watch
 
 PATIENCE_SECONDS = 3            # with a director that does not answer; keys wait as long
 LONGEST_INTERVAL = 3600
+LONGEST_TRACED = 2              # seconds: the director ends a trace that was not read for three
 NEWEST = 20                     # decisions in JSON
 
 KEYS_HELP = "\n".join(f"  {keys:<14}{what}" for keys, what in KEYS)
@@ -35,6 +38,7 @@ how large its screen is.  NO_COLOR=1 draws without colours.
 examples:
   lbq top                                       of all services, the busiest first
   lbq top --sort active --interval 5
+  lbq top --trace                               and whatever is decided: who gets which server, and who none
   COLUMNS=132 LINES=60 lbq top --once >>top.log
   lbq top --json | jq .queue.waiting"""
 
@@ -46,12 +50,27 @@ def main(words: list[str]) -> int:
     parser.add_argument("--interval", metavar="SECONDS", default="1", help="between two looks (default 1)")
     parser.add_argument("--sort", metavar="COLUMN", help="sort services by "
                         f"{', '.join(column.title.lower() for column in SERVICE_COLUMNS)} (default pkt/s)")
+    parser.add_argument("--trace", action="store_true", help="show decisions in place of new connections: also those of "
+                        "connections that are gone again, and why packets go nowhere; the director keeps records for it "
+                        "(docs/trace.md says what that costs)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--once", action="store_true", help="print one screen as text and end; needs no terminal")
     form.add_argument("--json", action="store_true", help="print one JSON object and end")
     said = parser.parse_args(words)
     interval = _seconds(said.interval)
-    watch = Watch(lambda: ControlClient(setup.state_directory(), PATIENCE_SECONDS))
+    if said.trace and interval > LONGEST_TRACED:
+        raise ConfigError(f"--trace needs an --interval of at most {LONGEST_TRACED} seconds: a trace that nobody reads "
+                          "ends")
+    watch = Watch(lambda: ControlClient(setup.state_directory(), PATIENCE_SECONDS),
+                  TracedDecisions() if said.trace else None)
+    try:
+        return _watch(said, watch, interval)
+    finally:
+        watch.end()
+
+
+def _watch(said: argparse.Namespace, watch: Watch, interval: float) -> int:
+    """Show *watch* as it was *said*; return the exit status."""
     top = Top(watch, interval, UTF8 if locale.getencoding().lower() == "utf-8" else ASCII, said.sort)
     if said.once or said.json:
         return _print(top, interval, said.json)

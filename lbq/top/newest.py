@@ -1,7 +1,7 @@
 """The newest connections: those that are in the table now and were not when it was last read.
 
-What is shown of the newest decisions comes from here only: an object with ``title``, ``remark()`` and ``newest()``.
-Another source, such as a stream of decisions, takes this one's place by having the same.
+What is shown of the newest decisions comes from an object with ``title``, ``remark()`` and ``newest()``: from this one,
+or with ``--trace`` from the one in ``decisions.py``.
 """
 from __future__ import annotations
 

@@ -3,14 +3,17 @@
     totals, losses, queues      all of it
     services and servers        LINES lines of the listing, the next ones each time, and those on the screen
     connections                 PAGES pages of the table, the next ones each time
+    decisions                   on demand: a trace, as many packets as decisions.py says
 
 So what fits into one look is as new as the look, and ten thousand services are in the right order some looks later.
 Each look is a connection of its own: a director that is gone, or another one, is noticed by it.
 """
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lbq.control.client import PAGE, ControlClient
@@ -21,6 +24,7 @@ from lbq.grammar import format_service
 from lbq.losses import DROPPED
 from lbq.model import TEMPLATE, ServiceKey
 from lbq.services import MOST_LINES
+from lbq.top.decisions import TracedDecisions
 from lbq.top.newest import NewestConnections
 
 LINES = 256             # of the listing
@@ -179,10 +183,11 @@ class Connections:
 
 
 class Watch:
-    """Looks at the director that *connect* reaches, and knows what it has seen."""
+    """Looks at the director that *connect* reaches, and knows what it has seen; *traced* are decisions, if wanted."""
 
-    def __init__(self, connect: Callable[[], ControlClient]):
+    def __init__(self, connect: Callable[[], ControlClient], traced: TracedDecisions | None = None):
         self.connect = connect
+        self.traced = traced
         self.error: LbqError | None = None          # why the last look failed
         self.looked_at: float | None = None         # when the last one that did not
         self.wanted: Wanted | None = None
@@ -197,6 +202,8 @@ class Watch:
         self.listing = Listing()
         self.connections = Connections()
         self.connections.want(self.wanted)
+        if self.traced is not None:
+            self.traced.forget()
 
     def want(self, wanted: Wanted | None) -> None:
         """Collect the connections that pass the test *wanted* from now on."""
@@ -204,9 +211,9 @@ class Watch:
         self.connections.want(wanted)
 
     @property
-    def newest(self) -> NewestConnections:
+    def newest(self) -> NewestConnections | TracedDecisions:
         """Where the newest decisions come from."""
-        return self.connections.newest
+        return self.connections.newest if self.traced is None else self.traced
 
     def look(self, now: float, shown: Collection[ServiceKey] = (), entered: ServiceKey | None = None) -> None:
         """Ask for the next stretch of everything; *error* tells why that was not possible."""
@@ -219,10 +226,18 @@ class Watch:
                 self._see_totals(client.call("totals"), now)
                 self.listing.read(client, shown, entered)
                 self.connections.read(client, now)
+                if self.traced is not None:
+                    self.traced.read(client, now)
         except LbqError as error:
             self.error = error
         else:
             self.error, self.looked_at = None, now
+
+    def end(self) -> None:
+        """Leave the director as it was."""
+        if self.traced is not None:
+            with suppress(LbqError), self.connect() as client:
+                self.traced.end(client, time.monotonic())
 
     def _see_totals(self, totals: dict, now: float) -> None:
         losses = {**totals["counters"], **(totals["queue"] or {})}

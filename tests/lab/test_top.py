@@ -77,3 +77,24 @@ def test_scripts_get_losses_and_the_queue(host, engine):
         assert said["services"][0]["port"] == 53 and said["whole"] == {"services": True, "states": True}
         screen = host.run([*TOP, "--once", "--interval", "0.1"]).stdout
         assert "lost: 4, 0/s, no real server can take the connection (dropped_no_server)" in screen
+
+
+def test_decisions_are_seen_also_those_that_make_no_connection(host):
+    with director_in(host, "--vip", VIP, "--mode", "nat"):
+        with host.inside():
+            terminal = Terminal([*TOP, "--interval", "0.2", "--trace"])
+        with terminal:
+            terminal.wait_for("newest decisions: none yet")
+            [port] = send(host, 1)
+            terminal.wait_for("DROP no_server")
+            assert any(f"{ADDRESS}:{port} " in line and "nobody" in line for line in terminal.lines)
+            host.run([sys.executable, "-m", "lbq", "add", "server", VIP, "192.168.20.1"])
+            [port] = send(host, 1)
+            terminal.wait_for("192.168.20.1:53")
+            terminal.press("q")
+            assert terminal.end() == 0
+
+        said = json.loads(host.run([*TOP, "--json", "--interval", "0.1"]).stdout)
+        assert not said["status"]["traced"]
+        said = json.loads(host.run([*TOP, "--json", "--interval", "0.1", "--trace"]).stdout)
+        assert said["newest"] == [] and said["status"]["traced"]

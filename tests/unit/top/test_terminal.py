@@ -229,6 +229,7 @@ def test_json_is_one_object(place):
 @pytest.mark.parametrize(("words", "saying"), [
     (("--once", "--interval", "0"), "--interval '0' is not a number of seconds from 0.1 to 3600"),
     (("--once", "--interval", "nan"), "--interval 'nan' is not a number"),
+    (("--once", "--trace", "--interval", "5"), "--trace needs an --interval of at most 2 seconds"),
     (("--once", "--sort", "speed"), "no column 'speed'"), (("--once", "--json"), "not allowed with"),
     (("web",), "unrecognized arguments: web")])
 def test_a_mistake_is_one_line(place, words, saying):
