@@ -39,7 +39,7 @@ FEWER = "play fewer packets (editcap -c N FILE PART)"
 EXTENSIONS = (0, 43, 60, 135)
 FRAGMENT = 44
 IGNORED = {"elsewhere": "not to or from the service", "before": "of connections that had begun before",
-           "other": "neither TCP nor UDP nor SCTP", "many": "to many hosts at once",
+           "other": "neither TCP nor UDP nor SCTP", "many": "to many hosts at once", "port": "to port 0",
            "not_ip": "not IP", "fragments": "later fragments",
            "short": "captured without their ports"}
 
@@ -243,6 +243,9 @@ class Reader:
             return -1
         if target.address[0] >= (MULTICAST if half == 4 else MULTICAST6):
             self.traffic.ignored["many"] += 1
+            return -1
+        if not any(target.port):
+            self.traffic.ignored["port"] += 1
             return -1
         if kind & OPENING_BITS[protocol] != OPENINGS[protocol] or source == self._wanted:
             self.traffic.ignored["before"] += 1

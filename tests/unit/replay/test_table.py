@@ -62,13 +62,20 @@ def test_what_goes_elsewhere_is_left_out_and_what_says_nothing_goes_to_the_servi
     assert len(traffic.clients) == 2 and traffic.ignored["elsewhere"] == 1
 
 
+def test_the_latest_of_flows_fits_into_its_column():
+    traffic = read(csv(f"{table.LATEST_START},10.0.0.9,{table.LONGEST}"))
+
+    assert traffic.times[-1] == (table.LATEST_START + table.LONGEST) * 10**9
+
+
 def test_quotes_a_byte_order_mark_and_carriage_returns():
     assert len(read(b'\xef\xbb\xbf"start","client","duration"\r\n"1","10.0.0.9","2"\r\n').clients) == 1
 
 
 @pytest.mark.parametrize(("text", "said"), [
     (csv("0,10.0.0.9,1", "0,10.0.0.9"), "flows.csv:3: 2 fields, and the first line names 3 columns"),
-    (csv("x,10.0.0.9,1"), "flows.csv:2: start 'x' is not a number of seconds from 0 to 10000000000"),
+    (csv("x,10.0.0.9,1"), "flows.csv:2: start 'x' is not a number of seconds from 0 to 9000000000"),
+    (csv("9999999999,10.0.0.9,1"), "flows.csv:2: start '9999999999' is not a number of seconds"),
     (csv("0,10.0.0.9,nan"), "flows.csv:2: duration 'nan' is not a number of seconds"),
     (csv("0,10.0.0.9,-1"), "flows.csv:2: duration '-1' is not a number of seconds"),
     (csv("1e400,10.0.0.9,1"), "flows.csv:2: start '1e400' is not a number of seconds"),

@@ -146,6 +146,12 @@ def test_what_goes_to_many_hosts_is_no_flow():
     assert traffic.clients == [] and traffic.ignored["many"] == 3
 
 
+def test_what_goes_to_port_0_is_for_no_service():
+    traffic = read([(0, udp(CLIENT, "192.168.10.1:0", b"?")), (1, tcp(CLIENT, "192.168.10.1:0", "S"))])
+
+    assert traffic.clients == [] and traffic.ignored["port"] == 2
+
+
 def test_time_never_goes_back():
     packets = connection(CLIENT, VIP, 5, 6)
     traffic = read([*packets, (0, udp(CLIENT, VIP, b"late"))])
