@@ -33,6 +33,9 @@ MISTAKES = [
     # what would be, what is
     (("whatif",), "say which change, in quotes"),
     (("whatif", "--table", "/no/such", "drain a b"), "cannot read /no/such: No such file or directory"),
+    (("replay", "/no/such.pcap"), "cannot read /no/such.pcap: No such file or directory"),
+    (("replay", "/dev/null"), "/dev/null is empty: neither a capture nor a CSV file of flows"),
+    (("replay", "/etc/passwd"), "/etc/passwd:1: unknown column"),
     (("trace", "--count", "0"), "--count '0' is not a number from 1 to"),
     (("trace", "--every", "x"), "--every 'x' is not a number from 1 to"),
     (("lab", "nat", "--exercise", "99"), "there is no exercise 99 for nat; there are 1 to 5"),
@@ -158,7 +161,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(shared_machine, words, saying
 @pytest.mark.parametrize("words", [
     ("list",), ("conns",), ("stats",), ("stop",), ("sysctl",), ("timeouts",), ("zero",), ("clear",),
     ("add", "service", SERVICE), ("del", "service", SERVICE), ("drain", SERVICE, "192.168.20.1"),
-    ("end", "--client", "192.168.10.9"),
+    ("end", "--client", "192.168.10.9"), ("whatif", "drain a b"), ("top", "--once"), ("top", "--json"), ("trace",),
     ("add", "server", SERVICE, "192.168.20.1"),
     ("set", "server", SERVICE, "192.168.20.1,weight=2"), ("del", "server", SERVICE, "192.168.20.1"),
 ], ids=" ".join)
