@@ -80,7 +80,6 @@ def _watch(said: argparse.Namespace, watch: Watch, interval: float) -> int:
     top.look(time.monotonic())
     if isinstance(watch.error, PermissionMissing):      # it would not go away
         raise watch.error
-    locale.setlocale(locale.LC_ALL, "")
     from lbq.top import view  # curses: nobody else needs it
 
     view.run(top)

@@ -131,7 +131,9 @@ def test_a_window_may_change_its_size(place):
 
 
 @pytest.mark.parametrize(("environment", "has_colour", "sign"), [
-    ({}, True, "▼"), ({"NO_COLOR": "1"}, False, "▼"), ({"TERM": "vt100"}, False, "▼"), ({"LC_ALL": "C"}, True, "v")])
+    ({}, True, "▼"), ({"NO_COLOR": "1"}, False, "▼"), ({"TERM": "vt100"}, False, "▼"), ({"LC_ALL": "C"}, True, "v"),
+    # as ssh brings along, and this machine has not
+    ({"LC_ALL": "xx_XX.UTF-8"}, True, "v"), ({"LC_ALL": "", "LANG": "xx_XX.UTF-8"}, True, "▼")])
 def test_colours_and_signs_are_the_terminals(place, environment, has_colour, sign):
     with place.terminal(**environment) as terminal:
         lines = terminal.wait_for("PKT/S")
