@@ -490,8 +490,8 @@ def _lab(words: list[str]) -> int:
     parser.add_argument("--report", metavar="FILE", help="write a page that shows one request packet by packet, in the "
                         "labs of all modes, MODE's first; one HTML file, for a browser without a network")
     parser.add_argument("--only", action="store_true", help="with --report: run no other lab than MODE's")
-    parser.add_argument("--exercise", metavar="N", help="build it broken, and leave it up to be repaired; --exercise N "
-                        "--check, --hint and --solution go on from there")
+    parser.add_argument("--exercise", metavar="N", help="build it broken, and leave it up to be repaired (nat has 5 "
+                        "exercises, dr 2, tun 3); --exercise N --check, --hint and --solution go on from there")
     ask = parser.add_mutually_exclusive_group()
     for name, meaning in (("check", "whether the exercise is solved"), ("hint", "where to look"),
                           ("solution", "what it was, and what mends it")):

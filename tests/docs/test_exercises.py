@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from lbq import cli
 from lbq.lab.exercises import EXERCISES, of
 from tests.helpers.sphinx import DOCS
 
@@ -17,3 +20,11 @@ def test_every_exercise_is_listed_with_what_users_say():
 
 def test_what_it_is_is_not_said():
     assert [each.title for each in EXERCISES if each.title in PAGE] == []
+
+
+def test_help_says_how_many_there_are(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["lab", "--help"])
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"nat has {len(of('nat'))} exercises, dr {len(of('dr'))}, tun {len(of('tun'))}" in told
