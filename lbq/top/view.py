@@ -73,7 +73,8 @@ def _show(window: curses.window, top: Top) -> None:
         now = time.monotonic()
         height, width = window.getmaxyx()
         _draw(window, top.frame(width, height, now, time.strftime("%H:%M:%S")), width, looks)
-        seconds = min(top.seconds_to_look(now) or CLOCK_SECONDS, CLOCK_SECONDS)
+        due = top.seconds_to_look(now)
+        seconds = CLOCK_SECONDS if due is None else min(due, CLOCK_SECONDS)
         window.timeout(max(int(1000 * seconds), 1))
         key = window.getch()
         if key == curses.KEY_RESIZE:
