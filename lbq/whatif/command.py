@@ -49,10 +49,12 @@ def main(words: list[str]) -> int:
     for change in said.changes:
         changes.make(engine, change)
     fates = list(effects.of_connections(engine, known["connections"], _progress("looking at connections")))
-    before, after = table.copy(known), table.copy(known)
-    for change in said.changes:
-        changes.make(after, change)
-    clients = effects.of_clients(before, after, known["connections"])
+    clients = Counter()
+    if effects.keeps_clients(known["services"]):
+        before, after = table.copy(known), table.copy(known)
+        for change in said.changes:
+            changes.make(after, change)
+        clients = effects.of_clients(before, after, known["connections"])
     _progress("")(0)
     if said.json:
         print(json.dumps({"changes": said.changes, "fates": _counts(Counter(each.fate for each in fates)),

@@ -23,6 +23,7 @@ from lbq.model import AF_INET, AF_INET6, IP, ONE_PACKET, PERSISTENT, PROTOCOL_NA
 from lbq.whatif.table import NOW, SECOND
 
 FATES = ("stays", "moves", "cut", "stranded")
+HASHING = ("sh", "mh", "dh")    # schedulers that look at addresses only
 LAST_PORT = 65535
 STEP = 1000                     # connections between two words of progress
 
@@ -63,6 +64,11 @@ def of_connections(engine: Director, rows: list[dict], progress: Callable[[int],
                    format_endpoint(vip, vport, family), server, fate, then)
 
 
+def keeps_clients(services: list[dict]) -> bool:
+    """Return True when any of *services*, rows of a listing, is one that ``of_clients`` asks."""
+    return any("persistent" in row["flags"] or row["scheduler"] in HASHING for row in services)
+
+
 def of_clients(before: Director, after: Director, rows: list[dict]) -> Counter:
     """Return how many clients' next connections go where they went (True), and elsewhere (False).
 
@@ -74,7 +80,7 @@ def of_clients(before: Director, after: Director, rows: list[dict]) -> Counter:
         if protocol == IP or row["flags"] & TEMPLATE or (protocol, client, vip, vport) in seen:
             continue
         service = before.services.find_service(family, protocol, vip, vport, row["fwmark"])
-        if service is None or not (service.flags & PERSISTENT or service.scheduler.name in ("sh", "mh", "dh")):
+        if service is None or not (service.flags & PERSISTENT or service.scheduler.name in HASHING):
             continue
         seen.add((protocol, client, vip, vport))
         went = [_new_connection(engine, row) for engine in (before, after)]

@@ -93,6 +93,16 @@ def test_clients_that_a_hash_sends_elsewhere_are_counted(engine):
     assert lines[-2].split() == ["all", "36", "0", "0", "0"]
 
 
+@pytest.mark.parametrize(("scheduler", "flags", "timeout", "line"), [
+    ("rr", 0, 0, ""), ("sh", 0, 0, "of 12 clients of services"), ("rr", PERSISTENT, 300, "of 12 clients of services")])
+def test_clients_are_counted_where_they_are_kept(engine, tmp_path, capsys, scheduler, flags, timeout, line):
+    path = tmp_path / "table"
+    path.write_text(json.dumps(taken(filled(engine, scheduler, flags, timeout))))
+    assert main(["--table", str(path), f"add server {VIP} 192.168.20.4"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(line) if line else last.split()[0] == "all"
+
+
 def test_a_client_that_uses_every_port_is_looked_at_all_the_same(engine, monkeypatch):
     monkeypatch.setattr(effects, "LAST_PORT", 20)
     known = taken(filled(engine, "sh"))
