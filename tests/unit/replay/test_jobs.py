@@ -11,10 +11,8 @@ import pytest
 
 from lbq import cli
 from lbq.replay import jobs
-from tests.helpers.captures import connection, in_order, pcap, write
 from tests.helpers.processes import is_alive, wait_until
 
-VIP = "192.168.10.1:80"
 ENDLESS = """
 import os, sys, time
 from lbq import cli
@@ -31,13 +29,6 @@ jobs.os.sched_getaffinity = lambda _: {0, 1}
 jobs.Player.play = play
 sys.exit(cli.main(sys.argv[1:]))
 """
-
-
-@pytest.fixture
-def web(tmp_path) -> str:
-    """Return a capture of eight web connections."""
-    return write(tmp_path / "web.pcap", pcap(in_order(*(
-        connection(f"10.0.0.{number}:4000", VIP, number, number + 2) for number in range(8)))))
 
 
 @pytest.fixture

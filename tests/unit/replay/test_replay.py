@@ -12,17 +12,10 @@ from lbq.bench import plot as charts
 from lbq.bench.machine import Missing
 from lbq.replay import table
 from lbq.replay.bar import Bar
-from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, question, write
+from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, write
 from tests.helpers.packets import ipv4, tcp
 
 VIP = "192.168.10.1:80"
-
-
-@pytest.fixture
-def web(tmp_path) -> str:
-    """Return a capture of eight web connections and a question to a name server."""
-    flows = [connection(f"10.0.0.{number}:4000", VIP, number, number + 2) for number in range(8)]
-    return write(tmp_path / "web.pcap", pcap(in_order(*flows, question("10.0.0.9:1", "192.168.10.1:53", 3, 4))))
 
 
 def run(capsys, *words: str) -> str:
