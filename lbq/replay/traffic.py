@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate, compress
+from pathlib import Path
 from typing import NamedTuple
 
 from lbq.errors import ConfigError
@@ -33,7 +34,6 @@ LOOPBACK_NETWORK, PRIVATE_NETWORK = 127, 10
 LOOPBACK6 = bytes(15) + b"\x01"
 MULTICAST, MULTICAST6 = 224, 0xFF       # first byte of an address, and broadcast's
 ROUND = 1 << 14             # packets between two looks at the progress
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")      # bytes that this machine has
 PACKET_BYTES, FLOW_BYTES = 14, 350      # that one takes, read and played
 FEWER = "play fewer packets (editcap -c N FILE PART)"
 EXTENSIONS = (0, 43, 60, 135)
@@ -42,6 +42,19 @@ IGNORED = {"elsewhere": "not to or from the service", "before": "of connections 
            "other": "neither TCP nor UDP nor SCTP", "many": "to many hosts at once", "port": "to port 0",
            "not_ip": "not IP", "fragments": "later fragments",
            "short": "captured without their ports"}
+
+
+def memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Return how many bytes this machine has, or may use where a container's *limit* is less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        said = limit.read_text().strip()
+    except OSError:
+        return whole
+    return min(whole, int(said)) if said.isdigit() else whole       # or it is max
+
+
+MEMORY = memory()
 
 
 def has_room(packets: int, flows: int, packet_bytes: int = PACKET_BYTES) -> bool:

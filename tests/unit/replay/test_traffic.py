@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 
@@ -168,3 +169,12 @@ def test_a_capture_that_would_fill_the_memory_is_refused(monkeypatch):
 
     with pytest.raises(ConfigError, match=r"x\.pcap does not fit into this machine's memory: 7 packets of 7 flows"):
         read(packets)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("4096\n", 4096), ("max\n", None), (f"{1 << 62}\n", None), (None, None)])
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path, limit, expected):
+    whole = traffic_module.memory(tmp_path / "nothing")
+    assert whole == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    assert traffic_module.memory(tmp_path / "memory.max") == (expected or whole)
