@@ -22,7 +22,7 @@ from lbq.control.operations import service_arguments
 from lbq.errors import ConfigError, HostError
 from lbq.grammar import MODES, format_service, parse_number, parse_service
 from lbq.model import NAT, ServiceKey
-from lbq.options import ALL_FLAGS, Parser, add_client_options, mode_of, scheduler_of, service_words
+from lbq.options import ALL_FLAGS, Parser, add_client_options, check_service, mode_of, scheduler_of, service_words
 from lbq.replay import capture, jobs, measure, plot, show, table
 from lbq.replay.bar import Bar
 from lbq.replay.changes import Servers
@@ -74,6 +74,7 @@ docs/replay.md has one explained, number by number.""")
     add("--mode", metavar="MODE", help="nat, dr or tun (default nat; dr when the capture has no replies, which then "
                                        "did not come by)")
     add_client_options(parser)
+    add("--ops", action="store_true", help="UDP: every datagram of a client is scheduled by itself, and is a flow")
     add("--slices", metavar="N", default="20", help="pieces that time is cut into, for shares over time (default 20)")
     add("--partial", action="store_true", help="of a damaged capture, play what is before the damage")
     add("--json", action="store_true", help="print every number, over time, too")
@@ -93,7 +94,7 @@ def main(words: list[str]) -> int:
     wanted = None if said.service is None else _service(said.service)
     mode = None if said.mode is None else MODES[mode_of(said.mode)]
     try:
-        traffic, among = read(said.file, wanted, partial=said.partial)
+        traffic, among = read(said.file, wanted, partial=said.partial, ops=said.ops)
         key = wanted or traffic.endpoints[traffic.places[0]].key()
         replay = _play(said, traffic, key, among, mode, schedulers, slices)
     except MemoryError as error:
@@ -132,8 +133,11 @@ def _service(text: str) -> ServiceKey:
 # ---- Reading ---------------------------------------------------------------------------------------------
 
 
-def read(path: str, wanted: ServiceKey | None, *, partial: bool = False) -> tuple[Traffic, int]:
-    """Return the flows in *path* to the *wanted* service or the busiest, and among how many (0: it was said)."""
+def read(path: str, wanted: ServiceKey | None, *, partial: bool = False, ops: bool = False) -> tuple[Traffic, int]:
+    """Return the flows in *path* to the *wanted* service or the busiest, and among how many (0: it was said).
+
+    With *ops* each datagram of a client is one.
+    """
     traffic = Traffic()
     where = None if wanted is None else endpoint(wanted)
     try:
@@ -141,7 +145,7 @@ def read(path: str, wanted: ServiceKey | None, *, partial: bool = False) -> tupl
             size = os.fstat(file.fileno()).st_size
             bar = Bar(f"reading {os.path.basename(path)[-LONGEST_NAME:]}", size)
             try:
-                _read(file, path, traffic, where, bar.to)
+                _read(file, path, traffic, where, bar.to, ops)
             finally:
                 bar.end()
     except capture.Damaged as damage:
@@ -158,17 +162,20 @@ def read(path: str, wanted: ServiceKey | None, *, partial: bool = False) -> tupl
     return traffic, among
 
 
-def _read(file: BinaryIO, path: str, traffic: Traffic, wanted: Endpoint | None, tell: Callable[[int], None]) -> None:
+def _read(file: BinaryIO, path: str, traffic: Traffic, wanted: Endpoint | None, tell: Callable[[int], None],
+          ops: bool) -> None:
     begin = file.peek(4)[:64]
     if not begin:
         raise ConfigError(f"{path} is empty: neither a capture nor a CSV file of flows; capture with tcpdump -w {path}")
     if capture.is_capture(begin):
-        Reader(traffic, wanted).read(capture.Pieces(file, path), tell)
+        Reader(traffic, wanted, ops).read(capture.Pieces(file, path), tell)
         return
     if any(byte < 32 and byte not in b"\t\r\n" for byte in begin):
         raise ConfigError(f"{path} is neither a capture (pcap, pcapng) nor a CSV file of flows; " + (
             "it is compressed: gunzip it first" if begin.startswith(b"\x1f\x8b") else
             "capture with tcpdump -w, or write one as lbq replay --help says"))
+    if ops:
+        raise ConfigError(f"{path} is no capture; --ops plays single datagrams, of which a CSV file of flows tells nothing")
     table.read(file, path, traffic, wanted, tell)
 
 
@@ -196,8 +203,9 @@ def _play(said: argparse.Namespace, traffic: Traffic, key: ServiceKey, among: in
     servers = Servers(key, mode)
     servers.add([word for text in said.servers for word in text.split()])
     servers.change(said.change, end - begin)
-    settings = service_words(argparse.Namespace(**{**vars(said), "scheduler": None, "ops": None, "ops_replies": None,
+    settings = service_words(argparse.Namespace(**{**vars(said), "scheduler": None, "ops_replies": None,
                                                    "data_path": None}), key.family)
+    check_service(key, replace(settings, scheduler_flags=None))      # each scheduler gets those that it has
     plays = []
     for name in schedulers:
         flags = [flag for flag in settings.scheduler_flags or [] if flag in flag_names(name)]

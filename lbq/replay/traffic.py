@@ -151,11 +151,12 @@ class Traffic:
 
 
 class Reader:
-    """Makes flows out of captured packets, one at a time."""
+    """Makes flows out of captured packets, one at a time; of clients' datagrams each is one if they are played *ops*."""
 
-    def __init__(self, traffic: Traffic, wanted: Endpoint | None = None):
+    def __init__(self, traffic: Traffic, wanted: Endpoint | None = None, ops: bool = False):
         self.traffic = traffic
         self._wanted = wanted
+        self._silences = {**SILENCES, UDP: 0} if ops else SILENCES
         self._known: dict[int, dict[bytes, int]] = {TCP: {}, UDP: {}, SCTP: {}}
         self._closed = bytearray()          # of flows: has a FIN, RST or the like been seen
 
@@ -164,7 +165,7 @@ class Reader:
         traffic, known, closed = self.traffic, self._known, self._closed
         times, numbers, kinds = traffic.times, traffic.numbers, traffic.kinds
         last, packets, octets = traffic.last, traffic.packets, traffic.octets
-        bits, opening, silence = OPENING_BITS, OPENINGS, SILENCES
+        bits, opening, silence = OPENING_BITS, OPENINGS, self._silences
         links, ignored = capture.LINKS, traffic.ignored
         first, now, count = None, 0, 0
         for count, (time, link, data, start, end, length) in enumerate(capture.records(pieces), start=1):

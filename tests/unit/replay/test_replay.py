@@ -12,7 +12,7 @@ from lbq.bench import plot as charts
 from lbq.bench.machine import Missing
 from lbq.replay import table
 from lbq.replay.bar import Bar
-from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, write
+from tests.helpers.captures import connection, csv, in_order, pcap, pcapng, question, write
 from tests.helpers.packets import ipv4, tcp
 
 VIP = "192.168.10.1:80"
@@ -134,6 +134,25 @@ def test_options_of_the_service(capsys, tmp_path):
     assert 6 in shares("--scheduler", "rr", "--persistent")
     assert 6 in shares("--scheduler", "sh")
     assert 6 not in shares("--scheduler", "sh", "--scheduler-flags", "sh-port")
+
+
+@pytest.mark.parametrize("mode", ["nat", "dr"])
+def test_datagrams_one_by_one(capsys, tmp_path, mode):
+    asked = in_order(*(question("10.0.0.9:5353", "192.168.10.1:53", second, second + 0.5) for second in range(8)))
+    path = write(tmp_path / "dns.pcap", pcap(asked))
+    words = path, "--scheduler", "rr", "--servers", "2", "--mode", mode
+
+    assert "1 flows to udp:192.168.10.1:53, 16 packets" in run(capsys, *words)
+    told = json.loads(run(capsys, *words, "--ops", "--json"))
+    assert [server["flows"] for server in told["schedulers"][0]["servers"]] == [4, 4]
+    assert [server["peak"] for server in told["schedulers"][0]["servers"]] == [1, 1]
+    assert told["schedulers"][0]["moved"] == told["schedulers"][0]["forgotten"] == 0
+
+
+def test_single_datagrams_are_of_udp_and_of_captures(capsys, tmp_path, web):
+    assert mistake(capsys, web, "--ops") == "tcp:192.168.10.1:80: --ops is for UDP services"
+    flows = write(tmp_path / "flows.csv", csv("0,10.0.0.1,10"))
+    assert mistake(capsys, flows, "--ops").startswith(f"{flows} is no capture; --ops plays single datagrams")
 
 
 def test_what_is_before_the_damage_can_be_played(capsys, web):

@@ -19,10 +19,10 @@ VIP, CLIENT = "192.168.10.1:80", "192.168.10.9:40000"
 WEB = endpoint(parse_service(VIP))
 
 
-def read(packets, wanted: Endpoint | None = None, link: int = 101) -> Traffic:
+def read(packets, wanted: Endpoint | None = None, link: int = 101, ops: bool = False) -> Traffic:
     """Return the flows in a capture of *packets*."""
     traffic = Traffic()
-    Reader(traffic, wanted).read(capture.Pieces(io.BytesIO(pcap(packets, link)), "x.pcap"), lambda _: None)
+    Reader(traffic, wanted, ops).read(capture.Pieces(io.BytesIO(pcap(packets, link)), "x.pcap"), lambda _: None)
     return traffic
 
 
@@ -55,6 +55,16 @@ def test_datagrams_are_one_flow_until_lbq_would_have_forgotten_it():
 
     assert list(traffic.numbers) == [0, 0, 0, 0, 1, 1]
     assert [bool(kind & REPLY) for kind in traffic.kinds] == [False, True] * 3
+
+
+def test_each_datagram_of_a_client_is_a_flow_where_they_are_scheduled_one_by_one():
+    asked = in_order(question(CLIENT, "192.168.10.1:53", 0, 1), question(CLIENT, "192.168.10.1:53", 2, 3),
+                     connection("192.168.10.9:40001", VIP, 0, 4))
+    traffic = read(asked, ops=True)
+
+    assert [number for number, kind in zip(traffic.numbers, traffic.kinds, strict=True)
+            if traffic.endpoints[traffic.places[number]].protocol == UDP] == [0, 0, 2, 2]
+    assert len(traffic.clients) == 3
 
 
 def test_a_connection_that_had_begun_before_does_not_count():
