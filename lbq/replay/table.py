@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from array import array
+import sys
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush, heapreplace
 from typing import BinaryIO
 
 from lbq.errors import ConfigError
@@ -36,12 +37,12 @@ ALIVE = 240 * SECOND                        # less than any timeout of an open c
 LONGEST = 31 * 24 * 3600
 LATEST_START = 9 * 10**9                    # seconds: year 2255, and in nanoseconds still 63 bits
 MOST = 10**15                               # packets or bytes of a flow
-PLAYED_BYTES = 94                           # of memory that a packet takes while all are brought into order
 LONGEST_LINE = 1 << 16                      # characters
 FIRST_PORT, PORTS = 1024, 64512
 OPENING = {TCP: (SYN, REPLY | SYN | ACK, ACK), UDP: (0,), SCTP: (1, REPLY | 2, 10, REPLY | 11)}
 CLOSING = {TCP: (FIN | ACK, REPLY | FIN | ACK, ACK), UDP: (0,), SCTP: (7, REPLY | 8, 14)}
 LIVING = {TCP: (ACK, REPLY | ACK), UDP: (0,), SCTP: (0, REPLY)}
+MOST_PACKETS = 7                            # of a flow's opening and close
 
 
 def read(file: BinaryIO, name: str, traffic: Traffic, wanted: Endpoint | None, tell: Callable[[int], None]) -> None:
@@ -51,9 +52,8 @@ def read(file: BinaryIO, name: str, traffic: Traffic, wanted: Endpoint | None, t
     """
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")     # see _rows
     is_file = file.seekable()
-    times, numbers, kinds = array("q"), array("I"), array("H")
     fallback = wanted or endpoint(parse_service(DEFAULT_SERVICE))
-    ports = 0
+    ports = played = 0
     for line, row in _rows(text, name):
         try:
             start, duration = _seconds(row, "start", LATEST_START), _seconds(row, "duration", LONGEST)
@@ -70,19 +70,42 @@ def read(file: BinaryIO, name: str, traffic: Traffic, wanted: Endpoint | None, t
             ports += 1
         number = traffic.flow(client + port, where, start, start + duration)
         traffic.packets[number], traffic.octets[number] = packets, octets
-        for moment, kind in _packets(where.protocol, start, duration):
-            times.append(moment)
-            numbers.append(number)
-            kinds.append(kind)
-        if not has_room(len(times), len(traffic.clients), PLAYED_BYTES):
-            raise ConfigError(f"{name}:{line}: with this flow, {len(times):,} packets would have to be played, for which "
+        played += MOST_PACKETS + len(LIVING[where.protocol]) * (duration // ALIVE)
+        if not has_room(played, len(traffic.clients)):
+            raise ConfigError(f"{name}:{line}: with this flow, {played:,} packets would have to be played, for which "
                               f"this machine has no memory; a flow has some each {ALIVE // SECOND} s; split the file")
         traffic.seen += 1
         if traffic.seen % 4096 == 0 and is_file:
             tell(file.tell())
-    order = sorted(range(len(times)), key=times.__getitem__)
-    for column, what in ((traffic.times, times), (traffic.numbers, numbers), (traffic.kinds, kinds)):
-        column.extend(map(what.__getitem__, order))
+    for moment, number, kind in _in_order(traffic):
+        traffic.times.append(moment)
+        traffic.numbers.append(number)
+        traffic.kinds.append(kind)
+
+
+def _in_order(traffic: Traffic) -> Iterator[tuple[int, int, int]]:
+    """Give the packets of all flows by time, those of one moment in the order of the file: time, flow, kind."""
+    waiting: list[tuple[int, int, int, Iterator[tuple[int, int]]]] = []       # a heap: the next of each flow, and its rest
+    first, last = traffic.first, traffic.last
+    for number in sorted(range(len(first)), key=first.__getitem__):
+        yield from _before((first[number], number), waiting)
+        protocol = traffic.endpoints[traffic.places[number]].protocol
+        rest = _packets(protocol, first[number], last[number] - first[number])
+        moment, kind = next(rest)
+        heappush(waiting, (moment, number, kind, rest))
+    yield from _before((sys.maxsize, 0), waiting)
+
+
+def _before(end: tuple[int, int], waiting: list) -> Iterator[tuple[int, int, int]]:
+    """Give those *waiting* whose time and flow are before *end*, and what follows them until then."""
+    while waiting and waiting[0] < end:
+        moment, number, kind, rest = waiting[0]
+        yield moment, number, kind
+        following = next(rest, None)
+        if following is None:
+            heappop(waiting)
+        else:
+            heapreplace(waiting, (following[0], number, following[1], rest))
 
 
 def _packets(protocol: int, start: int, duration: int) -> Iterator[tuple[int, int]]:

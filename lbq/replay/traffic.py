@@ -57,9 +57,9 @@ def memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
 MEMORY = memory()
 
 
-def has_room(packets: int, flows: int, packet_bytes: int = PACKET_BYTES) -> bool:
+def has_room(packets: int, flows: int) -> bool:
     """Return True when so much fits into this machine's memory."""
-    return packets * packet_bytes + flows * FLOW_BYTES < MEMORY
+    return packets * PACKET_BYTES + flows * FLOW_BYTES < MEMORY
 
 
 class Endpoint(NamedTuple):

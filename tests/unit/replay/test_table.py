@@ -37,6 +37,19 @@ def test_flows_are_sorted_and_each_gets_a_port_of_its_own():
     assert [first / 10**9 for first in traffic.first] == [10, 5, 5.5] and traffic.last[2] / 10**9 == 6.75
 
 
+def test_packets_of_one_moment_come_in_the_order_of_the_file():
+    """The third flow begins first; at 10 s it is alive or ends, and all of them have packets then."""
+    lines = ["10,10.0.0.1,0", "10,10.0.0.2,5", "5,10.0.0.3,5", "0,10.0.0.4,10"]
+    traffic = read(csv(*lines))
+    by_flow = sorted(range(4), key=lambda number: traffic.first[number])
+    packets = [(moment, number) for number in range(4) for moment, _ in table._packets(
+        6, traffic.first[number], traffic.last[number] - traffic.first[number])]
+
+    assert by_flow == [3, 2, 0, 1]
+    assert list(zip(traffic.times, traffic.numbers, strict=True)) == sorted(packets)
+    assert list(traffic.numbers)[-3:] == [1, 1, 1]
+
+
 def test_all_columns_in_any_order():
     header = "destination,bytes,packets,duration,client,start"
     traffic = read(csv("udp:192.168.10.1:53,120,2,0,[2001:db8::9]:5,0".replace("192.168.10.1", "[2001:db8::1]"),
@@ -104,7 +117,7 @@ def test_a_bad_line_is_named(text, said):
 
 
 def test_flows_that_would_fill_the_memory_are_refused(monkeypatch):
-    monkeypatch.setattr(traffic_module, "MEMORY", 1000 * table.PLAYED_BYTES)
+    monkeypatch.setattr(traffic_module, "MEMORY", 1000 * traffic_module.PACKET_BYTES)
     with pytest.raises(ConfigError, match=r"flows\.csv:2: with this flow, [\d,]+ packets would have to be played"):
         read(csv("0,10.0.0.9,1000000"))
 
