@@ -35,11 +35,12 @@ class Bar:
         self.more(done - self._done)
 
     def line(self) -> str:
-        """Return what is shown."""
-        part = min(self._done / self._total, 1.0) if self._total else 0.0
+        """Return what is shown; of a pipe nobody knows how long it is."""
+        if not self._total:
+            return f"{self.what} {self._done:,} bytes"
+        part = min(self._done / self._total, 1.0)
         filled = round(part * WIDTH)
-        left = f"{self._progress.left()} left" if self._total else ""
-        return f"{self.what} [{'#' * filled}{'.' * (WIDTH - filled)}] {part:4.0%} {left}"
+        return f"{self.what} [{'#' * filled}{'.' * (WIDTH - filled)}] {part:4.0%} {self._progress.left()} left"
 
     def end(self) -> None:
         """Take the line away."""

@@ -318,3 +318,10 @@ def test_the_bar_is_for_terminals(monkeypatch):
 
     assert shown.getvalue().startswith("\rreading x [###############...............]  50% ")
     assert shown.getvalue().endswith("\r\x1b[K")
+
+
+def test_of_a_pipe_the_bar_says_how_much_came():
+    bar = Bar("reading -", 0)
+    bar.to(12345)
+
+    assert bar.line() == "reading - 12,345 bytes"
