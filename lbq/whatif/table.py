@@ -11,7 +11,7 @@ from lbq.director import Director
 from lbq.errors import ConfigError, LbqError
 from lbq.explain.twin import Witness, of_rows
 from lbq.model import AF_INET, AF_INET6, IP, MIXED, PERSISTENT, TEMPLATE, RealServer, VirtualService
-from lbq.options import PROFILES
+from lbq.options import MAX_SECONDS, PROFILES
 from lbq.services import template_place
 from lbq.sysctls import PREFIX
 
@@ -44,7 +44,7 @@ def read(path: str) -> dict:
         raise ConfigError(f"{path} is no table that lbq whatif --save wrote")
     try:
         copy(table)
-    except (LbqError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LbqError, OSError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise ConfigError(f"{path} is a damaged table ({type(error).__name__}: {error}); save it again") from error
     return table
 
@@ -53,6 +53,9 @@ def copy(table: dict) -> Witness:
     """Return an engine that has the services and connections of *table*."""
     if table["profile"] not in PROFILES:
         raise ValueError(f"profile {table['profile']!r}")
+    for name, seconds in table["timeouts"].items():
+        if type(seconds) is not int or not 1 <= seconds <= MAX_SECONDS:
+            raise ValueError(f"timeout {name} {seconds!r}")
     sysctls = {name.removeprefix(PREFIX): value for name, value in table["sysctls"].items()}
     engine = of_rows(table["services"], sysctls, tuple(table["timeouts"][name] for name in ("tcp", "tcpfin", "udp")),
                      table["profile"])

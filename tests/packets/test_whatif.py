@@ -152,6 +152,9 @@ def test_a_change_that_means_nothing_is_refused(engine, change, kind):
     lambda known: {**known, "services": 1},
     lambda known: {**known, "connections": [{}]}, lambda known: {**known, "profile": "old"},
     lambda known: {**known, "sysctls": {"x": 1}}, lambda known: {**known, "timeouts": {}},
+    lambda known: {**known, "timeouts": {**known["timeouts"], "tcp": "900"}},
+    lambda known: {**known, "services": [{**row, "servers": [{**its, "overloaded": float("inf")}
+                                                             for its in row["servers"]]} for row in known["services"]]},
     lambda known: {**known, "connections": [{**known["connections"][0], "state": "ASLEEP"}]},
     lambda known: {**known, "connections": [{**known["connections"][0], "caddr": "web"}]},
     *(lambda known, name=name, value=value: {**known, "connections": [{**known["connections"][0], name: value}]}
