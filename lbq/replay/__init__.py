@@ -175,7 +175,8 @@ def _read(file: BinaryIO, path: str, traffic: Traffic, wanted: Endpoint | None, 
             "it is compressed: gunzip it first" if begin.startswith(b"\x1f\x8b") else
             "capture with tcpdump -w, or write one as lbq replay --help says"))
     if ops:
-        raise ConfigError(f"{path} is no capture; --ops plays single datagrams, of which a CSV file of flows tells nothing")
+        raise ConfigError(f"{path} is no capture; --ops plays single datagrams, of which a CSV file of flows tells "
+                          "nothing")
     table.read(file, path, traffic, wanted, tell)
 
 

@@ -85,7 +85,7 @@ def read(file: BinaryIO, name: str, traffic: Traffic, wanted: Endpoint | None, t
 
 def _in_order(traffic: Traffic) -> Iterator[tuple[int, int, int]]:
     """Give the packets of all flows by time, those of one moment in the order of the file: time, flow, kind."""
-    waiting: list[tuple[int, int, int, Iterator[tuple[int, int]]]] = []       # a heap: the next of each flow, and its rest
+    waiting: list[tuple[int, int, int, Iterator[tuple[int, int]]]] = []     # a heap: each flow's next, and its rest
     first, last = traffic.first, traffic.last
     for number in sorted(range(len(first)), key=first.__getitem__):
         yield from _before((first[number], number), waiting)

@@ -151,7 +151,7 @@ class Traffic:
 
 
 class Reader:
-    """Makes flows out of captured packets, one at a time; of clients' datagrams each is one if they are played *ops*."""
+    """Makes flows out of captured packets, one at a time; with *ops* each datagram of a client is one."""
 
     def __init__(self, traffic: Traffic, wanted: Endpoint | None = None, ops: bool = False):
         self.traffic = traffic

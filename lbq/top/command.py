@@ -50,9 +50,9 @@ def main(words: list[str]) -> int:
     parser.add_argument("--interval", metavar="SECONDS", default="1", help="between two looks (default 1)")
     parser.add_argument("--sort", metavar="COLUMN", help="sort services by "
                         f"{', '.join(column.title.lower() for column in SERVICE_COLUMNS)} (default pkt/s)")
-    parser.add_argument("--trace", action="store_true", help="show decisions in place of new connections: also those of "
-                        "connections that are gone again, and why packets go nowhere; the director keeps records for it "
-                        "(docs/trace.md says what that costs)")
+    parser.add_argument("--trace", action="store_true", help="show decisions in place of new connections: also those "
+                        "of connections that are gone again, and why packets go nowhere; the director keeps records "
+                        "for it (docs/trace.md says what that costs)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--once", action="store_true", help="print one screen as text and end; needs no terminal")
     form.add_argument("--json", action="store_true", help="print one JSON object and end")

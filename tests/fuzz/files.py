@@ -64,12 +64,13 @@ FLOWS = in_order(connection("10.0.0.9:40000", "192.168.10.1:80", 0, 30, data=2),
 FRAMES = [(moment, bytes(12) + b"\x81\0\0\7" + (b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet)
           for moment, packet in FLOWS]
 CUT = [(40, FLOWS[0][1][:30])]      # by a snap length: no whole TCP header, and the file ends there
-CAPTURES = (pcap(FLOWS), pcap([*FLOWS, *CUT]), pcap(FRAMES, link=1, order=">", nano=True), pcapng(FLOWS), pcapng(FRAMES, link=1, order=">"),
+CAPTURES = (pcap(FLOWS), pcap([*FLOWS, *CUT]), pcap(FRAMES, link=1, order=">", nano=True), pcapng(FLOWS),
+            pcapng(FRAMES, link=1, order=">"),
             csv("0,10.0.0.9,30,7,900,tcp:192.168.10.1:80", "1.5,[2001:db8::9]:5,9e1,,,udp:[2001:db8::1]:53",
                 header="start,client,duration,packets,bytes,destination").encode())
 TABLE = taken(filled(ENGINES["reference"](max_connections=1024, profile="new"), "sh"))
-CHANGES = (f"del server {VIP} 192.168.20.1", f"set server udp:{DNS} 192.168.20.1,weight=0", f"add server {VIP} 192.168.20.9",
-           f"del service {VIP}", "sysctl expire_nodest_conn=1")
+CHANGES = (f"del server {VIP} 192.168.20.1", f"set server udp:{DNS} 192.168.20.1,weight=0",
+           f"add server {VIP} 192.168.20.9", f"del service {VIP}", "sysctl expire_nodest_conn=1")
 WORDS = (b"raise", b"return", b"class", b"\0", b"\xff", b"(", b":", b"1 / 0", b"raise SystemExit(3)",
          b"# coding: utf-7\n", b"[" * 500, b"del Scheduler", b"name = 5", b"def __init__(self, x): pass",
          b"__new__ = None", b"\t", b"'''", b"\\")

@@ -291,7 +291,7 @@ def test_charts_that_cannot_be_drawn_are_one_line_and_the_tables_stay(capsys, we
 def test_a_picture_that_cannot_be_written_is_one_line_and_the_tables_stay(capsys, web, tmp_path, monkeypatch):
     (tmp_path / "x.png").mkdir()
     paper = Paper()
-    paper.savefig = lambda path, **_: open(path, "wb")
+    paper.savefig = lambda path, **_: path.write_bytes(b"")
     monkeypatch.setattr(charts, "picture", lambda **_: paper)
     assert cli.main(["replay", web, "--scheduler", "rr", "--plot", f"{tmp_path}/x.png"]) == 0
     out, err = capsys.readouterr()

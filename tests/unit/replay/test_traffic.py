@@ -181,7 +181,8 @@ def test_a_capture_that_would_fill_the_memory_is_refused(monkeypatch):
         read(packets)
 
 
-@pytest.mark.parametrize(("limit", "expected"), [("4096\n", 4096), ("max\n", None), (f"{1 << 62}\n", None), (None, None)])
+@pytest.mark.parametrize(("limit", "expected"), [
+    ("4096\n", 4096), ("max\n", None), (f"{1 << 62}\n", None), (None, None)])
 def test_a_container_may_have_less_memory_than_its_machine(tmp_path, limit, expected):
     whole = traffic_module.memory(tmp_path / "nothing")
     assert whole == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

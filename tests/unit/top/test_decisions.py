@@ -110,7 +110,8 @@ def test_a_packet_of_which_little_is_known_is_told_all_the_same(director, decisi
     director.waiting = [RECORD.pack(*{**its, "before_length": length}.values()) for length in (0, 20)]
     decisions.read(director, 101.0)
 
-    assert [decision[1:3] for decision in decisions.newest(9)] == [("10.0.0.9:0", "tcp:192.168.10.1:0"), ("?:0", "?:?:0")]
+    assert [decision[1:3] for decision in decisions.newest(9)] == [
+        ("10.0.0.9:0", "tcp:192.168.10.1:0"), ("?:0", "?:?:0")]
 
 
 def test_an_engine_that_cannot_be_traced_is_watched_all_the_same(watched):
