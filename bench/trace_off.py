@@ -20,8 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ASKS = {        # in _fastpath.pyx, and what stands there when nobody can look
     "self._decide_seen(&one, now_ns) if self.tracing else self._decide(&one, now_ns)": "self._decide(&one, now_ns)",
-    "                if self.tracing:\n                    self._decide_seen(&batch.packets[i], now)\n                else:\n"
-    "                    self._decide(&batch.packets[i], now)\n": "                self._decide(&batch.packets[i], now)\n",
+    "                if self.tracing:\n"
+    "                    self._decide_seen(&batch.packets[i], now)\n"
+    "                else:\n"
+    "                    self._decide(&batch.packets[i], now)\n":
+        "                self._decide(&batch.packets[i], now)\n",
 }
 FLOWS = 100_000
 PACKETS = 1_000_000     # a turn
