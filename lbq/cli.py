@@ -475,6 +475,7 @@ LAB_EXAMPLES = """\
 examples:
   sudo lbq lab nat                              ten requests, and what became of them
   sudo lbq lab dr --keep                        and leave it up, to play with
+  sudo lbq lab dr --bare                        bare machines, to set all of it up yourself
   sudo lbq lab nat --report lab.html            and a page to click through, hop by hop, and NAT beside DR and TUN
   sudo lbq lab nat --exercise 1                 a lab in which something is wrong: find it, mend it
 """
@@ -486,7 +487,9 @@ def _lab(words: list[str]) -> int:
     parser.add_argument("mode", metavar="MODE", help="nat, dr or tun")
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--keep", action="store_true", help="leave it up, and print commands to play with")
-    end.add_argument("--down", action="store_true", help="take down a lab that was kept")
+    end.add_argument("--bare", action="store_true", help="build the machines with their addresses and web servers, and "
+                     "leave them up; what a balancer needs is yours to do, as the tutorial says")
+    end.add_argument("--down", action="store_true", help="take down a lab that was left up")
     parser.add_argument("--report", metavar="FILE", help="write a page that shows one request packet by packet, in the "
                         "labs of all modes, MODE's first; one HTML file, for a browser without a network")
     parser.add_argument("--only", action="store_true", help="with --report: run no other lab than MODE's")
@@ -501,9 +504,11 @@ def _lab(words: list[str]) -> int:
 
     if said.exercise is not None or said.ask:
         if said.exercise is None or said.keep or said.down or said.report or said.only:
+        if said.exercise is None or said.keep or said.bare or said.down or said.report:
             raise ConfigError("say lbq lab MODE --exercise N, with --check, --hint or --solution or none of them")
         return lab.exercise(mode_of(said.mode), parse_number(said.exercise, "--exercise", 1, 99), said.ask)
-    return lab.main(mode_of(said.mode), keep=said.keep, down=said.down, report=said.report, only=said.only)
+    return lab.main(mode_of(said.mode), keep=said.keep, down=said.down, report=said.report, only=said.only,
+                    bare=said.bare)
 
 
 def _realserver(words: list[str]) -> int:

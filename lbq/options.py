@@ -71,6 +71,8 @@ other commands:
   lbq cleanup                                   put the host back after a director was killed
   lbq lab nat|dr|tun [--keep | --down] [--report FILE]   try all of it in network namespaces, in a minute
   lbq lab nat|dr|tun --exercise N [--check]     a broken one, to be repaired
+  lbq lab nat|dr|tun --exercise N [--check]     a broken one, to be repaired
+  lbq lab nat|dr|tun [--keep | --bare | --down] [--report FILE]   try all of it in network namespaces, in a minute
   lbq replay FILE.pcap|FLOWS.csv [OPTION]...    captured connections through every scheduler, offline, without root
   lbq bench [--quick] [OPTION]...               this machine's speed, beside plain forwarding, DNAT and proxies
   lbq realserver dr|tun --vip VIP [--undo]      on a real server: the VIP on lo, and no ARP or NDP for it

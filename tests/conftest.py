@@ -1,7 +1,7 @@
 """What all suites share: where the helpers are found, and the first line of every run.
 
 The source tree goes to the *end* of the search path: an installed lbq is tested where there is one, and
-``tests.helpers`` is found in any case.
+``tests.helpers`` is found in any case.  So are the generators of pages, which Sphinx finds in docs/_ext.
 """
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = str(Path(__file__).resolve().parent.parent)
-if ROOT not in sys.path:
-    sys.path.append(ROOT)
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT, ROOT / "docs" / "_ext"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def pytest_report_header(config):

@@ -6,6 +6,7 @@ from pathlib import Path
 import manual
 import scheduler_pages
 import state_pages
+import tutorial_pages
 
 
 def setup(app) -> dict:
@@ -16,7 +17,7 @@ def setup(app) -> dict:
 
 def pages() -> dict[str, str]:
     """Return every page by its path below docs/generated."""
-    return {**scheduler_pages.pages(), **state_pages.pages(), **manual.pages()}
+    return {**scheduler_pages.pages(), **state_pages.pages(), **manual.pages(), **tutorial_pages.pages()}
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

@@ -27,9 +27,9 @@ IPIP = 4
 class RoutedLab(Lab):
     """The network of DR or TUN, up inside a ``with`` block and gone after it."""
 
-    def __init__(self, mode: str, prefix: str = "lbq-", servers: int = 2, keep: bool = False,
+    def __init__(self, mode: str, prefix: str = "lbq-", servers: int = 2, keep: bool = False, bare: bool = False,
                  say=lambda line: None):
-        super().__init__(prefix, servers=servers, keep=keep, say=say)
+        super().__init__(prefix, servers=servers, keep=keep, bare=bare, say=say)
         self.mode = mode
         self.vip = VIP
         self.director.address = DIRECTOR
@@ -54,6 +54,14 @@ class RoutedLab(Lab):
         if self.mode == "tun":
             for number, server in enumerate(self.servers, 1):
                 self._connect_to(self.router, f"net{number}", f"10.20.{number}.254", [server])
+        if self.bare:
+            self.say(f"director      {DIRECTOR}")
+            self.say(f"servers       {_names(self.servers)}")
+        else:
+            self._give_vip()
+
+    def _give_vip(self) -> None:
+        """Give the director and the web servers the VIP, and let these end tunnels if the mode is tun."""
         with self.director.links() as links:
             links.addr("add", index=links.link_lookup(ifname="eth0")[0], address=VIP, prefixlen=32)
         self.say(f"director      {DIRECTOR}, and the VIP {VIP}")

@@ -50,10 +50,11 @@ class Lab:
     """The whole network, up inside a ``with`` block and gone after it, whatever happens in between."""
 
     def __init__(self, prefix: str = "lbq-", clients: int = 1, servers: int = 2, vip_local: bool = True,
-                 keep: bool = False, say=lambda line: None):
+                 keep: bool = False, bare: bool = False, say=lambda line: None):
         self.vip = VIP
         self.vip_local = vip_local
         self.keep = keep            # programs outlive this process, and leaving the block takes nothing down
+        self.bare = bare            # machines and cables only: what a balancer needs is left to who learns it
         self.say = say              # called with one line a step
         self.owned = False          # down() touches nothing that up() did not make
         self.folder = Path(f"/run/{prefix}lab")
@@ -125,10 +126,11 @@ class Lab:
         if not self.vip_local:
             for client in self.clients:
                 _add_route(client, f"{self.vip}/32", self.director.address)
-        self.say(f"server side   {_names(self.servers)}; director {GATEWAY} (their default gateway)")
-        self._connect("servers", GATEWAY, self.servers)
+        what = "which they do not know yet" if self.bare else "their default gateway"
+        self.say(f"server side   {_names(self.servers)}; director {GATEWAY} ({what})")
+        self._connect("servers", GATEWAY, self.servers, is_default=not self.bare)
 
-    def _connect(self, side: str, gateway: str, hosts: list[Namespace]) -> None:
+    def _connect(self, side: str, gateway: str, hosts: list[Namespace], is_default: bool = True) -> None:
         """Give the director a link named *side* with address *gateway*, and connect *hosts* to it."""
         with self.director.links() as links:
             if len(hosts) == 1:
@@ -146,7 +148,8 @@ class Lab:
         for host in hosts:
             with host.links() as links:
                 _bring_up(links, "eth0", host.address)
-            _add_route(host, "default", gateway)
+            if is_default:
+                _add_route(host, "default", gateway)
 
     def start_director(self, *options: str, timeout: float = 15.0) -> Process:
         """Run ``lbq OPTIONS`` (``--vip VIP:80`` unless they name one, or serve) until it says that it is ready."""

@@ -45,10 +45,10 @@ PICTURES = {"nat": """\
 TITLES = {"nat": "NAT", "dr": "direct routing", "tun": "tunnelling"}
 
 
-def main(mode: str, keep: bool, report: Path | None = None, also: tuple[str, ...] = ()) -> int:
+def main(mode: str, keep: bool, report: Path | None = None, also: tuple[str, ...] = (), bare: bool = False) -> int:
     """Give the tour, and write a *report* that has the labs *also*, too; return the exit status.
 
-    Everything is taken down at the end, unless *keep*, whatever happened.
+    Everything is taken down at the end, unless *keep*, whatever happened.  *bare* builds the machines, and no more.
     """
     require_root()
     if report is not None:
@@ -58,7 +58,7 @@ def main(mode: str, keep: bool, report: Path | None = None, also: tuple[str, ...
         for other in also:      # before the tour, as a lab that is kept would be in the way
             _say(f"Recording the same request in the {TITLES[other]} lab ...")
             _give(other, keep=False, is_told=False, recorded=recorded)
-        _give(mode, keep, is_told=True, recorded=None if report is None else recorded)
+        _give(mode, keep or bare, is_told=True, recorded=None if report is None else recorded, bare=bare)
     except signals.Interrupted as interrupted:
         return interrupted.status
     finally:
@@ -81,9 +81,9 @@ def _try_to_write(report: Path) -> None:
         raise ConfigError(f"cannot write {report}: {error.strerror}") from error
 
 
-def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None) -> None:
+def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None, bare: bool = False) -> None:
     """Give the tour through one lab, silently unless it *is_told*; add a request to *recorded* if that is wanted."""
-    lab = _lab(mode, keep=keep, say=lambda line: _say("  " + line))
+    lab = _lab(mode, keep=keep, bare=bare, say=lambda line: _say("  " + line))
     if taken := ", ".join(namespace.name for namespace in lab.existing()):
         raise HostError(f"cannot build the lab: network namespace {taken} exists already; "
                         f"if it is from an earlier lab, take that down with: lbq lab {mode} --down")
@@ -100,7 +100,10 @@ def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None
         print(f"\n{interrupted}: the lab ends here.", flush=True)
         raise
     finally:
-        if keep and is_done:
+        if bare and is_done:
+            print("The machines stay up.  No director runs, and nothing is set up for one: that is yours to do.\n"
+                  f"Take them down with: {_own_command()} lab {mode} --down", flush=True)
+        elif keep and is_done:
             _print_what_to_play_with(mode, lab)
         else:
             with redirect_stdout(sys.stdout if is_told else io.StringIO()):
@@ -135,6 +138,8 @@ def _tour(mode: str, lab: Lab, recorded: list[Recording] | None) -> None:
     lab.up()
     lab.say("web servers   each answers with its own name on port 80")
     lab.start_web_servers()
+    if lab.bare:
+        return
     options = _director_options(mode, lab)
     if recorded is not None:
         options += ["--data-path", "rewrite"]       # the one in which lbq has every packet in hand

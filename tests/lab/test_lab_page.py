@@ -4,12 +4,12 @@ The page is written once; pictures of it are kept in build/screenshots.
 """
 from __future__ import annotations
 
-import json
 import re
 import signal
 from pathlib import Path
 
 import pytest
+import recorded
 
 from lbq.schedulers import BUILT_IN
 from tests.helpers.chromium import Chromium
@@ -35,7 +35,7 @@ def page(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def data(page) -> dict:
     """Return the data in the page."""
-    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+    return recorded.data(page)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,15 @@ def test_the_choice_is_explained_and_the_entry_follows(stories, mode):
     states = [step["entry"]["state"] for step in story["steps"] if step["kind"] == "lbq"]
     assert states[0] == "SYN_RECV" and "ESTABLISHED" in states
     assert states[-1] == ("TIME_WAIT" if mode == "nat" else "FIN_WAIT")
+
+
+@pytest.mark.parametrize("mode", REQUESTS)
+def test_the_tutorial_shows_what_happens(stories, mode):
+    """Its pictures are drawn from a recording that is kept: docs/recorded.  Which side closes first is luck."""
+    def sorted_packets(recording: dict) -> dict:
+        return {**recording, "packets": sorted(recording["packets"], key=lambda packet: packet["name"] + str(packet))}
+
+    assert sorted_packets(recorded.condense(stories[mode])) == sorted_packets(recorded.load(mode))
 
 
 def test_what_differs_is_said_of_every_lab(data):

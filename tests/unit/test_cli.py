@@ -167,6 +167,9 @@ def test_what_the_director_refuses_is_one_line_and_status_2(director, capsys):
     (["add", "server", "192.168.10.1:80", "10.0.0.1,weight"], "setting 'weight' has no value; write weight=VALUE"),
     (["decap", "--vip", "10.0.0.1", "--type", "vxlan"], "unknown --type 'vxlan'"),
     (["lab", "nat", "--keep", "--down"], "not allowed with"),
+    (["lab", "nat", "--bare", "--keep"], "not allowed with"),
+    (["lab", "nat", "--bare", "--report", "lab.html"], "say one of --bare and --report"),
+    (["lab", "nat", "--bare", "--exercise", "1"], "say lbq lab MODE --exercise N"),
     (["x\n\x1b[31m"], r"unknown command 'x\n\x1b[31m'"),
 ])
 def test_a_mistake_is_one_line_and_asks_no_director(director, asked, capsys, words, complaint):
