@@ -14,11 +14,9 @@ from lbq.explain.fields import fields
 from lbq.show.ipvs import numeric
 from lbq.top.layout import short
 from lbq.top.newest import KEPT, Decision
-from lbq.trace.command import PAGE
 from lbq.trace.records import Traced, decode
 
-PAGES = 8               # that a look reads
-FRESH_SECONDS = 2.5     # after which a trace may be somebody else's: the director ends it when nobody reads it for 3
+PAGES = 32              # that a look reads
 SECOND = 1_000_000_000
 
 
@@ -36,44 +34,36 @@ class TracedDecisions:
         self.missed = 0                             # packets
         self.refused = ""                           # why there is no trace
         self._missed_before = 0                     # the present trace
-        self._names: list[str] | None = None        # of outcomes; None: there is no trace of ours
-        self._read_at = 0.0
+        self._begun: dict | None = None             # the director's answer: its number, and the outcomes' names
 
-    def read(self, client: ControlClient, now: float) -> None:
+    def read(self, client: ControlClient) -> None:
         """Take in what was decided since the last look, and see that there is a trace."""
-        if not self.is_ours(now):
-            self._names = None
         try:
-            if self._names is None:
+            if self._begun is None:
                 self._begin(client)
             for _ in range(PAGES):
-                records, counters = client.call("trace_read", limit=PAGE)
-                for traced in decode(bytes.fromhex(records), self._names):
+                records, counters = client.call("trace_read", trace=self._begun["trace"])
+                for traced in decode(bytes.fromhex(records), self._begun["outcomes"]):
                     self.see(traced)
-                waiting = counters.get("waiting", 0)            # of a trace that is gone nothing is counted
-                self.missed = self._missed_before + counters.get("lost", 0)
-                if not waiting:
+                self.missed = self._missed_before + counters["lost"]
+                if not counters["waiting"]:
                     break
             else:                   # the rest is old when it is its turn
-                self.missed += waiting
-                client.call("trace_stop")
+                self.missed += counters["waiting"]
+                self.end(client)
                 self._begin(client)
-        except HostError as error:
-            self._names, self.refused = None, str(error)
+        except HostError as error:  # somebody else traces, or this trace has ended, because it was not read
+            self._begun, self.refused = None, str(error)
         else:
-            self.refused, self._read_at = "", now
+            self.refused = ""
 
-    def is_ours(self, now: float) -> bool:
-        """Return True while there is a trace that was begun here."""
-        return self._names is not None and now - self._read_at < FRESH_SECONDS
-
-    def end(self, client: ControlClient, now: float) -> None:
+    def end(self, client: ControlClient) -> None:
         """Leave no trace behind."""
-        if self.is_ours(now):
-            client.call("trace_stop")
+        if self._begun is not None:
+            client.call("trace_stop", trace=self._begun["trace"])
 
     def _begin(self, client: ControlClient) -> None:
-        self._names, self._missed_before = client.call("trace_start"), self.missed
+        self._begun, self._missed_before = client.call("trace_start"), self.missed
 
     def see(self, traced: Traced) -> None:
         """Keep what was decided about one packet, if that is of interest."""

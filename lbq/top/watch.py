@@ -10,7 +10,6 @@ Each look is a connection of its own: a director that is gone, or another one, i
 """
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -227,7 +226,7 @@ class Watch:
                 self.listing.read(client, shown, entered)
                 self.connections.read(client, now)
                 if self.traced is not None:
-                    self.traced.read(client, now)
+                    self.traced.read(client)
         except LbqError as error:
             self.error = error
         else:
@@ -237,7 +236,7 @@ class Watch:
         """Leave the director as it was."""
         if self.traced is not None:
             with suppress(LbqError), self.connect() as client:
-                self.traced.end(client, time.monotonic())
+                self.traced.end(client)
 
     def _see_totals(self, totals: dict, now: float) -> None:
         losses = {**totals["counters"], **(totals["queue"] or {})}

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import pytest
 
+from lbq.control.questions import TRACE_PAGE
 from lbq.errors import HostError
 from lbq.model import NAT, TCP
 from lbq.protocols import tcp as states
-from lbq.top.decisions import PAGE, PAGES, TracedDecisions
+from lbq.top.decisions import PAGES, TracedDecisions
 from lbq.trace.records import FIELDS, RECORD
 from tests.helpers.packets import tcp
 
@@ -33,17 +34,20 @@ class Director:
         self.lost = 0
         self.refusal = ""
         self.asked: list[str] = []
+        self.traces = 0                 # begun so far
 
-    def call(self, method: str, limit: int = 0):
+    def call(self, method: str, trace: int = 0):
         """Do what is asked."""
         self.asked.append(method)
         if self.refusal:
             raise HostError(self.refusal)
         if method == "trace_start":
-            self.lost = 0
-            return OUTCOMES
+            self.traces, self.lost = self.traces + 1, 0
+            return {"trace": self.traces, "outcomes": OUTCOMES}
+        if trace != self.traces:
+            raise HostError("the trace was ended")
         if method == "trace_read":
-            page, self.waiting = self.waiting[:limit], self.waiting[limit:]
+            page, self.waiting = self.waiting[:TRACE_PAGE], self.waiting[TRACE_PAGE:]
             return [b"".join(page).hex(), {"lost": self.lost, "waiting": len(self.waiting)}]
         self.waiting = []
         return None
@@ -58,7 +62,7 @@ def director() -> Director:
 def decisions(director) -> TracedDecisions:
     """Return decisions of which a trace has been begun."""
     made = TracedDecisions()
-    made.read(director, 100.0)
+    made.read(director)
     return made
 
 
@@ -66,7 +70,7 @@ def test_who_is_new_and_who_gets_nobody_is_shown_the_newest_first(director, deci
     assert (decisions.newest(9), decisions.remark()) == ([], "none yet")
     director.waiting = [record("10.0.0.9:1", 98), record("10.0.0.9:2", 99, is_new=False),
                         record("10.0.0.9:3", 100, "dropped_no_server")]
-    decisions.read(director, 101.0)
+    decisions.read(director)
 
     assert decisions.newest(9) == [(100.0, "10.0.0.9:3", f"tcp:{VIP}", "nobody", "DROP no_server"),
                                    (98.0, "10.0.0.9:1", f"tcp:{VIP}", "192.168.20.1:80", "SYN_RECV")]
@@ -75,40 +79,40 @@ def test_who_is_new_and_who_gets_nobody_is_shown_the_newest_first(director, deci
 
 def test_of_a_busy_director_a_sample_is_looked_at_and_the_rest_counted(director, decisions):
     director.asked.clear()
-    director.waiting, director.lost = [record("10.0.0.9:1", 100)] * (PAGE * PAGES + 10), 7
-    decisions.read(director, 101.0)
+    director.waiting, director.lost = [record("10.0.0.9:1", 100)] * (TRACE_PAGE * PAGES + 10), 7
+    decisions.read(director)
 
     assert decisions.missed == 17 and decisions.remark() == "17 packets came too fast to be looked at"
     assert director.asked == [*["trace_read"] * PAGES, "trace_stop", "trace_start"]
     director.lost = 3
-    decisions.read(director, 102.0)
+    decisions.read(director)
     assert decisions.missed == 20
 
 
 def test_a_trace_that_is_refused_says_why_until_there_is_one(director, decisions):
     director.refusal = "somebody is tracing already"
-    decisions.read(director, 200.0)
+    decisions.read(director)
     assert decisions.remark() == "somebody is tracing already"
     director.refusal = ""
-    decisions.read(director, 201.0)
+    decisions.read(director)
     assert decisions.remark() == "none yet"
 
 
-def test_a_trace_that_was_not_read_for_long_may_be_anothers(director, decisions):
+def test_a_trace_that_has_ended_is_begun_anew(director, decisions):
+    director.traces += 1                # ours was not read for long, and somebody else's followed
     director.asked.clear()
-    decisions.read(director, 103.0)
-    assert director.asked == ["trace_start", "trace_read"]
-    decisions.end(director, 106.0)
-    assert director.asked[2:] == []
-    decisions.read(director, 106.5)
-    decisions.end(director, 107.0)
-    assert director.asked[2:] == ["trace_start", "trace_read", "trace_stop"]
+    decisions.read(director)
+    assert decisions.remark() == "the trace was ended"
+    decisions.read(director)
+    decisions.end(director)
+
+    assert director.asked == ["trace_read", "trace_start", "trace_read", "trace_stop"]
 
 
 def test_a_packet_of_which_little_is_known_is_told_all_the_same(director, decisions):
     its = dict(zip(FIELDS, RECORD.unpack(record("10.0.0.9:1", 100, "dropped_no_server")), strict=True))
     director.waiting = [RECORD.pack(*{**its, "before_length": length}.values()) for length in (0, 20)]
-    decisions.read(director, 101.0)
+    decisions.read(director)
 
     assert [decision[1:3] for decision in decisions.newest(9)] == [
         ("10.0.0.9:0", "tcp:192.168.10.1:0"), ("?:0", "?:?:0")]
