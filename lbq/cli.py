@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from importlib import import_module
 
 from lbq import sysctls
 from lbq.errors import ConfigError, LbqError
@@ -189,12 +190,6 @@ def _stats(words: list[str]) -> int:
     lines = table.json_lines if said.json else table.rates if said.rate else table.statistics
     with _client() as client:
         return _print(lines(client.call("stats")))
-
-
-def _top(words: list[str]) -> int:
-    from lbq.top import command  # only a watcher needs it
-
-    return command.main(words)
 
 
 PROC_FILES = ("ip_vs", "ip_vs_conn", "ip_vs_stats")
@@ -511,59 +506,19 @@ def _lab(words: list[str]) -> int:
                     bare=said.bare)
 
 
-def _realserver(words: list[str]) -> int:
-    from lbq import realserver  # only a real server needs it
+def _of(module: str) -> Callable[[list[str]], int]:
+    """Return the command that is a module's ``main``; what it needs, nothing else of lbq needs to start."""
+    def command(words: list[str]) -> int:
+        return import_module(module).main(words)
 
-    return realserver.main(words)
-
-
-def _doctor(words: list[str]) -> int:
-    from lbq.doctor import command  # probes and all: nothing else needs it to start
-
-    return command.main(words)
-
-
-def _decap(words: list[str]) -> int:
-    from lbq import decap  # only a real server needs it
-
-    return decap.main(words)
-
-
-def _explain(words: list[str]) -> int:
-    from lbq.explain import command  # only who asks why needs it
-
-    return command.main(words)
-
-
-def _trace(words: list[str]) -> int:
-    from lbq.trace import command  # only who looks needs it
-
-    return command.main(words)
-
-
-def _whatif(words: list[str]) -> int:
-    from lbq.whatif import command  # only who asks needs it
-
-    return command.main(words)
-
-
-def _bench(words: list[str]) -> int:
-    from lbq.bench import run  # network namespaces and all: nothing else of lbq needs it to start
-
-    return run.main(words)
-
-
-def _replay(words: list[str]) -> int:
-    from lbq import replay  # plots and all: nothing else of lbq needs it to start
-
-    return replay.main(words)
+    return command
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "conns": _conns,
     "stats": _stats,
-    "top": _top,
+    "top": _of("lbq.top.command"),
     "add": _change("add"),
     "set": _change("set"),
     "del": _change("del"),
@@ -579,13 +534,13 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "stop": _stop,
     "cleanup": _cleanup,
-    "doctor": _doctor,
+    "doctor": _of("lbq.doctor.command"),
     "lab": _lab,
-    "explain": _explain,
-    "trace": _trace,
-    "whatif": _whatif,
-    "bench": _bench,
-    "replay": _replay,
-    "realserver": _realserver,
-    "decap": _decap,
+    "explain": _of("lbq.explain.command"),
+    "trace": _of("lbq.trace.command"),
+    "whatif": _of("lbq.whatif.command"),
+    "bench": _of("lbq.bench.run"),
+    "replay": _of("lbq.replay"),
+    "realserver": _of("lbq.realserver"),
+    "decap": _of("lbq.decap"),
 }
