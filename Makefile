@@ -38,6 +38,7 @@ bench: $(VENV)/lbq-test  ## forwarding, DNAT, proxies, lbq and the floor side by
 	@$(BIN)/pip install -q --group bench
 	@$(BIN)/lbq bench --output $(RESULTS) --terminal
 	@$(BIN)/python bench/micro.py $(RESULTS)
+	@$(BIN)/python bench/trace_off.py $(RESULTS)
 
 bench-ipvs: $(VENV)/lbq-kernel  ## lbq beside kernel IPVS, one kernel guest after the other, half an hour (root)
 	@$(BIN)/python bench/ipvs.py --output $(RESULTS:.json=-ipvs.json)

@@ -498,8 +498,7 @@ def _lab(words: list[str]) -> int:
     from lbq import lab
 
     if said.exercise is not None or said.ask:
-        if said.exercise is None or said.keep or said.down or said.report or said.only:
-        if said.exercise is None or said.keep or said.bare or said.down or said.report:
+        if said.exercise is None or said.keep or said.bare or said.down or said.report or said.only:
             raise ConfigError("say lbq lab MODE --exercise N, with --check, --hint or --solution or none of them")
         return lab.exercise(mode_of(said.mode), parse_number(said.exercise, "--exercise", 1, 99), said.ask)
     return lab.main(mode_of(said.mode), keep=said.keep, down=said.down, report=said.report, only=said.only,

@@ -69,8 +69,6 @@ commands that speak to the running director (each has its own --help):
 other commands:
   lbq serve [OPTION]...                         a director without a service: lbq add service brings them
   lbq cleanup                                   put the host back after a director was killed
-  lbq lab nat|dr|tun [--keep | --down] [--report FILE]   try all of it in network namespaces, in a minute
-  lbq lab nat|dr|tun --exercise N [--check]     a broken one, to be repaired
   lbq lab nat|dr|tun --exercise N [--check]     a broken one, to be repaired
   lbq lab nat|dr|tun [--keep | --bare | --down] [--report FILE]   try all of it in network namespaces, in a minute
   lbq replay FILE.pcap|FLOWS.csv [OPTION]...    captured connections through every scheduler, offline, without root
