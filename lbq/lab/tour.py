@@ -102,7 +102,7 @@ def _give(mode: str, keep: bool, is_told: bool, recorded: list[Recording] | None
     finally:
         if bare and is_done:
             print("The machines stay up.  No director runs, and nothing is set up for one: that is yours to do.\n"
-                  f"Take them down with: {_own_command()} lab {mode} --down", flush=True)
+                  f"Take them down with: {own_command()} lab {mode} --down", flush=True)
         elif keep and is_done:
             _print_what_to_play_with(mode, lab)
         else:

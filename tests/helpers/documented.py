@@ -8,7 +8,8 @@ from typing import NamedTuple
 from tests.helpers.sphinx import DOCS
 
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
-IN_LAB = {("README.md", "make lab"), ("doctor.md", "lbq doctor"), ("tutorial.md", "")}      # tests/lab executes these
+IN_LAB = {("README.md", "make lab"), ("doctor.md", "lbq doctor"), ("tutorial.md", ""),  # test_documented.py in tests/lab
+          ("manual.md", "lbq ")}                                                        # test_manual.py
 
 
 class Command(NamedTuple):

@@ -57,7 +57,7 @@ def test_the_screen_shows_the_director_its_services_and_what_is_new(three):
 def test_workers_and_a_trace_are_named(three):
     assert "workers" not in three.lines(120)[0] and "traced" not in three.lines(120)[0]
     three.director.operations.facts["workers"] = 2
-    three.director.operations.traced_at = 1.0
+    three.director.operations.traced = 1
     three.look()
 
     assert three.lines(120)[0].endswith("  workers 2  traced")
