@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tests.helpers.sphinx import DOCS
 
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
-IN_LAB = {("README.md", "make lab"), ("doctor.md", "lbq doctor"), ("tutorial.md", ""),  # test_documented.py in tests/lab
-          ("manual.md", "lbq ")}                                                        # test_manual.py
+IN_LAB = {("README.md", "make lab"), ("doctor.md", "lbq doctor"),       # tests/lab/test_documented.py executes these,
+          ("tutorial.md", ""), ("manual.md", "lbq ")}                   # this page, and test_manual.py that one
 
 
 class Command(NamedTuple):
