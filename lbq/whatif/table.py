@@ -70,7 +70,10 @@ def copy(table: dict) -> Witness:
     for row in table["services"]:
         service = engine.services.by_key[key_of(row)]
         for server, its in zip(service.servers, row["servers"], strict=True):
-            server.overloaded = its.get("overloaded", False)
+            overloaded = its.get("overloaded", False)
+            if overloaded not in (True, False):
+                raise ValueError(f"overloaded {overloaded!r}")
+            server.overloaded = overloaded
     return engine
 
 
