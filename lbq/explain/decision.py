@@ -14,6 +14,7 @@ from lbq.grammar import format_address, format_endpoint
 from lbq.host import routes as host_routes
 from lbq.host.addresses import gateway_towards, local_addresses
 from lbq.model import AF_INET, AF_INET6, FAMILY_NAMES, PROTOCOL_NAMES, TCP
+from lbq.modes import tun
 from lbq.parsing import Parsed, addresses, family_of, parse
 from lbq.protocols import tcp, udp
 from lbq.sysctls import defaults
@@ -67,9 +68,8 @@ def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict 
     before = bytes(packet)
     verdict = twin.handle(packet, hook, form, now_ns=now_ns, mark=mark)
     after = bytes(packet)
-    sent = [{"next_hop": format_address(each.next_hop, each.family), "packet": each.packet.hex(),
-             "fields": fields.fields(each.packet), "changes": fields.changes(before, each.packet),
-             "checksums": _arithmetic(before, each.packet, form)} for each in verdict.sent]
+    sent = [{"next_hop": format_address(each.next_hop, each.family), **_sent(before, each.packet, form)}
+            for each in verdict.sent]
     decision = {
         "packet": {"fields": fields.fields(before), "hook": HOOKS[hook], "mark": mark, "bytes": before.hex(),
                    "family": FAMILY_NAMES[parsed.family]},
@@ -83,6 +83,14 @@ def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict 
     }
     decision["next"], decision["ways"] = _next(decision, verdict, after, twin, ways)
     return decision
+
+
+def _sent(before: bytes, packet: bytes, form: int) -> dict:
+    """Return what is to be known of a *packet* that leaves in place of *before*, or with it inside, in a tunnel."""
+    at = 0 if addresses(packet, 0) == addresses(before, 0) else max(tun.inner_of(packet, len(packet)), 0)
+    inner = packet[at:]
+    return {"packet": packet.hex(), "fields": fields.fields(packet), "inner": fields.fields(inner) if at else None,
+            "changes": fields.changes(before, inner), "checksums": _arithmetic(before, inner, form)}
 
 
 def _join(twin: Witness, packet: bytearray, parsed: Parsed) -> int:

@@ -19,6 +19,8 @@ def lines(decision: dict) -> Iterator[str]:
     yield from _changed(decision["changes"], decision["checksums"])
     for each in decision["sent"]:
         yield _line("sent", f"to {each['next_hop']}: " + packet_line({"fields": each["fields"]}))
+        if each["inner"]:
+            yield _line("inside", packet_line({"fields": each["inner"]}))
         yield from _changed(each["changes"], each["checksums"])
     if decision["answer"]:
         yield _line("answer", packet_line({"fields": decision["answer"]["fields"]}))

@@ -7,7 +7,7 @@ from lbq.errors import ConfigError
 from lbq.explain import decision, fields
 from lbq.explain.twin import of_rows
 from lbq.forwarding import Route, icmp_error
-from lbq.model import AF_INET, OPS
+from lbq.model import AF_INET, OPS, TUN, TUNNEL_NAMES, Tunnel
 from lbq.sysctls import defaults
 from tests.helpers.engines import NS, endpoint, key
 from tests.helpers.packets import address, read, tcp, udp
@@ -92,6 +92,18 @@ def test_a_connection_of_ipv6_is_told_as_it_is_written():
         said = decide(twin, None, tcp("[2001:db8::9]:40000", "[2001:db8::1]:80", flags))
     told = said["steps"][0]["text"]
     assert "in the table: tcp [2001:db8::9]:40000 → [2001:db8::1]:80 at [2001:db8:20::1]:80," in told
+
+
+@pytest.mark.parametrize("kind", TUNNEL_NAMES, ids=TUNNEL_NAMES.values())
+def test_what_is_in_a_tunnel_is_compared_not_what_is_around_it(kind):
+    twin = of_rows([], defaults(), decision.TIMEOUTS)
+    twin.add_service(key(f"tcp:{VIP}"), "rr")
+    twin.add_server(key(f"tcp:{VIP}"), address("192.168.20.1"), 80, mode=TUN, tunnel=Tunnel(kind, 6080))
+    twin.set_routes([(address("192.168.20.1"), 1500, address("192.168.20.254"), 1, "020000000001")])
+    [sent] = decide(twin, None, tcp(CLIENT, VIP, "S"))["sent"]
+    assert sent["fields"]["source"] == "192.168.20.254" and sent["fields"]["destination"] == "192.168.20.1"
+    assert sent["inner"]["destination"] == "192.168.10.1" and sent["inner"]["flags"] == "SYN"
+    assert {each["field"] for each in sent["changes"]} == {"TTL", "IP checksum"}
 
 
 def test_a_connection_of_one_packet_ends_with_it():
