@@ -5,7 +5,10 @@ import json
 
 import pytest
 
+from lbq.forwarding import icmp_error
 from lbq.lab.routed import RoutedLab
+from lbq.trace.capture import BEFORE, Capture
+from tests.helpers.packets import tcp
 from tests.helpers.routed import start as start_routed
 from tests.helpers.topology import curl, hold, listing, new_lab, start_endpoints, start_nginx, tell, visit
 
@@ -68,6 +71,26 @@ def test_every_step_of_a_connection_is_told(lab):
     assert gone["outcome"] == "dropped_server_gone" and "(deleted)" in gone["steps"][0]["text"]
     text = lab.lbq("explain", "--from", client, "--to", f"{lab.vip}:80").stdout
     assert "verdict     DROP (dropped_server_gone)" in text
+    held.close()
+
+
+def test_a_servers_own_packet_and_an_error_are_seen_on_their_way_to_the_client(lab, tmp_path):
+    start_endpoints(lab, "hold")
+    start(lab, "rr")
+    _, held = hold(lab.client, lab.vip)
+    client = "{}:{}".format(*held.getsockname())
+    [connection] = tell(lab, "connections")["connections"]
+    server = f"{connection['daddr']}:{connection['dport']}"
+
+    stranger = explain(lab, server, f"{lab.client.address}:1", "--flags", "SA")
+    assert (stranger["packet"]["hook"], stranger["outcome"]) == ("POSTROUTING", "passed_no_connection")
+    sent = tcp(client, server)
+    error = icmp_error(3, 4, 1300, sent, len(sent))
+    with open(tmp_path / "error.pcapng", "wb") as file:
+        Capture(file).add(BEFORE, 0, error, len(error), "")
+    said = json.loads(lab.lbq("explain", "--pcap", str(tmp_path / "error.pcapng"), "--packet", "1", "--json").stdout)
+    assert (said["packet"]["hook"], said["outcome"]) == ("POSTROUTING", "rewritten")
+    assert {"field": "quoted destination", "before": connection["daddr"], "after": lab.vip} in said["changes"]
     held.close()
 
 
