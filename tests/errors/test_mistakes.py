@@ -20,7 +20,7 @@ MISTAKES = [
     (("doctor", "--service", "192.168.10.1"), "'192.168.10.1' has no port; write VIP:PORT"),
     # what is to be explained
     (("explain",), "say which packet: --from CIP:PORT --to VIP:PORT, or --pcap FILE"),
-    ((*FROM, "--pcap", "x"), "say --from and --to, or --pcap"),
+    ((*FROM, "--pcap", "x"), "a packet of --pcap is what it is"),
     (("explain", "--pcap", "/no/such"), "cannot read /no/such: No such file or directory"),
     (("explain", "--pcap", "/etc/passwd"), "/etc/passwd is no capture"),
     ((*FROM, "--to", "192.168.10.1"), "'192.168.10.1' has no port; write ADDRESS:PORT"),
