@@ -85,7 +85,7 @@ def _netmask(row: dict) -> int:
             return int.from_bytes(socket.inet_pton(AF_INET, text))
         if 1 <= int(text) <= 128:
             return int(text)
-    except (OSError, TypeError, ValueError):
+    except (OSError, OverflowError, TypeError, ValueError):     # 1e999 is a number in JSON
         pass
     raise ConfigError(f"{text!r} is no netmask; IPv4 has 255.255.255.0, IPv6 the length 64")
 

@@ -72,6 +72,7 @@ def test_a_server_nobody_can_mean_is_refused_and_nothing_changes(client, change)
     ("kernel_server", {"do": "add", "service": SERVICE, "server": {**SERVER, "address": "127.255.255.255"}},
      NotUnicast),
     ("kernel_service", {"do": "add", "service": 5}, LbqError),
+    ("kernel_service", {"do": "add", "service": {**SERVICE, "address": "::1", "netmask": float("inf")}}, ConfigError),
     ("replace", {"services": [5], "timeouts": {}}, ConfigError),
     ("replace", {"services": [SERVICE], "timeouts": {}}, ConfigError),
     ("replace", {"services": [{**SERVICE, "servers": [5]}], "timeouts": {}}, ConfigError),
