@@ -4,7 +4,7 @@ What ``lbq conns`` shows, and what ``lbq end`` ends, are rows of ``conntrack.dec
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from lbq.conntrack import STATE_NAMES, TEMPLATE_STATES
 from lbq.errors import ConfigError
@@ -43,9 +43,15 @@ def _of(end: str) -> Callable[[str], Wanted]:
     return make
 
 
-def _in_state(text: str) -> Wanted:
+def read_state(text: str, states: Collection[str]) -> str:
+    """Return the one of *states* that *text* names, in letters of any size."""
     state = text.upper()
-    if state not in STATES:
-        raise ConfigError(f"unknown state '{text}'{did_you_mean(text, map(str.lower, STATES))}; "
-                          f"there are {', '.join(STATES)}")
+    if state not in states:
+        raise ConfigError(f"unknown state '{text}'{did_you_mean(text, map(str.lower, states))}; "
+                          f"there are {', '.join(states)}")
+    return state
+
+
+def _in_state(text: str) -> Wanted:
+    state = read_state(text, STATES)
     return lambda row: row["state"] == state

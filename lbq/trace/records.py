@@ -9,8 +9,8 @@ from lbq.conntrack import STATE_NAMES
 from lbq.errors import ConfigError
 from lbq.explain.fields import fields, transport
 from lbq.explain.words import MEANING
+from lbq.filters import read_state
 from lbq.grammar import (
-    did_you_mean,
     format_address,
     format_endpoint,
     parse_address,
@@ -20,6 +20,7 @@ from lbq.grammar import (
 )
 from lbq.model import AF_INET, AF_INET6, MODE_NAMES, packed
 from lbq.parsing import addresses, family_of
+from lbq.show.ipvs import numeric
 
 SNAP = 192                  # these as in _trace.pxd
 RECORD = struct.Struct("<QIIIHHH13B3x16s16s192s192s6x")
@@ -71,7 +72,7 @@ class Traced(NamedTuple):
     def line(self) -> str:
         """Return it on a line."""
         its = fields(self.before)
-        ends = [_end(str(its.get(end, "?")), its.get(port))
+        ends = [numeric(str(its.get(end, "?")), its[port], "") if port in its else str(its.get(end, "?"))
                 for end, port in (("source", "source port"), ("destination", "destination port"))]
         words = [f"{its.get('protocol', '?')}", str(its.get("flags", "")), f"{ends[0]} → {ends[1]}", f"{self.length} B"]
         if self.state_after:
@@ -86,12 +87,6 @@ class Traced(NamedTuple):
         if self.outcome not in ("rewritten", "forwarded", "passed_reply"):
             words.append(f"{'DROP ' if self.is_dropped() else ''}{self.outcome}: it {MEANING[self.outcome]}")
         return "  ".join(word for word in words if word)
-
-
-def _end(address: str, port: int | None) -> str:
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def decode(records: bytes, names: list[str]) -> list[Traced]:
@@ -166,9 +161,7 @@ def wanted(*, client: str | None = None, service: str | None = None, server: str
 
 def _state(state: str, protocol: int | None) -> dict:
     """Return the number of a *state*, and the protocol that has it: that of a service, or the first that knows it."""
-    if state not in STATES:
-        raise ConfigError(f"unknown state '{state}'{did_you_mean(state, map(str.lower, STATES))}; "
-                          f"there are {', '.join(STATES)}")
+    read_state(state, STATES)
     for number in [protocol] if protocol else list(STATE_NAMES):
         if state in STATE_NAMES[number]:
             return {"state": STATE_NAMES[number].index(state), "protocol": number}
