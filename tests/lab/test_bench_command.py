@@ -12,6 +12,7 @@ import pytest
 
 from lbq.lab.namespace import NETNS_FOLDER
 from lbq.lab.topology import lbq_command, this_lbq
+from tests.helpers.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +108,23 @@ def test_a_signal_at_any_stage_leaves_nothing(tmp_path, line, number, status):
     assert (benchmark.returncode, said) == (status, "")
     assert last_words.endswith(f"{signal.Signals(number).name}: the benchmark ends here; nothing is kept\n")
     assert leftovers(benchmark.pid) == [] and os.listdir(tmp_path) == []
+
+
+def test_what_its_programs_leave_when_they_are_ended_goes_with_it(tmp_path):
+    """Like iperf3, which has a temporary file until it has mapped it."""
+    programs, temporary, ran = (tmp_path / name for name in ("programs", "temporary", "ran"))
+    programs.mkdir()
+    temporary.mkdir()
+    (programs / "iperf3").write_text(f'#!/bin/sh\n: > "$TMPDIR/iperf3.left" && : > {ran}\nexec sleep {TIMEOUT}\n')
+    (programs / "iperf3").chmod(0o755)
+    benchmark = start("--columns", "plain", "--workloads", "bulk", folder=temporary,
+                      PATH=f"{programs}:{os.environ['PATH']}")
+    wait_until(ran.exists, timeout=TIMEOUT)
+    benchmark.terminate()
+    benchmark.communicate(timeout=TIMEOUT)
+
+    assert benchmark.returncode == 143
+    assert leftovers(benchmark.pid) == [] and os.listdir(temporary) == []
 
 
 def test_the_next_run_takes_away_what_a_killed_one_left(tmp_path):
