@@ -27,6 +27,7 @@ cdef class Connections(Slots):
     cdef int drop_counts[9]
     cdef uint32_t drop_cursor, to_drop      # drop_entry: the next entry, and how many are left to look at
     cdef bint tidying                       # schedulers are
+    cdef FlowEntry gone                     # the last one-packet connection, for a trace
 
     cdef void bind(self, FlowEntry *entry) noexcept nogil
     cdef void unbind(self, FlowEntry *entry) noexcept nogil

@@ -222,6 +222,7 @@ cdef class Connections(Slots):
 
     cdef void end_one_packet(self, FlowEntry *entry) noexcept nogil:
         """Take a one-packet connection, in entry 0, off its server and its template."""
+        self.gone = entry[0]
         self.unbind(entry)
         if entry.control:
             self.table.entries[entry.control].controlled -= 1

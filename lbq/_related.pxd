@@ -7,6 +7,8 @@ from lbq._packet cimport Packet
 
 
 cdef class Related(Forwarding):
+    cdef uint32_t about             # the connection that the last ICMP error was about, for a trace
+
     cdef int icmp_request(self, Packet *packet, uint64_t now) noexcept nogil
     cdef int _icmp_to_server(self, Packet *packet, FlowEntry *entry, uint64_t hashed, uint64_t now) noexcept nogil
     cdef int icmp_reply(self, Packet *packet, uint64_t now) noexcept nogil

@@ -63,7 +63,7 @@ cdef class Related(Forwarding):
             outcome = self.admit(&about, now, &number)
             if outcome != REWRITTEN:
                 return PASSED_ICMP if outcome < DROPPED_NO_SERVER else outcome
-            made = True
+            made, self.about = True, number
         entry = &self.table.entries[number]
         if entry.flags & FLAG_OFFLOADED:        # conntrack rewrites what is related to its connections, too
             return PASSED_ICMP
@@ -148,7 +148,8 @@ cdef class Related(Forwarding):
         """Return the connection that a client's packet, perhaps as its server saw it, belongs to, or 0."""
         cdef Key key = client_key(about)
         about.hashed = hash_key(&self.table, direction, &key)
-        return find(&self.table, about.hashed, direction, &key, FLAG_NO_CPORT)
+        self.about = find(&self.table, about.hashed, direction, &key, FLAG_NO_CPORT)
+        return self.about
 
     cdef int _without_ports(self, Packet *packet, int at) noexcept nogil:
         """Say what becomes of an error that quotes no ports: it cannot be scheduled (sysctl schedule_icmp).

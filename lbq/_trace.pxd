@@ -1,6 +1,7 @@
 # C types for _trace.pyx: a ring of what was decided, for whoever wants to see it (lbq trace).
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from lbq._flowtable cimport FlowEntry
 from lbq._offload cimport Offload
 from lbq._packet cimport Packet
 
@@ -27,12 +28,13 @@ cdef struct Record:                 # lbq/trace/records.py reads it
     uint8_t state_after
     uint8_t has_entry               # of the table, when it was decided,
     uint8_t had_entry               # and before
+    uint8_t is_new                  # a connection began with it
     uint8_t mode
     uint8_t what_after
     uint8_t sent                    # how many packets left in its place
     uint8_t server_is_ipv6
     uint8_t has_server
-    uint8_t unused[3]
+    uint8_t unused[2]
     uint8_t rip[16]                 # the real server's address
     uint8_t next_hop[16]
     uint8_t before[SNAP]
@@ -41,8 +43,11 @@ cdef struct Record:                 # lbq/trace/records.py reads it
 cdef struct Wanted:                 # packets that do not pass are not kept
     bint only_new
     bint only_drops
-    int state                       # -1: any
-    int protocol                    # of service, or state; 0: any
+    bint some_state                 # that of ``states``, by protocol: 1 + the state, 0 for none
+    uint8_t states[256]
+    int protocol                    # of service; 0: any
+    uint32_t fwmark                 # of service; 0: any
+    int length                      # of its addresses in bytes
     int client_length               # of the address in bytes; 0: any
     int client_port                 # 0: any; likewise below
     int vip_length, vip_port
@@ -53,16 +58,24 @@ cdef struct Wanted:                 # packets that do not pass are not kept
     uint8_t server[16]
 
 
+cdef struct Ends:                   # whom a packet is between
+    int length                      # of the addresses in bytes
+    int client_port, vip_port
+    uint32_t fwmark
+    uint8_t client[16]
+    uint8_t vip[16]
+
+
 cdef class Trace:
     cdef Record *ring
     cdef Wanted wanted
     cdef uint32_t first, count      # of the records that wait
     cdef uint64_t matched, kept, lost
+    cdef uint64_t conns, started_over   # before the packet that is being looked at
 
     cdef int _address(self, text, uint8_t *place)
     cdef Record *take(self) noexcept nogil
-    cdef bint wants(self, const Record *record, const uint8_t *client, int client_port, const uint8_t *vip,
-                    int vip_port) noexcept nogil
+    cdef bint wants(self, const Record *record, const Ends *ends) noexcept nogil
     cdef void keep(self) noexcept nogil
 
 
@@ -73,6 +86,9 @@ cdef class Traced(Offload):
     cdef Record *begin_record(self, Packet *packet, uint64_t now) noexcept nogil
     cdef void end_record(self, Record *record, Packet *packet, int waiting) noexcept nogil
     cdef uint32_t _number_of(self, Packet *packet) noexcept nogil
-    cdef void _tell_entry(self, Record *record, uint32_t number) noexcept nogil
+    cdef FlowEntry *_entry_of(self, Record *record, Packet *packet) noexcept nogil
+    cdef bint _began(self, Record *record, FlowEntry *entry) noexcept nogil
+    cdef void _tell_entry(self, Record *record, FlowEntry *entry) noexcept nogil
+    cdef void _tell_sender(self, Record *record, Packet *packet) noexcept nogil
     cdef void _tell_after(self, Record *record, Packet *packet, int waiting) noexcept nogil
-    cdef bint _is_wanted(self, Record *record, Packet *packet) noexcept nogil
+    cdef Ends _ends(self, Record *record, Packet *packet, FlowEntry *entry) noexcept nogil

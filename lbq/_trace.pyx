@@ -7,8 +7,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from lbq._flowtable cimport DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, INET6, MODE_MASK, FlowEntry, Key, find
-from lbq._packet cimport DROPPED_TRUNCATED, REWRITTEN, Packet, client_key, reply_key
+from lbq._flowtable cimport (DIRECTION_IN, DIRECTION_OUT, FLAG_NO_CPORT, INET6, MODE_MASK, FlowAddresses, FlowEntry,
+                             Key, find)
+from lbq._packet cimport DROPPED_NAT_ICMP, DROPPED_TRUNCATED, REWRITTEN, Packet, client_key, reply_key
 from lbq._slots cimport NO_SERVER, SERVER_INET6
 from lbq._transmit cimport Outgoing
 from lbq cimport packet as pkt
@@ -32,7 +33,11 @@ cdef class Trace:
             raise MemoryError
         memset(its, 0, sizeof(Wanted))
         its.only_new, its.only_drops = wanted.get("only_new", False), wanted.get("only_drops", False)
-        its.state, its.protocol = wanted.get("state", -1), wanted.get("protocol", 0)
+        its.protocol = wanted.get("protocol", 0)
+        its.fwmark, its.length = wanted.get("fwmark", 0), wanted.get("length", 0)
+        its.some_state = "states" in wanted
+        for protocol, state in wanted.get("states", ()):
+            its.states[<uint8_t> protocol] = 1 + state
         its.every = max(wanted.get("every", 1), 1)
         its.client_length = self._address(wanted.get("client"), its.client)
         its.vip_length = self._address(wanted.get("vip"), its.vip)
@@ -59,23 +64,23 @@ cdef class Trace:
         memset(record, 0, sizeof(Record) - 2 * SNAP)
         return record
 
-    cdef bint wants(self, const Record *record, const uint8_t *client, int client_port, const uint8_t *vip,
-                    int vip_port) noexcept nogil:
+    cdef bint wants(self, const Record *record, const Ends *ends) noexcept nogil:
         """Return True when the record, of a packet between these two, is to be kept."""
         cdef Wanted *its = &self.wanted
-        cdef int length = 16 if record.is_ipv6 else 4
         cdef int server_length = 16 if record.server_is_ipv6 else 4
-        if its.only_new and (record.had_entry or not record.has_entry):
+        if its.only_drops and record.outcome < DROPPED_TRUNCATED or its.only_new and not record.is_new:
             return False
-        if its.state >= 0 and (not record.has_entry or record.state_after != its.state):
+        if its.some_state and not (record.has_entry and its.states[record.protocol] == 1 + record.state_after):
             return False
         if its.protocol and record.protocol != its.protocol:
             return False
-        if its.client_length and (its.client_length != length or memcmp(its.client, client, length)):
+        if its.fwmark and (ends.fwmark != its.fwmark or ends.length != its.length):
             return False
-        if its.vip_length and (its.vip_length != length or memcmp(its.vip, vip, length)):
+        if its.client_length and (its.client_length != ends.length or memcmp(its.client, ends.client, ends.length)):
             return False
-        if its.client_port and its.client_port != client_port or its.vip_port and its.vip_port != vip_port:
+        if its.vip_length and (its.vip_length != ends.length or memcmp(its.vip, ends.vip, ends.length)):
+            return False
+        if its.client_port and its.client_port != ends.client_port or its.vip_port and its.vip_port != ends.vip_port:
             return False
         if its.server_length and (not record.has_server or its.server_length != server_length or
                                   memcmp(its.server, record.rip, server_length)):
@@ -133,6 +138,7 @@ cdef class Traced(Offload):
         record.hook, record.is_ipv6 = packet.queued.hook, packet.family == INET6
         record.before_length = min(packet.queued.length, <int> SNAP)
         memcpy(record.before, packet.queued.data, record.before_length)
+        self.trace.conns, self.trace.started_over, self.about, self.gone.family = self.conns, self.started_over, 0, 0
         if packet.outcome == REWRITTEN:
             record.protocol = packet.protocol
             number = self._number_of(packet)
@@ -142,27 +148,60 @@ cdef class Traced(Offload):
 
     cdef void end_record(self, Record *record, Packet *packet, int waiting) noexcept nogil:
         """Note what was decided, and keep the record if it is wanted; *waiting* packets had been in the outbox."""
-        cdef uint32_t number = self._number_of(packet) if record.protocol else 0
+        cdef FlowEntry *entry
+        cdef Ends ends
         record.outcome, record.steer = packet.outcome, packet.steer
-        if number:
-            self._tell_entry(record, number)
         self._tell_after(record, packet, waiting)
-        if self._is_wanted(record, packet):
+        entry = self._entry_of(record, packet)
+        record.is_new = self._began(record, entry)
+        if entry != NULL:
+            self._tell_entry(record, entry)
+        elif packet.reply and record.protocol and (packet.outcome == REWRITTEN or packet.outcome == DROPPED_NAT_ICMP):
+            self._tell_sender(record, packet)
+        ends = self._ends(record, packet, entry)
+        if self.trace.wants(record, &ends):
             self.trace.keep()
+
+    cdef FlowEntry *_entry_of(self, Record *record, Packet *packet) noexcept nogil:
+        """Return the connection of a packet, or the one an ICMP error is about; NULL when there is none."""
+        cdef uint32_t number = self._number_of(packet) if record.protocol else self.about
+        if number:
+            return &self.table.entries[number]
+        return &self.gone if self.gone.family else NULL     # a one-packet connection
+
+    cdef bint _began(self, Record *record, FlowEntry *entry) noexcept nogil:
+        """Return True when a connection began: *entry*, if it is not gone again."""
+        if self.conns != self.trace.conns:
+            return True
+        if entry == NULL or record.outcome >= DROPPED_TRUNCATED and record.had_entry:
+            return False
+        # Those without a real server (cache_bypass) are not counted.
+        return entry == &self.gone or record.protocol != 0 and (
+            not record.had_entry or self.started_over != self.trace.started_over)
 
     cdef uint32_t _number_of(self, Packet *packet) noexcept nogil:
         """Return the connection of a packet with ports, 0 when there is none."""
         cdef Key key = reply_key(packet) if packet.reply else client_key(packet)
         return find(&self.table, packet.hashed, DIRECTION_OUT if packet.reply else DIRECTION_IN, &key, FLAG_NO_CPORT)
 
-    cdef void _tell_entry(self, Record *record, uint32_t number) noexcept nogil:
-        cdef FlowEntry *entry = &self.table.entries[number]
-        record.has_entry, record.state_after, record.mode = True, entry.state, entry.flags & MODE_MASK
+    cdef void _tell_entry(self, Record *record, FlowEntry *entry) noexcept nogil:
+        record.has_entry, record.state_after, record.mode = entry != &self.gone, entry.state, entry.flags & MODE_MASK
+        if record.protocol == 0:            # an ICMP error changes no state
+            record.protocol = entry.protocol
+            record.had_entry, record.state_before = record.has_entry and not record.is_new, entry.state
         if entry.server == NO_SERVER:
             return
         record.has_server, record.rport = True, entry.dport
         record.server_is_ipv6 = self.servers[entry.server].flags & SERVER_INET6 != 0
         memcpy(record.rip, self.server_addresses[entry.server].octets, 16)
+
+    cdef void _tell_sender(self, Record *record, Packet *packet) noexcept nogil:
+        """Note the real server that answers a one-packet connection, or no connection at all, as NAT servers do."""
+        record.has_server, record.rport, record.server_is_ipv6 = True, packet.source_port, record.is_ipv6
+        if record.is_ipv6:
+            memcpy(record.rip, record.before + pkt.IP6_SOURCE, 16)
+        else:
+            memcpy(record.rip, record.before + pkt.IP_SOURCE, 4)
 
     cdef void _tell_after(self, Record *record, Packet *packet, int waiting) noexcept nogil:
         """Note what goes on, or left, or was answered."""
@@ -184,18 +223,33 @@ cdef class Traced(Offload):
             record.what_after, record.after_length = CHANGED, min(packet.queued.length, <int> SNAP)
             memcpy(record.after, packet.queued.data, record.after_length)
 
-    cdef bint _is_wanted(self, Record *record, Packet *packet) noexcept nogil:
-        """Return True when a packet is one of those that are to be seen, whichever way it goes."""
+    cdef Ends _ends(self, Record *record, Packet *packet, FlowEntry *entry) noexcept nogil:
+        """Return client and VIP: those of the connection, or what the packet says, whichever way it goes."""
         cdef int at = pkt.IP6_SOURCE if record.is_ipv6 else pkt.IP_SOURCE
-        cdef int size = 16 if record.is_ipv6 else 4
+        cdef Ends ends
+        cdef FlowAddresses *addresses
+        cdef uint8_t *client
         cdef uint8_t *vip
-        if self.trace.wanted.only_drops and record.outcome < DROPPED_TRUNCATED:
-            return False
-        if not record.protocol:             # without ports: only for who wants everything
-            return self.trace.wants(record, record.before + at, 0, record.before + at + size, 0)
-        if not packet.reply:
-            return self.trace.wants(record, record.before + at, packet.source_port, record.before + at + size,
-                                    packet.destination_port)
-        vip = &record.after[0] if record.what_after == CHANGED else &record.before[0]
-        return self.trace.wants(record, record.before + at + size, packet.destination_port, vip + at,
-                                pkt.get16(vip, packet.header))
+        memset(&ends, 0, sizeof(Ends))
+        if entry != NULL:
+            ends.length = 16 if entry.family == INET6 else 4
+            ends.client_port, ends.vip_port, ends.fwmark = entry.cport, entry.vport, entry.fwmark
+            if entry.family == INET6:
+                addresses = &self.table.addresses[0 if entry == &self.gone else entry - self.table.entries]
+                memcpy(ends.client, addresses.caddr, 16)
+                memcpy(ends.vip, addresses.vaddr, 16)
+            else:
+                pkt.put32(ends.client, 0, entry.caddr)
+                pkt.put32(ends.vip, 0, entry.vaddr)
+            return ends
+        ends.length, ends.fwmark = 16 if record.is_ipv6 else 4, record.mark
+        client, vip = &record.before[at], &record.before[at + ends.length]
+        if packet.reply:                    # its source is the VIP's since it was rewritten
+            client, vip = vip, &record.after[at] if record.what_after == CHANGED else client
+        memcpy(ends.client, client, ends.length)
+        memcpy(ends.vip, vip, ends.length)
+        if record.protocol and packet.reply:
+            ends.client_port, ends.vip_port = packet.destination_port, pkt.get16(vip - at, packet.header)
+        elif record.protocol:
+            ends.client_port, ends.vip_port = packet.source_port, packet.destination_port
+        return ends

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lbq import packet as pkt
 from lbq.conntrack import STATE_NAMES
 from lbq.errors import ConfigError
-from lbq.explain.fields import fields, transport
+from lbq.explain.fields import fields
 from lbq.explain.words import MEANING
 from lbq.filters import read_state
 from lbq.grammar import (
@@ -19,16 +19,15 @@ from lbq.grammar import (
     split_endpoint,
 )
 from lbq.model import AF_INET, AF_INET6, MODE_NAMES, packed
-from lbq.parsing import addresses, family_of
+from lbq.parsing import family_of
 from lbq.show.ipvs import numeric
 
 SNAP = 192                  # these as in _trace.pxd
-RECORD = struct.Struct("<QIIIHHH13B3x16s16s192s192s6x")
+RECORD = struct.Struct("<QIIIHHH14B2x16s16s192s192s6x")
 FIELDS = ("now_ns", "mark", "length", "steer", "before_length", "after_length", "rport", "outcome", "hook", "protocol",
-          "is_ipv6", "state_before", "state_after", "has_entry", "had_entry", "mode", "what_after", "sent",
-          "server_is_ipv6", "has_server", "rip", "next_hop", "before", "after")
+          "is_ipv6", "state_before", "state_after", "has_entry", "had_entry", "is_new", "mode",
+          "what_after", "sent", "server_is_ipv6", "has_server", "rip", "next_hop", "before", "after")
 HOOKS = {0: "PREROUTING", 1: "INPUT", 3: "OUTPUT", 4: "POSTROUTING"}
-REQUEST_HOOKS = (0, 3)
 NOTHING, CHANGED, SENT, ANSWER = range(4)
 WHAT_AFTER = ("", "changed", "sent", "answer")      # the same for programs
 STATES = tuple(dict.fromkeys(name for names in STATE_NAMES.values() for name in names))
@@ -42,7 +41,7 @@ class Traced(NamedTuple):
     hook: str
     outcome: str
     is_new: bool            # a connection began with it
-    state_before: str       # "" without one
+    state_before: str       # "" without one; of a connection that began, the one in whose place it did
     state_after: str
     server: str             # "" when none is known
     method: str             # nat, dr, tun … of its connection
@@ -76,8 +75,9 @@ class Traced(NamedTuple):
                 for end, port in (("source", "source port"), ("destination", "destination port"))]
         words = [f"{its.get('protocol', '?')}", str(its.get("flags", "")), f"{ends[0]} → {ends[1]}", f"{self.length} B"]
         if self.state_after:
-            same = self.state_before == self.state_after
-            words.append(self.state_after if same else f"{self.state_before or 'new'} → {self.state_after}")
+            former = f"{self.state_before}, new" if self.is_new and self.state_before else self.state_before or "new"
+            same = not self.is_new and self.state_before == self.state_after
+            words.append(self.state_after if same else f"{former} → {self.state_after}")
         if self.server:
             words.append(f"{self.method} {self.server}" + (f" via {self.next_hop}" if self.next_hop else ""))
         if self.steer:
@@ -99,15 +99,13 @@ def _traced(its: dict, names: list[str]) -> Traced:
     outcome = names[its["outcome"]]
     before, after = its["before"][:its["before_length"]], its["after"][:its["after_length"]]
     hop = _number(its["next_hop"], family_of(after)) if its["what_after"] == SENT else None
-    server, method = "", MODE_NAMES.get(its["mode"], "") if its["has_entry"] else ""
+    server, method = "", MODE_NAMES.get(its["mode"], "") if its["has_entry"] or its["has_server"] else ""
     if its["has_server"]:
         address, family = _number(its["rip"], AF_INET6 if its["server_is_ipv6"] else AF_INET)
         server = format_endpoint(address, its["rport"], family)
-    elif its["protocol"] and its["hook"] in REQUEST_HOOKS and its["what_after"] in (CHANGED, SENT):
-        server, method = _of_one_packet(before, after, hop)
     return Traced(
         its["now_ns"], HOOKS.get(its["hook"], str(its["hook"])), outcome,
-        bool(its["has_entry"] and not its["had_entry"]),
+        bool(its["is_new"]),
         states[its["state_before"]] if states and its["had_entry"] else "",
         states[its["state_after"]] if states and its["has_entry"] else "",
         server, method, its["length"], its["mark"], its["steer"], before, after, its["what_after"], its["sent"],
@@ -117,22 +115,6 @@ def _traced(its: dict, names: list[str]) -> Traced:
 def _number(octets: bytes, family: int) -> tuple[int, int]:
     """Return the address in *octets*, of which IPv4 has four, and its family."""
     return int.from_bytes(octets if family == AF_INET6 else octets[:4], "big"), family
-
-
-def _of_one_packet(before: bytes, after: bytes, hop: tuple[int, int] | None) -> tuple[str, str]:
-    """Return real server and method of a datagram that was scheduled by itself (--ops): what left for *hop* tells them.
-
-    Its connection is never in the table.
-    """
-    destination = addresses(after, 0)[1]
-    if hop is None:
-        return format_endpoint(destination, _destination_port(after), family_of(after)), "nat"
-    address, family = hop
-    return format_endpoint(address, _destination_port(before), family), "tun" if destination == address else "dr"
-
-
-def _destination_port(packet: bytes) -> int:
-    return pkt.get16(packet, transport(packet)[0] + pkt.PORT_DESTINATION)
 
 
 # ---- Which packets --------------------------------------------------------------------------------------------
@@ -151,21 +133,18 @@ def wanted(*, client: str | None = None, service: str | None = None, server: str
             found |= {name: packed(number, family).hex(), f"{name}_port": 0 if port is None else parse_port(port)}
     if service is not None:
         key = parse_service(service)
-        if key.fwmark:
-            raise ConfigError(f"--service {service}: packets are told apart by addresses; say --client or --server")
-        found |= {"vip": packed(key.address, key.family).hex(), "vip_port": key.port, "protocol": key.protocol}
+        found |= {"fwmark": key.fwmark, "length": 16 if key.family == AF_INET6 else 4} if key.fwmark else {
+            "vip": packed(key.address, key.family).hex(), "vip_port": key.port, "protocol": key.protocol}
     if state is not None:
-        found |= _state(state.upper(), found.get("protocol"))
+        found["states"] = _states(read_state(state, STATES), found.get("protocol"))
     return found
 
 
-def _state(state: str, protocol: int | None) -> dict:
-    """Return the number of a *state*, and the protocol that has it: that of a service, or the first that knows it."""
-    read_state(state, STATES)
-    for number in [protocol] if protocol else list(STATE_NAMES):
-        if state in STATE_NAMES[number]:
-            return {"state": STATE_NAMES[number].index(state), "protocol": number}
-    raise ConfigError(f"no packet of this service is ever in state {state}; its states are "
-                      f"{', '.join(STATE_NAMES[protocol])}")
-
-
+def _states(state: str, protocol: int | None) -> list[tuple[int, int]]:
+    """Return (protocol, number) of a *state* for each protocol that has it, or for that of the service only."""
+    found = [(number, names.index(state)) for number, names in STATE_NAMES.items()
+             if state in names and protocol in (None, number)]
+    if not found:
+        raise ConfigError(f"no packet of this service is ever in state {state}; its states are "
+                          f"{', '.join(STATE_NAMES[protocol])}")
+    return found

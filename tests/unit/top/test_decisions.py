@@ -21,7 +21,8 @@ def record(client: str, seconds: int, outcome: str = "rewritten", is_new: bool =
     packet, has_entry = bytes(tcp(client, VIP, "S")), outcome == "rewritten"
     its = {**dict.fromkeys(FIELDS, 0), "now_ns": seconds * SECOND, "length": len(packet), "before_length": len(packet),
            "rport": 80, "outcome": OUTCOMES.index(outcome), "protocol": TCP, "has_entry": has_entry,
-           "had_entry": not is_new, "mode": NAT, "has_server": has_entry, "rip": bytes([192, 168, 20, 1]),
+           "had_entry": not is_new, "is_new": is_new and has_entry, "mode": NAT, "has_server": has_entry,
+           "rip": bytes([192, 168, 20, 1]),
            "state_after": states.NAMES.index("SYN_RECV"), "next_hop": b"", "before": packet, "after": b""}
     return RECORD.pack(*its.values())
 
