@@ -242,14 +242,19 @@ cdef class Traced(Offload):
                 pkt.put32(ends.client, 0, entry.caddr)
                 pkt.put32(ends.vip, 0, entry.vaddr)
             return ends
-        ends.length, ends.fwmark = 16 if record.is_ipv6 else 4, record.mark
+        ends.fwmark = record.mark
+        if record.before_length < (40 if record.is_ipv6 else 20):
+            return ends                     # not even addresses
+        ends.length = 16 if record.is_ipv6 else 4
         client, vip = &record.before[at], &record.before[at + ends.length]
         if packet.reply:                    # its source is the VIP's since it was rewritten
             client, vip = vip, &record.after[at] if record.what_after == CHANGED else client
         memcpy(ends.client, client, ends.length)
         memcpy(ends.vip, vip, ends.length)
         if record.protocol and packet.reply:
-            ends.client_port, ends.vip_port = packet.destination_port, pkt.get16(vip - at, packet.header)
+            ends.client_port = packet.destination_port
+            ends.vip_port = (pkt.get16(packet.queued.data, packet.header) if record.what_after == CHANGED
+                             else packet.source_port)
         elif record.protocol:
             ends.client_port, ends.vip_port = packet.source_port, packet.destination_port
         return ends

@@ -206,6 +206,21 @@ def test_a_service_by_mark_is_found_by_its_mark_and_family(engine):
     assert kept_by(engine, tcp(WEB, CLIENT, "SA"), POSTROUTING, filters) == [{"service": "fwmark:7"}]
 
 
+def test_what_is_too_short_for_addresses_is_nobodys(engine):
+    traced(engine, *[(tcp(CLIENT, VIP, "S"), PREROUTING)] * RING)       # every place of the ring has this client
+    filters = [{}, {"client": CLIENT.rpartition(":")[0]}, {"only_drops": True}]
+    assert kept_by(engine, b"\x45\0\0\x14", PREROUTING, filters) == [filters[0], filters[2]]
+
+
+def test_an_answer_behind_more_headers_than_are_kept_is_found(engine):
+    client, vip, web = "[2001:db8::9]:40000", "[2001:db8::1]:53", "[2001:db8:20::1]:53"
+    engine.add_service(key(f"udp:{vip}"), "rr", OPS | OPS_REPLIES)
+    engine.add_server(key(f"udp:{vip}"), *endpoint(web), family=AF_INET6)
+    answer = udp(web, client, extensions=[(60, bytes([0, 127]) + bytes(1022))])
+    filters = [{"service": f"udp:{vip}"}, {"server": web}, {"service": f"udp:{vip}1"}]
+    assert kept_by(engine, answer, POSTROUTING, filters) == filters[:2]
+
+
 def test_a_state_that_two_protocols_have_is_found_in_both(engine):
     service, client = "192.168.10.1:99", "192.168.10.9:40000"
     for protocol in ("tcp", "sctp"):
