@@ -16,6 +16,7 @@ from lbq.director import Director
 from lbq.model import AF_INET
 from tests.fuzz import families, mutate
 from tests.fuzz.judge import Judge
+from tests.fuzz.traced import Watched
 from tests.helpers.engines import FORWARD, LOCAL_IN, LOCAL_OUT, NS, POSTROUTING, PREROUTING
 from tests.helpers.steered import Steered
 from tests.helpers.story import JUMPS, Step, Teller, story
@@ -40,6 +41,7 @@ def play(seed: int, counted: Counter, tell=None) -> None:
     kind = choose.choice((FastDirector, FastDirector, Steered))
     reference, fast = Teller(Director(**options)), Teller(kind(**options))
     judge = Judge(reference.engine, fast.engine)
+    watched = Watched(choose, fast.engine) if choose.random() < 0.3 else None
     for number, step in enumerate(steps(choose, corpus, reference.engine, seed)):
         if tell:
             tell(step)
@@ -47,6 +49,8 @@ def play(seed: int, counted: Counter, tell=None) -> None:
             judge.before()
             seen, expected = fast.tell(step), reference.tell(step)
             assert seen == expected, f"fast: {seen}, reference: {expected}"
+            if watched and step.kind == "packet":
+                watched.see(step.arguments[0], fast.verdict)
             outcome = judge.after(step, fast.verdict, seen[-1] if step.kind == "packet" else None)
             if tell or number % LISTINGS == LISTINGS - 1:
                 judge.listings(fast.state(), reference.state())
