@@ -20,6 +20,8 @@ from lbq.protocols import tcp, udp
 from lbq.sysctls import defaults
 
 HOOKS = {PREROUTING: "PREROUTING", LOCAL_IN: "INPUT", LOCAL_OUT: "OUTPUT", POSTROUTING: "POSTROUTING"}
+LIMITS = ("a client is sent one ICMP error a second, six at once, and all together 1000; whether this one has had its "
+          "share is not known")
 TIMEOUTS = (tcp.TIMEOUTS[tcp.ESTABLISHED], tcp.TIMEOUTS[tcp.FIN_WAIT], udp.TIMEOUTS[0])
 
 
@@ -68,6 +70,8 @@ def decide(twin: Witness, packet: bytearray, mark: int, now_ns: int, ways: dict 
     before = bytes(packet)
     verdict = twin.handle(packet, hook, form, now_ns=now_ns, mark=mark)
     after = bytes(packet)
+    if verdict.answer and ways is not None and (twin.outcome != "dropped_too_big" or parsed.family == AF_INET):
+        twin.caveats.append(LIMITS)         # which the kernel has for all of ICMPv6 but packet too big
     sent = [{"next_hop": format_address(each.next_hop, each.family), **_sent(before, each.packet, form)}
             for each in verdict.sent]
     decision = {

@@ -109,6 +109,17 @@ class Witness(Director):
                       service=format_service(service.key), by=how, scheduler=service.scheduler.name)
         return super().admit(parsed, now_ns)
 
+    def _defends(self) -> bool:
+        """Let it in, with a word of doubt: whose turn it is to be dropped, the running director alone knows."""
+        if self.drop_rate <= 1 and self.services.sysctls["drop_packet"] != 2:
+            return super()._defends()           # nobody is dropped, or everybody
+        which = (f"one new connection in {self.drop_rate} is" if self.services.sysctls["drop_packet"] == 3 else
+                 "some new connections are")
+        doubt = f"{which} dropped instead (sysctl drop_packet); whether it is this one is not known"
+        if self.drop_rate and doubt not in self.caveats:
+            self.caveats.append(doubt)
+        return False
+
     def _admit_persistent(self, service: VirtualService, parsed: Parsed, now_ns: int) -> Connection | str:
         client = format_address(service.client(parsed.source), parsed.family)
         self.note("persistence", f"the service keeps clients for {service.timeout} s; this one counts as {client}",

@@ -130,7 +130,7 @@ class Explained:
         """Return why this decision could not be explained beforehand, None when it should have been."""
         if after["icmp_limited"] != before["icmp_limited"]:
             return UNEXPLAINED + "how many ICMP errors the client has had"
-        if after["dropped_defence"] != before["dropped_defence"] or twin.services.sysctls["drop_packet"]:
+        if after["dropped_defence"] != before["dropped_defence"]:
             return UNEXPLAINED + "which packet the defence takes next"
         return UNEXPLAINED + twin.caveats[0] if twin.caveats else None
 

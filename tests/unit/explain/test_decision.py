@@ -47,7 +47,7 @@ def test_segments_that_the_kernel_has_joined_are_not_too_long(monkeypatch):
 
 def test_a_datagram_that_is_too_long_is_too_long():
     said = decide(*twin_of(protocol="udp"), udp(CLIENT, VIP, bytes(8000)))
-    assert said["outcome"] == "dropped_too_big" and said["caveats"] == []
+    assert said["outcome"] == "dropped_too_big" and "one ICMP error a second" in said["caveats"][0]
 
 
 def test_the_next_hop_is_there_for_programs_too():
@@ -104,6 +104,40 @@ def test_what_is_in_a_tunnel_is_compared_not_what_is_around_it(kind):
     assert sent["fields"]["source"] == "192.168.20.254" and sent["fields"]["destination"] == "192.168.20.1"
     assert sent["inner"]["destination"] == "192.168.10.1" and sent["inner"]["flags"] == "SYN"
     assert {each["field"] for each in sent["changes"]} == {"TTL", "IP checksum"}
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({}, []), ({"drop_packet": 1}, []), ({"drop_packet": 3, "am_droprate": 0}, []),
+    ({"drop_packet": 3}, ["one new connection in 10"]), ({"drop_packet": 2}, ["some new connections"])])
+def test_a_new_connection_may_meet_the_defence_and_who_takes_it_otherwise_is_said(settings, told):
+    twin, ways = twin_of()
+    for name, value in settings.items():
+        twin.set_sysctl(name, value)
+
+    said = decide(twin, ways, tcp(CLIENT, VIP, "S"))
+    assert said["outcome"] == "rewritten"
+    assert [text[:len(start)] for text, start in zip(said["caveats"], told, strict=True)] == told
+
+    twin.caveats.clear()
+    assert decide(twin, ways, tcp(CLIENT, VIP, "A"))["caveats"] == []       # of the connection that there is now
+
+
+def test_a_defence_that_takes_every_new_connection_is_foretold():
+    twin, ways = twin_of()
+    twin.set_sysctl("am_droprate", 1)
+    twin.set_sysctl("drop_packet", 3)
+    said = decide(twin, ways, tcp(CLIENT, VIP, "S"))
+    assert (said["outcome"], said["caveats"]) == ("dropped_defence", [])
+
+
+def test_an_answer_is_within_limits_of_which_a_running_director_alone_has_used_any():
+    twin, ways = twin_of()
+    twin.delete_server(key(f"tcp:{VIP}"), *endpoint(WEB))
+    said = decide(twin, ways, tcp(CLIENT, VIP, "S"))
+    assert said["outcome"] == "dropped_no_server" and "one ICMP error a second" in said["caveats"][0]
+
+    twin.caveats.clear()
+    assert decide(twin, None, tcp(CLIENT, VIP, "S"))["caveats"] == []
 
 
 def test_a_connection_of_one_packet_ends_with_it():
