@@ -69,7 +69,8 @@ docs/replay.md has one explained, number by number.""")
     add("--servers", metavar="SERVER", nargs="+", default=[DEFAULT_SERVERS],
         help="RIP[:PORT][,SETTING=VALUE]... of each, as for lbq add server; or one number: how many (default 4)")
     add("--service", metavar="SERVICE",
-        help="[tcp:|udp:|sctp:]VIP:PORT, whose flows are played (default: the destination of most flows)")
+        help="[tcp:|udp:|sctp:]VIP:PORT, whose flows are played; port 0: of every port, with --persistent (default: "
+             "the destination of most flows)")
     add("--change", metavar="WORDS", action="append", default=[], help='such as "t=30 weight A 0"; again for each one')
     add("--mode", metavar="MODE", help="nat, dr or tun (default nat; dr when the capture has no replies, which then "
                                        "did not come by)")
@@ -124,9 +125,8 @@ def _check_flags(text: str | None, schedulers: list[str]) -> None:
 
 def _service(text: str) -> ServiceKey:
     key = parse_service(text)
-    if key.fwmark or not key.port:
-        raise ConfigError(f"--service {text}: a capture tells neither marks nor what a service of every port has; say "
-                          "[tcp:|udp:|sctp:]VIP:PORT")
+    if key.fwmark:
+        raise ConfigError(f"--service {text}: a capture does not tell marks; say [tcp:|udp:|sctp:]VIP:PORT")
     return key
 
 

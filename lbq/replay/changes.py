@@ -58,7 +58,7 @@ class Servers:
             network = NETWORKS[self.service.family]
             if not (len(texts[0]) < 4 and 1 <= int(texts[0]) <= MOST_SERVERS):
                 raise ConfigError(f"--servers {texts[0]}: say how many, from 1 to {MOST_SERVERS}, or their addresses")
-            texts = [format_endpoint(network + number, self.service.port, self.service.family)
+            texts = [format_endpoint(network + number, 0, self.service.family).removesuffix(":0")
                      for number in range(1, int(texts[0]) + 1)]
         for text in texts:
             try:
@@ -84,12 +84,14 @@ class Servers:
         words = parse_server(text, self.service)
         server = _server(words, letters(len(self.all)), self.mode, present)
         check_server(words, self.service, server.mode)
-        if words.family != self.service.family:
-            raise ConfigError("replay has no servers of another IP version than the service's; give its other address")
-        if any((server.address, server.port) == (other.address, other.port) for other in self.all):
+        if any(self._reached(server) == self._reached(other) for other in self.all):
             raise ConfigError(f"{format_endpoint(*words.place())} is there already; say it once")
         self.all.append(server)
         return len(self.all) - 1
+
+    def _reached(self, server: Server) -> tuple[int, int, int]:
+        """Return where packets to *server* go; a service of every port keeps the port that was asked."""
+        return server.address, server.family, self.service.port and server.port
 
     def _change(self, time_ns: int, text: str, present: set[int]) -> Change:
         what, *words = text.split()[1:]
@@ -113,13 +115,13 @@ class Servers:
         if word in named:
             return named[word]
         if not word.isalpha():
-            place = parse_server(word, self.service).place()[:2]
+            place = parse_server(word, self.service).place()
             for number, server in enumerate(self.all):
-                if (server.address, server.port) == place:
+                if (server.address, server.port, server.family) == place:
                     return number
             if may_be_new:
                 return self._add(word, present=False)
-        known = (f"{server.name} ({format_endpoint(server.address, server.port, self.service.family)})"
+        known = (f"{server.name} ({format_endpoint(server.address, server.port, server.family)})"
                  for server in self.all)
         raise ConfigError(f"there is no server {word}{did_you_mean(word, named)}; there are {', '.join(known)}")
 
@@ -142,4 +144,5 @@ def _time(text: str) -> int:
 
 def _server(words: ServerWords, name: str, mode: int, present: bool) -> Server:
     return Server(name, words.address, words.port, DEFAULT_WEIGHT if words.weight is None else words.weight,
-                  mode if words.mode is None else words.mode, words.upper or 0, words.lower or 0, present)
+                  mode if words.mode is None else words.mode, words.upper or 0, words.lower or 0, words.family,
+                  present)

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lbq.model import AF_INET6, NAT, SCTP, TCP, UDP, ServiceKey, packed
+from lbq.model import AF_INET6, NAT, SCTP, TCP, UDP, ServiceKey, Tunnel, packed
 from lbq.replay.measure import Measured, Meter
-from lbq.replay.traffic import LAST, REPLY, SECOND, Traffic
+from lbq.replay.traffic import LAST, REPLY, SECOND, Endpoint, Traffic
 
 PREROUTING, POSTROUTING = 0, 4
 DEVICE = 2                          # any but loopback's
@@ -38,11 +38,12 @@ class Server(NamedTuple):
     mode: int
     upper: int
     lower: int
+    family: int
     present: bool = True
 
     def settings(self) -> tuple:
-        """Return weight, mode and thresholds as the engine takes them."""
-        return self.weight, self.mode, self.upper, self.lower
+        """Return weight, mode, thresholds, tunnel and IP version as the engine takes them."""
+        return self.weight, self.mode, self.upper, self.lower, Tunnel(), self.family
 
 
 class Change(NamedTuple):
@@ -104,8 +105,8 @@ class Player:
         self.cut: set[int] = set()
         self.forgotten: set[int] = set()
         self._six = setup.key.family == AF_INET6
-        self._numbers: dict[bytes | int, int] = {
-            self._place(server) if server.mode == NAT else server.address: number
+        self._numbers: dict[bytes | tuple[int, int], int] = {
+            self._place(server) if server.mode == NAT else (server.family, server.address): number
             for number, server in enumerate(setup.servers)}
         begin, end = traffic.span()
         self._origin, self._end = begin, end - begin
@@ -118,11 +119,11 @@ class Player:
     def play(self, tell: Callable[[int], None]) -> Measured:
         """Play all packets; *tell* is called now and then with how many more have been."""
         started = time.perf_counter()
-        traffic, origin, clients = self.traffic, self._origin, self.traffic.clients
+        traffic, origin, flows = self.traffic, self._origin, len(self.traffic.clients)
         handle = self.director.handle
-        requests: list[bytes | None] = [None] * len(clients)
-        replies: list[bytes | None] = [None] * len(clients)
-        expected: list = [None] * len(clients)
+        requests: list[bytes | None] = [None] * flows
+        replies: list[bytes | None] = [None] * flows
+        expected: list = [None] * flows
         place = slice(24, 44) if self._six else slice(16, 24)      # in a packet: where to, and both ports
         kind_at = (40 if self._six else 20) + KIND_AT[self.setup.key.protocol]
         due, todo = 0, ROUND
@@ -139,20 +140,21 @@ class Player:
             else:
                 request = requests[number]
                 if request is None:
-                    request = requests[number] = self._request(clients[number])
+                    request = requests[number] = self._request(number)
                 packet = bytearray(request)
                 packet[kind_at] = kind & 0xFF
                 verdict = handle(packet, PREROUTING, 0, 0, BEGIN + now)
                 if verdict.changed:
                     went = packet[place]
                 elif verdict.sent:
-                    went = verdict.sent[0].next_hop
+                    sent = verdict.sent[0]
+                    went = sent.family, sent.next_hop
                 else:
                     went = None
                 if went != expected[number]:
                     expected[number] = went
                     server = -1 if went is None else self._number(went)
-                    replies[number] = self._reply(clients[number], server)
+                    replies[number] = self._reply(number, server)
                     self._goes(number, server, now)
             if kind & LAST:
                 requests[number] = replies[number] = expected[number] = None
@@ -232,7 +234,7 @@ class Player:
             self._add(server)
             self.gone.discard(change.server)
         elif change.what == "del":
-            self.director.delete_server(key, server.address, server.port)
+            self.director.delete_server(key, server.address, server.port, server.family)
             self.gone.add(change.server)
         else:
             self.director.set_server(key, server.address, server.port, change.weight, *server.settings()[1:])
@@ -243,17 +245,22 @@ class Player:
 
     # ---- Packets -------------------------------------------------------------------------------------------
 
-    def _request(self, client: bytes) -> bytes:
-        """Return a packet of *client* to the service; its kind is still to be written."""
-        key = self.setup.key
-        return self._packet(client[:-2], packed(key.address, key.family), client[-2:], key.port.to_bytes(2))
+    def _request(self, number: int) -> bytes:
+        """Return a packet of a flow's client to the service; its kind is still to be written."""
+        client, where = self._ends_of(number)
+        return self._packet(client[:-2], where.address, client[-2:], where.port)
 
-    def _reply(self, client: bytes, server: int) -> bytes | None:
-        """Return a packet of *server* to *client*, None when that does not come by the director."""
+    def _reply(self, number: int, server: int) -> bytes | None:
+        """Return a packet of *server* to a flow's client, None when that does not come by the director."""
         if server < 0 or self.setup.servers[server].mode != NAT:
             return None
+        client, where = self._ends_of(number)
         place = self._place(self.setup.servers[server])
-        return self._packet(place[:-2], client[:-2], place[-2:], client[-2:])
+        return self._packet(place[:-2], client[:-2], place[-2:] if self.setup.key.port else where.port, client[-2:])
+
+    def _ends_of(self, number: int) -> tuple[bytes, Endpoint]:
+        """Return a flow's client, by address and port, and where it goes to."""
+        return self.traffic.clients[number], self.traffic.endpoints[self.traffic.places[number]]
 
     def _packet(self, source: bytes, destination: bytes, sport: bytes, dport: bytes) -> bytes:
         protocol = self.setup.key.protocol
@@ -265,9 +272,11 @@ class Player:
                 source + destination + rest)
 
     def _place(self, server: Server) -> bytes:
-        """Return a server's address and port as they are in a packet."""
-        return packed(server.address, self.setup.key.family) + server.port.to_bytes(2)
+        """Return a server's address and port as they are in a packet; the port is 0 where each flow keeps its own."""
+        return packed(server.address, server.family) + (self.setup.key.port and server.port).to_bytes(2)
 
-    def _number(self, went: bytearray | int) -> int:
+    def _number(self, went: bytearray | tuple[int, int]) -> int:
         """Return the server that a packet went to: NAT's by what it was addressed to, else by the next hop."""
-        return self._numbers[went if isinstance(went, int) else bytes(went[:-4] + went[-2:])]
+        if isinstance(went, tuple):
+            return self._numbers[went]
+        return self._numbers[bytes(went[:-4] + (went[-2:] if self.setup.key.port else bytes(2)))]

@@ -42,7 +42,7 @@ def as_dict(replay: Replay) -> dict:
         "mode": replay.mode, "seconds": replay.seconds, "flows": replay.flows, "packets": replay.packets,
         "loopback": replay.loopback,
         "ignored": {name: number for name, number in replay.ignored.items() if number},
-        "servers": [{"name": server.name, "address": format_address(server.address, service.family),
+        "servers": [{"name": server.name, "address": format_address(server.address, server.family),
                      "port": server.port, "weight": server.weight, "mode": MODE_NAMES[server.mode],
                      "added": not server.present} for server in replay.servers],
         "changes": [{"t": change.time_ns / SECOND, "change": change.text} for change in replay.changes],
@@ -78,7 +78,7 @@ def tables(replay: Replay) -> Iterator[str]:
     if replay.loopback:
         yield (f"clients on loopback ({replay.loopback:,} flows) have 10 for their first byte, for a director takes "
                "nothing from there")
-    yield from _wrapped("servers: ", [_server(server, replay.service.family) for server in replay.servers])
+    yield from _wrapped("servers: ", [_server(server) for server in replay.servers])
     for change in replay.changes:
         yield f"change: t={change.time_ns / SECOND:g} {change.text}"
     yield from ("", "share of new flows, %; and what the worst server got, ÷ what its weight is due: of new flows, of "
@@ -127,9 +127,9 @@ def _stacked(numbers: list[int]) -> str:
     return line
 
 
-def _server(server: Server, family: int) -> str:
+def _server(server: Server) -> str:
     said = ([f"weight {server.weight}"] if server.weight != 1 else []) + ([] if server.present else ["added"])
-    return f"{server.name} {format_endpoint(server.address, server.port, family)}" + (
+    return f"{server.name} {format_endpoint(server.address, server.port, server.family)}" + (
         f" ({', '.join(said)})" if said else "")
 
 

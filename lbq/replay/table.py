@@ -58,11 +58,14 @@ def read(file: BinaryIO, name: str, traffic: Traffic, wanted: Endpoint | None, t
         try:
             start, duration = _seconds(row, "start", LATEST_START), _seconds(row, "duration", LONGEST)
             where = _destination(row) or fallback
+            if not any(where.port):
+                raise ConfigError(f"to which port of {format_service(where.key())} does it go? say it in a column "
+                                  "'destination'")
             client, port = _client(row, where)
             packets, octets = _count(row, "packets", 1), _count(row, "bytes", 0)
         except ConfigError as error:
             raise ConfigError(f"{name}:{line}: {error}") from error
-        if wanted not in (None, where):
+        if wanted is not None and not wanted.covers(where):
             traffic.ignored["elsewhere"] += 1
             continue
         if port is None:

@@ -69,6 +69,10 @@ class Endpoint(NamedTuple):
     address: bytes
     port: bytes
 
+    def covers(self, other: Endpoint) -> bool:
+        """Return True for *other* that is the same, or any port of it where this is one of every port."""
+        return self == other or (not any(self.port) and self[:2] == other[:2])
+
     def key(self) -> ServiceKey:
         """Return it as the service of that address and port."""
         return ServiceKey(self.protocol, int.from_bytes(self.address), int.from_bytes(self.port),
@@ -122,10 +126,10 @@ class Traffic:
 
     def only(self, where: Endpoint) -> None:
         """Forget the flows that go elsewhere."""
-        if len(self.endpoints) == 1:
+        kept = {place for place, endpoint in enumerate(self.endpoints) if where.covers(endpoint)}
+        if len(kept) == len(self.endpoints):
             return
-        place = self._index[where]
-        wanted = bytes(its == place for its in self.places)
+        wanted = bytes(its in kept for its in self.places)
         mask = bytes(map(wanted.__getitem__, self.numbers))
         self.ignored["elsewhere"] += mask.count(0)
         renumbered = array("I", accumulate(wanted, initial=0))
@@ -252,7 +256,8 @@ class Reader:
         half = 16 if len(key) == 36 else 4
         target = Endpoint(protocol, key[half:2 * half], key[-2:])
         source = Endpoint(protocol, key[:half], key[-4:-2])
-        if self._wanted not in (None, target, source):
+        is_wanted = self._wanted is None or self._wanted.covers(target)
+        if not is_wanted and not self._wanted.covers(source):
             self.traffic.ignored["elsewhere"] += 1
             return -1
         if target.address[0] >= (MULTICAST if half == 4 else MULTICAST6):
@@ -261,7 +266,7 @@ class Reader:
         if not any(target.port):
             self.traffic.ignored["port"] += 1
             return -1
-        if kind & OPENING_BITS[protocol] != OPENINGS[protocol] or source == self._wanted:
+        if kind & OPENING_BITS[protocol] != OPENINGS[protocol] or not is_wanted:
             self.traffic.ignored["before"] += 1
             return -1
         number = self._known[protocol][key] = self.traffic.flow(source.address + source.port, target, now, now)

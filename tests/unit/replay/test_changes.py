@@ -5,7 +5,7 @@ import pytest
 
 from lbq.errors import ConfigError
 from lbq.grammar import parse_service
-from lbq.model import DR, NAT
+from lbq.model import AF_INET, DR, NAT
 from lbq.replay.changes import Servers, letters
 from lbq.replay.play import Change
 
@@ -43,7 +43,7 @@ def test_a_number_of_servers():
 def test_servers_with_settings():
     first, second = servers("10.0.0.1:8080,weight=3,upper=9,lower=5", "10.0.0.2,weight=0").all
 
-    assert first[1:] == (0x0A000001, 8080, 3, NAT, 9, 5, True)
+    assert first[1:] == (0x0A000001, 8080, 3, NAT, 9, 5, AF_INET, True)
     assert second.weight == 0 and second.port == 80
 
 
@@ -63,8 +63,8 @@ def test_changes_in_the_order_of_time():
     (["0"], "--servers 0: say how many, from 1 to 250"), (["9999"], "say how many, from 1 to 250"),
     (["web01"], "--servers web01: 'web01' is a name"), (["10.0.0.1", "10.0.0.1"], "10.0.0.1:80 is there already"),
     (["192.168.10.1"], "is the virtual service tcp:192.168.10.1:80 itself"), (["10.0.0.1,wieght=2"], "did you mean"),
-    (["[2001:db8::1]"], "is not of the service's IP version"),
-    (["[2001:db8::1]:80,mode=tun"], "no servers of another IP")])
+    (["[2001:db8::1]"], "is not of the service's IP version, and only tun can change that"),
+    (["[2001:db8::1]:80,mode=dr"], "only tun can change that")])
 def test_wrong_servers(texts, said):
     assert said in mistake(servers, *texts)
 

@@ -6,12 +6,12 @@ import io
 import pytest
 
 from lbq.grammar import parse_service
-from lbq.model import DR, END_DELETED, NAT, PERSISTENT
+from lbq.model import DR, END_DELETED, NAT, PERSISTENT, TUN
 from lbq.replay import capture, table
 from lbq.replay.changes import Servers
 from lbq.replay.measure import Measured
 from lbq.replay.play import Player, Setup
-from lbq.replay.traffic import Reader, Traffic
+from lbq.replay.traffic import Reader, Traffic, endpoint
 from lbq.schedulers import BUILT_IN
 from tests.helpers.captures import connection, csv, in_order, pcap, question, sctp
 from tests.helpers.packets import tcp, udp
@@ -19,10 +19,11 @@ from tests.helpers.packets import tcp, udp
 VIP, VIP6, DNS = "192.168.10.1:80", "[2001:db8::1]:80", "192.168.10.1:53"
 
 
-def captured(*flows) -> Traffic:
-    """Return what is to play of a capture of *flows*."""
-    traffic = Traffic()
-    Reader(traffic).read(capture.Pieces(io.BytesIO(pcap(in_order(*flows))), "x.pcap"), lambda _: None)
+def captured(*flows, wanted: str | None = None) -> Traffic:
+    """Return what is to play of a capture of *flows*: those to the service that is *wanted*."""
+    traffic, where = Traffic(), wanted and endpoint(parse_service(wanted))
+    Reader(traffic, where).read(capture.Pieces(io.BytesIO(pcap(in_order(*flows))), "x.pcap"), lambda _: None)
+    traffic.only(where or traffic.busiest())
     traffic.mark_ends()
     return traffic
 
@@ -36,9 +37,9 @@ def written(*lines: str, header: str = "start,client,duration") -> Traffic:
 
 
 def play(traffic: Traffic, scheduler: str, *servers: str, changes: tuple[str, ...] = (), mode: int = NAT,
-         flags: int = 0, timeout: int = 0, slices: int = 4) -> Measured:
+         flags: int = 0, timeout: int = 0, slices: int = 4, service: str | None = None) -> Measured:
     """Return what *scheduler* made of *traffic*."""
-    key = traffic.endpoints[0].key()
+    key = parse_service(service) if service else traffic.endpoints[0].key()
     chosen = Servers(key, mode)
     chosen.add(list(servers))
     begin, end = traffic.span()
@@ -226,3 +227,37 @@ def test_the_service_can_be_any_port():
 
     assert ftp.endpoints[0].key() == parse_service("192.168.10.1:21")
     assert names(play(ftp, "rr", "2")) == "B"
+
+
+def every_port() -> Traffic:
+    """Return flows of three clients, one after the other, to three ports of the VIP each, and one elsewhere."""
+    flows = [connection(f"10.0.0.{client}:{4000 + port}", f"192.168.10.1:{port}", 100 * client + port, 110 * client + port)
+             for client in (1, 2, 3) for port in (80, 81, 88)]
+    return captured(*flows, connection("10.0.0.1:1", "192.168.10.2:80", 0, 1), wanted="192.168.10.1:0")
+
+
+@pytest.mark.parametrize("mode", [NAT, DR, TUN])
+def test_a_service_of_every_port_keeps_each_client_at_one_server(mode):
+    measured = play(every_port(), "rr", "3", mode=mode, flags=PERSISTENT, timeout=900, service="192.168.10.1:0")
+
+    assert names(measured) == "CCCBBBAAA"
+    assert measured.packets == [18, 18, 18] and measured.moved == measured.refused == measured.forgotten == 0
+
+
+def test_replies_of_a_service_of_every_port_change_states():
+    """They come from the port that was asked: a flow that a server has reset is not established, and counts little."""
+    def flow(number, ends):
+        client, vip = f"10.0.0.{number}:1", f"192.168.10.1:{number}"
+        return [(number, tcp(client, vip, "S")), (number + 0.5, tcp(vip, client, "R" if ends else "SA"))]
+
+    reset = captured(flow(1, True), flow(2, False), flow(3, True), flow(4, False), flow(5, False), wanted="192.168.10.1:0")
+    measured = play(reset, "lc", "2", flags=PERSISTENT, timeout=900, service="192.168.10.1:0")
+    assert names(measured) == "BABBA"
+
+
+@pytest.mark.parametrize(("vip", "servers"), [(VIP, ("[2001:db8::a]", "10.1.0.2", "[2001:db8::c]")),
+                                              (VIP6, ("10.1.0.1", "[2001:db8::b]", "10.1.0.3"))])
+def test_servers_of_the_other_ip_version_are_reached_in_a_tunnel(vip, servers):
+    measured = play(one_by_one(6, vip), "rr", *servers, mode=TUN, changes=("t=7 del A", "t=9 add A"))
+
+    assert names(measured) == "CBACBA" and measured.cut == measured.moved == 0

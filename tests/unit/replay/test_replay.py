@@ -105,6 +105,14 @@ def test_a_service_that_is_said(capsys, web):
         capsys, web, "--service", "udp:192.168.10.1:53", "--scheduler", "rr")
 
 
+def test_a_service_of_every_port_and_servers_of_the_other_ip_version(capsys, web):
+    told = run(capsys, web, "--service", "192.168.10.1:0", "--persistent", "60", "--scheduler", "rr", "--mode", "tun",
+               "--servers", "10.0.0.1", "[2001:db8::2]")
+
+    assert "8 flows to tcp:192.168.10.1:0, 48 packets in 9.0 s; servers reached by tun" in told
+    assert "servers: A 10.0.0.1:0  B [2001:db8::2]:0" in told and "rr         50.0  50.0" in told
+
+
 def test_a_capture_without_replies_is_of_dr(capsys, tmp_path):
     syns = write(tmp_path / "syns.pcapng", pcapng([(number, tcp(f"10.0.0.9:{number + 1}", VIP, "S"))
                                                    for number in range(3)]))
@@ -201,9 +209,12 @@ def test_mistakes_about_files(capsys, tmp_path, web):
     (["--scheduler", ""], "unknown scheduler ''"), (["--scheduler", "no.py:Such"], "cannot load scheduler no.py:Such"),
     (["--servers", "x"], "--servers x:"), (["--change", "t=1 weight Q 0"], "there is no server Q"),
     (["--change", "t=1000 del A"], "the last packet comes at t=9"), (["--mode", "nta"], "unknown mode 'nta'"),
-    (["--service", "fwmark:1"], "--service fwmark:1: a capture tells neither marks"),
+    (["--service", "fwmark:1"], "--service fwmark:1: a capture does not tell marks"),
     (["--slices", "0"], "--slices '0'"),
-    (["--service", "192.168.10.1:0"], "say [tcp:|udp:|sctp:]VIP:PORT"), (["--plot", "x.gif"], "must end in"),
+    (["--service", "192.168.10.1:0"], "a service of port 0, every port, needs --persistent"),
+    (["--service", "192.168.10.1:0", "--persistent", "9", "--servers", "10.0.0.1:81", "10.0.0.1:82"],
+     "10.0.0.1:82 is there already"),
+    (["--plot", "x.gif"], "must end in"),
     (["--persistent", "x"], "--persistent x: not a number"), (["--wrong"], "unrecognized arguments"),
     (["--netmask", "x"], "netmask 'x'"),
     (["--scheduler", "rr,mh", "--scheduler-flags", "mh-port,sh-port"],

@@ -75,6 +75,16 @@ def test_what_goes_elsewhere_is_left_out_and_what_says_nothing_goes_to_the_servi
     assert len(traffic.clients) == 2 and traffic.ignored["elsewhere"] == 1
 
 
+def test_each_flow_to_a_service_of_every_port_says_to_which():
+    header = "start,client,duration,destination"
+    lines = ("0,10.0.0.9,1,10.0.0.1:80", "1,10.0.0.9,1,10.0.0.1:81", "2,10.0.0.9,1,udp:10.0.0.1:80")
+    traffic = read(csv(*lines, header=header), "10.0.0.1:0")
+    assert len(traffic.clients) == 2 and traffic.ignored["elsewhere"] == 1
+
+    with pytest.raises(ConfigError, match="flows.csv:5: to which port of tcp:10.0.0.1:0 does it go?"):
+        read(csv(*lines, "3,10.0.0.9,1,", header=header), "10.0.0.1:0")
+
+
 def test_the_latest_of_flows_fits_into_its_column():
     traffic = read(csv(f"{table.LATEST_START},10.0.0.9,{table.LONGEST}"))
 
@@ -100,6 +110,8 @@ def test_quotes_a_byte_order_mark_and_carriage_returns():
     (csv("0,10.0.0.9,1,-5", header="start,client,duration,bytes"), "flows.csv:2: bytes '-5' is not a number from 0"),
     (csv("0,10.0.0.9,1,fwmark:1", header="start,client,duration,destination"),
      "flows.csv:2: destination 'fwmark:1' is not [tcp:|udp:|sctp:]VIP:PORT"),
+    (csv("0,10.0.0.9,1,10.0.0.1:0", header="start,client,duration,destination"),
+     "flows.csv:2: destination '10.0.0.1:0' is not [tcp:|udp:|sctp:]VIP:PORT"),
     (csv("0,10.0.0.9,1,10.0.0.1", header="start,client,duration,destination"), "flows.csv:2: '10.0.0.1' has no port"),
     (csv("1", header="start"), "flows.csv:1: no column client, duration;"),
     (csv("1", header="begin,client,duration"), "flows.csv:1: unknown column 'begin'"),
