@@ -7,6 +7,7 @@ and chooses the exit status: 0 done, 1 the director failed, 2 the user or the ma
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 
 from lbq import sysctls
-from lbq.errors import ConfigError, LbqError
+from lbq.errors import ConfigError, HostError, LbqError
 from lbq.grammar import did_you_mean, format_address, parse_number, parse_server, parse_service
 from lbq.log import configure, debugging, one_line
 from lbq.model import FAMILY_NAMES, PROTOCOL_NAMES
@@ -36,20 +37,41 @@ from lbq.options import (
     validate_serve,
 )
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)        # of what keeps output from being written
+
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line says and return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(argv)
+        try:
+            status = _dispatch(argv)
+        except SystemExit:          # help and version
+            _write_out()
+            raise
+        _write_out()
+        return status
     except LbqError as error:
         _tell(error, as_json="--json-log" in argv)
         return 2
     except BrokenPipeError:         # `lbq conns | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _tell(HostError(f"cannot write the output: {error.strerror}; make room, or write elsewhere"),
+              as_json="--json-log" in argv)
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _write_out() -> None:
+    """Write what is still to be written: what fails when Python ends is told in its words."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _tell(error: LbqError, as_json: bool) -> None:

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -209,3 +212,37 @@ def test_version(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"lbq {__version__}\n"
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def written(request):
+    """What comes of ``lbq WORDS`` whose output goes into *file*: status and standard error."""
+    def run_into(file, *words: str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-m", "lbq", *words], stdout=file, stderr=subprocess.PIPE, text=True,
+                              check=False, env={**os.environ, "PYTHONUNBUFFERED": request.param})
+        return done.returncode, done.stderr
+
+    return run_into
+
+
+@pytest.mark.parametrize("words", [("replay", "flows.csv", "--scheduler", "rr"), ("explain", "--help")])
+def test_a_reader_that_has_gone_is_no_mistake(written, tmp_path, monkeypatch, words):
+    (tmp_path / "flows.csv").write_text("start,client,duration\n0,10.0.0.9,1\n")
+    monkeypatch.chdir(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert written(writer, *words)[1] == ""
+    finally:
+        os.close(writer)
+
+
+def test_a_full_disk_is_told_in_one_line(written, tmp_path, monkeypatch):
+    (tmp_path / "flows.csv").write_text("start,client,duration\n0,10.0.0.9,1\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules").write_text("-A -t 192.168.10.1:80 -s rr\n")
+    with open("/dev/full", "w") as full:
+        for words in (("replay", "flows.csv", "--scheduler", "rr"),
+                      ("explain", "--config", "rules", "--from", "192.168.10.9:4000", "--to", "192.168.10.1:80")):
+            assert written(full, *words) == (2, "lbq: cannot write the output: No space left on device; make room, or "
+                                                "write elsewhere\n")
