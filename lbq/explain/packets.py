@@ -8,11 +8,12 @@ from lbq.errors import ConfigError
 from lbq.model import AF_INET6, SCTP, TCP, UDP, packed
 from lbq.parsing import Parsed, parse
 from lbq.protocols import tcp
-from lbq.replay.capture import LINKS, Damaged, Pieces, Record, is_capture, records
+from lbq.replay.capture import LINKS, Damaged, Pieces, Record, is_capture, records, unread_link
 
 FLAGS = {"S": tcp.SYN, "A": tcp.ACK, "F": tcp.FIN, "R": tcp.RST, "P": 0x08, "U": 0x20}
 CHUNKS = {"I": 1, "D": 0, "A": 6, "F": 7}       # SCTP: INIT, DATA, ABORT, SHUTDOWN
 HOPS = 64
+NEEDED = {TCP: 20, UDP: 8, SCTP: 16}            # bytes of a transport's header that decisions and checksums go by
 
 
 def build(protocol: int, source: tuple[int, int], destination: tuple[int, int], family: int, flags: str = "S",
@@ -67,31 +68,42 @@ def _chunk(flags: str) -> int:
 def from_capture(path: str, number: int | None) -> bytearray:
     """Return packet *number* of a capture, counted from 1 as Wireshark does; None: the first that can be explained.
 
-    What the capture has not kept of it is zeros: nothing depends on it but a checksum that is made anew.
+    What the capture has not kept behind its headers is zeros: nothing depends on that but a checksum that is made anew.
     """
+    nothing = (f"no packet in {path} is TCP, UDP or SCTP over IP, with its header" if number is None else
+               f"{path} has no packet {number}")
     try:
         with open(path, "rb") as file:
             if not is_capture(file.peek(4)[:4]):
                 raise ConfigError(f"{path} is no capture; pcap and pcapng are read, such as tcpdump -w writes")
             for at, record in enumerate(records(Pieces(file, path)), 1):
-                packet = _packet(record)
+                if number not in (None, at):
+                    continue
+                if record[1] not in LINKS:
+                    nothing = unread_link(path, record[1])
+                    continue
+                packet, kept = _packet(record)
                 if at == number and not packet:
                     raise ConfigError(f"packet {number} of {path} is no IP packet")
-                if at == number or (number is None and isinstance(parse(packet), Parsed)):
+                parsed = parse(packet)
+                if isinstance(parsed, Parsed) and kept < min(parsed.header + NEEDED[parsed.protocol], parsed.length):
+                    if number is None:
+                        continue
+                    raise ConfigError(f"of packet {number} of {path} only {kept} bytes were captured, too few to say what "
+                                      "becomes of it; capture more of each, tcpdump -s 128")
+                if at == number or isinstance(parsed, Parsed):
                     return packet
     except Damaged as damage:
         raise ConfigError(str(damage).partition("; --partial")[0]) from damage     # which is for replay
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    if number is None:
-        raise ConfigError(f"no packet in {path} is TCP, UDP or SCTP over IP")
-    raise ConfigError(f"{path} has no packet {number}")
+    raise ConfigError(nothing)
 
 
-def _packet(record: Record) -> bytearray:
-    """Return the IP packet of a captured frame, as long as its header says; b"" when there is none."""
+def _packet(record: Record) -> tuple[bytearray, int]:
+    """Return the IP packet of a captured frame, as long as its header says, b"" when there is none; and what was kept."""
     _, link, data, at, end, _ = record
-    start = LINKS[link](data, at, end) if link in LINKS else -1
+    start = LINKS[link](data, at, end)
     packet = bytearray(data[start:end] if 0 <= start < end else b"")
     length = pkt.whole_length(packet) if len(packet) >= (pkt.IP6_HEADER if packet[:1] >= b"\x60" else 20) else 0
-    return packet[:length] + bytes(max(length - len(packet), 0))
+    return packet[:length] + bytes(max(length - len(packet), 0)), len(packet)

@@ -270,3 +270,9 @@ def raw(data: bytes, at: int, end: int) -> int:
 LINKS: dict[int, Callable[[bytes, int, int], int]] = {
     0: loopback, 108: loopback, 1: ethernet, 12: raw, 14: raw, 101: raw, 228: raw, 229: raw, 113: cooked,
     276: cooked2}
+
+
+def unread_link(name: str, link: int) -> str:
+    """Say that a capture is of a kind of network whose frames are not known here."""
+    return (f"{name} has link type {link}, which lbq does not read; it reads Ethernet, Linux cooked, raw IP and loopback "
+            "captures, such as tcpdump -i any writes")

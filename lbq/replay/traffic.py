@@ -186,8 +186,7 @@ class Reader:
                 now = time - first
             strip = links.get(link)
             if strip is None:
-                raise ConfigError(f"{pieces.name} has link type {link}, which lbq does not read; it reads "
-                                  "Ethernet, Linux cooked, raw IP and loopback captures, such as tcpdump -i any writes")
+                raise ConfigError(capture.unread_link(pieces.name, link))
             at = strip(data, start, end)
             if at < 0 or end - at < 20:
                 ignored["not_ip"] += 1

@@ -9,6 +9,7 @@ from scapy.utils import PcapNgWriter, PcapWriter
 from lbq.errors import ConfigError
 from lbq.explain.packets import from_capture
 from lbq.trace.capture import BEFORE, Capture
+from tests.helpers.captures import pcap
 from tests.helpers.packets import tcp, udp
 
 SYN = bytes(tcp("192.168.10.9:40000", "192.168.10.1:80", "S"))
@@ -36,6 +37,25 @@ def test_what_was_not_kept_is_zeros(tmp_path):
     with open(tmp_path / "trace", "wb") as file:
         Capture(file).add(BEFORE, 0, long[:60], len(long), "")
     assert from_capture(str(tmp_path / "trace"), None) == long[:60] + bytes(len(long) - 60)
+
+
+def test_what_the_capture_has_not_kept_of_the_header_is_not_made_up(tmp_path):
+    with open(tmp_path / "trace", "wb") as file:
+        trace = Capture(file)
+        for kept in (20, 33, 40):
+            trace.add(BEFORE, 0, SYN[:kept], len(SYN), "")
+    path = str(tmp_path / "trace")
+    assert from_capture(path, None) == from_capture(path, 3) == SYN
+    with pytest.raises(ConfigError, match="of packet 2 of .* only 33 bytes were captured, too few"):
+        from_capture(path, 2)
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_frames_of_another_network_are_not_said_to_be_no_ip(tmp_path, number):
+    path = tmp_path / "wlan.pcap"
+    path.write_bytes(pcap([(0, bytes(80))], link=105))
+    with pytest.raises(ConfigError, match="has link type 105, which lbq does not read"):
+        from_capture(str(path), number)
 
 
 @pytest.mark.parametrize(("content", "what"), [(b"", "no capture"), (b"hello", "no capture"),
