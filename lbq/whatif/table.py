@@ -38,8 +38,10 @@ def read(path: str) -> dict:
     try:
         with open(0 if path == "-" else path, closefd=path != "-") as file:
             table = json.load(file)
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        table = None                    # no JSON, not even text
     if not isinstance(table, dict) or table.get("lbq_table") != FORMAT:
         raise ConfigError(f"{path} is no table that lbq whatif --save wrote")
     try:

@@ -167,6 +167,14 @@ def test_a_damaged_table_is_refused(engine, tmp_path, damage):
         table.read(str(path))
 
 
+@pytest.mark.parametrize("content", [b"", b"\xd4\xc3\xb2\xa1", b"-A -t 192.168.10.1:80", b"[" * 100_000, b'{"lbq_table": 1'])
+def test_what_is_no_table_is_called_none(tmp_path, content):
+    path = tmp_path / "table"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="is no table that lbq whatif --save wrote"):
+        table.read(str(path))
+
+
 def test_a_saved_table_is_told_without_a_director(engine, tmp_path, capsys):
     path = tmp_path / "table"
     path.write_text(json.dumps(taken(filled(engine))))
