@@ -16,7 +16,6 @@ from typing import NamedTuple
 from lbq.conntrack import ends_of
 from lbq.director import Director
 from lbq.explain.packets import build
-from lbq.explain.reasons import name_of
 from lbq.forwarding import PREROUTING
 from lbq.grammar import format_endpoint
 from lbq.model import AF_INET, AF_INET6, IP, ONE_PACKET, PERSISTENT, PROTOCOL_NAMES, SCTP, TCP, TEMPLATE
@@ -102,8 +101,7 @@ def _server_of(engine: Director, protocol: int, client: int, cport: int, vip: in
     found = engine.connections.find(family, protocol, client, cport, vip, vport)
     if found is None or found.server is None:
         return ""
-    server = found.server
-    return format_endpoint(server.address, found.dport, server.family) if server.port == 0 else name_of(server)
+    return format_endpoint(found.daddr, found.dport, found.server.family)
 
 
 def _endpoint(row: dict) -> tuple[int, int, int]:

@@ -86,8 +86,7 @@ def _enter(engine: Director, row: dict, gone: dict[tuple, RealServer]) -> None:
     place = int(address), row["dport"], AF_INET if address.version == 4 else AF_INET6
     is_template = row["flags"] & TEMPLATE != 0
     service = _service(engine, row, protocol, vip, vport, family)
-    server = service and next((each for each in service.servers if (each.address, each.family) == (place[0], place[2])
-                               and each.port in (0, place[1]) + ((each.port,) if place[1] == 0 else ())), None)
+    server = _server(service, place, row["vport"]) if service is not None else None
     if server is None:
         server = gone.setdefault(place, _deleted(place, engine))
     connection = Connection(protocol, client, cport, vip, vport, server, row["dport"], row["flags"] & TEMPLATE,
@@ -112,6 +111,16 @@ def _service(engine: Director, row: dict, protocol: int, vip: int, vport: int, f
     if protocol == IP:                  # the template of a mark: its address is the mark
         return engine.services.find_service(family, protocol, 0, 0, vip >> 96 if family == AF_INET6 else vip)
     return engine.services.find_service(family, protocol, vip, vport, row["fwmark"])
+
+
+def _server(service: VirtualService, place: tuple[int, int, int], vport: int) -> RealServer | None:
+    """Return the server of *service* that a connection to its *vport*, or a template, goes to."""
+    address, port, family = place
+    servers = [each for each in service.servers if (each.address, each.family) == (address, family)]
+    found = next((each for each in servers if each.port in (0, port)), None)
+    # A template has port 0; what is not for the service's own port keeps that when it is persistent, or FTP's data.
+    keeps_port = port == 0 or (vport != service.key.port and (service.flags & PERSISTENT or not service.key.fwmark))
+    return next(iter(servers), None) if found is None and keeps_port else found
 
 
 def _deleted(place: tuple[int, int, int], engine: Director) -> RealServer:

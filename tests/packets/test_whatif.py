@@ -124,6 +124,25 @@ def test_a_server_of_the_other_family_is_still_of_that(engine):
     assert connection["daddr"] == known["connections"][0]["daddr"] == "2001:db8:1::1"
 
 
+@pytest.mark.parametrize(("service", "server", "target", "mark"), [
+    ("fwmark:7", "192.168.20.1:80", "192.168.10.1:443", 7), ("tcp:192.168.10.1:21", "192.168.20.1:21", "192.168.10.1:50000", 0),
+    ("tcp:192.168.10.1:0", "192.168.20.1:0", "192.168.10.1:443", 0),
+    ("tcp:192.168.10.1:0", "192.168.20.1:80", "192.168.10.1:443", 0)])
+def test_a_connection_at_another_port_than_its_servers_is_still_of_that(engine, service, server, target, mark):
+    """A persistent service keeps the port that the client asked for where that is not its own."""
+    engine.add_service(key(service), "rr", PERSISTENT, 300)
+    engine.add_server(key(service), *endpoint(server))
+    engine.handle(tcp("192.168.10.100:40000", target, "S"), PREROUTING, now_ns=NS, mark=mark)
+    engine.handle(tcp("192.168.10.100:40000", target, "A"), PREROUTING, now_ns=NS, mark=mark)
+    known, rip = taken(engine), server.rpartition(":")[0]
+    [before] = foretold(known, "sysctl sloppy_tcp=0").values()
+    assert (before.fate, before.server, before.then) == ("stays", *[f"{rip}:{target.rpartition(':')[2]}"] * 2)
+
+    engine.delete_server(key(service), *endpoint(server))
+    [gone] = foretold(taken(engine), "sysctl sloppy_tcp=0").values()
+    assert gone.fate == "stranded"
+
+
 def test_one_address_and_port_of_two_protocols_are_two_services(engine):
     known = taken(filled(engine))
     for row, address, port in (*((row, "address", "port") for row in known["services"]),
