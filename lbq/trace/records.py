@@ -83,7 +83,8 @@ class Traced(NamedTuple):
         if self.steer:
             words.append(f"the kernel rewrites it, told number {self.steer}")
         if self.what_after == ANSWER:
-            words.append("ICMP to its sender")
+            told = fields(self.after).get("destination")
+            words.append(f"ICMP to {'its sender' if told == its.get('source') else told}")
         if self.outcome not in ("rewritten", "forwarded", "passed_reply"):
             words.append(f"{'DROP ' if self.is_dropped() else ''}{self.outcome}: it {MEANING[self.outcome]}")
         return "  ".join(word for word in words if word)

@@ -61,7 +61,7 @@ def test_what_goes_nowhere_says_why(engine):
     late, syn = traced(engine, (tcp(CLIENT, VIP, "A"), PREROUTING), (tcp(CLIENT, VIP, "S"), PREROUTING))
     assert late.outcome == "passed_not_opening" and late.what_after == NOTHING and not late.is_dropped()
     assert syn.outcome == "dropped_no_server" and syn.what_after == ANSWER and syn.after[20] == 3
-    assert "DROP dropped_no_server: it finds no real server" in syn.line()
+    assert "  ICMP to its sender  DROP dropped_no_server: it finds no real server" in syn.line()
     (broken,) = traced(engine, (bytearray(b"\x45\0\0\x14" + bytes(10)), PREROUTING))
     assert broken.outcome == "dropped_malformed" and broken.line()
 
@@ -195,6 +195,8 @@ def test_an_error_about_a_tunnel_is_found_by_the_connection_inside(engine):
     error = icmp_error("10.1.1.1", "192.168.20.254", 3, 1, bytes(syn.after))
     filters = [{"client": CLIENT}, {"service": VIP}, {"server": "192.168.20.2"}]
     assert kept_by(engine, error, LOCAL_IN, [*filters, {"server": "192.168.20.1"}]) == filters
+    (told,) = traced(engine, (error, LOCAL_IN))
+    assert told.what_after == ANSWER and f"ICMP to {CLIENT.partition(':')[0]}  DROP dropped_icmp_ours" in told.line()
 
 
 def test_a_service_by_mark_is_found_by_its_mark_and_family(engine):

@@ -22,6 +22,7 @@ def rules(tmp_path) -> str:
     ((), "say which packet"), (ENDS[:2], "say which packet"), ((*ENDS, "--packet", "3"), "say --pcap FILE, too"),
     (("--pcap", "x", "--flags", "A"), "--pcap is what it is"), (("--pcap", "x", *ENDS), "--pcap is what it is"),
     ((*ENDS, "--proto", "udp", "--flags", "S"), "a packet of udp has none"), ((*ENDS, "--proto", "icmp"), "there are"),
+    ((*ENDS, "--payload", ""), "--payload ''"), ((*ENDS, "--proto", "sctp", "--flags", ""), "no SCTP chunk"),
     ((*ENDS, "--flags", "X"), "no TCP flags"), ((*ENDS, "--payload", "70000"), "--payload"),
     (("--pcap", "x", "--packet", ""), "--packet ''"), ((*ENDS, "--mark", "0x1"), "--mark '0x1'"),
     (("--from", "[2001:db8::1]:1", *ENDS[2:]), "not of one address family"), (("--pcap", "/nowhere"), "cannot read"),
@@ -37,6 +38,8 @@ def test_what_is_left_away_is_a_syn(rules, capsys):
     said = json.loads(capsys.readouterr().out)
     assert (said["packet"]["fields"]["flags"], said["packet"]["fields"]["length"]) == ("SYN", 40)
     assert said["outcome"] == "rewritten" and said["ways"] == []
+    assert cli.main(["explain", "--config", rules, "--json", *ENDS, "--flags", ""]) == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "passed_not_opening"      # a segment without any
     for protocol in ("udp", "sctp"):
         assert cli.main(["explain", "--config", rules, "--json", "--proto", protocol, *ENDS]) == 0
         assert json.loads(capsys.readouterr().out)["outcome"] == "passed_no_service"
