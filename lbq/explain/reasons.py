@@ -61,7 +61,8 @@ class Question:
                 why = ""
             rows.append(Candidate(name_of(server), server.weight, server.active_conns, server.inactive_conns, score,
                                   server is chosen, why))
-        return Reasons(self.service.scheduler.name, self.rule, self.steps, rows)
+        steps = self.steps if rows else ["the service has no real server"]
+        return Reasons(self.service.scheduler.name, self.rule, steps, rows)
 
 
 def question(service: VirtualService, flow: Flow) -> Question:
@@ -328,7 +329,7 @@ def _hashed(rule: str, table: list, steps: list[str], places: list[int]):
 def _dh(service: VirtualService, flow: Flow):
     table, rule = service.scheduler.table, "the bucket of the destination's hash; no second choice"
     if not table:
-        return _hashed(rule, table, ["no server, no table"], [])
+        return _hashed(rule, table, [], [])
     bucket = hash32(fold(flow.vaddr), _bits(table))
     return _hashed(rule, table, [f"hash32({format_address(flow.vaddr, flow.family)}), {_bits(table)} bits = {bucket}"],
                    [bucket])
@@ -337,7 +338,7 @@ def _dh(service: VirtualService, flow: Flow):
 def _sh(service: VirtualService, flow: Flow):
     table, rule = service.scheduler.table, "the bucket of the client's hash" + _second_choice(service)
     if not table:
-        return _hashed(rule, table, ["no server, no table"], [])
+        return _hashed(rule, table, [], [])
     bucket = hash32(fold(flow.caddr) + client_port(service, flow) & 0xFFFFFFFF, _bits(table))
     size = len(table)
     places = [(bucket + bucket + step) % size for step in range(size)] if falls_back(service) else []

@@ -38,6 +38,12 @@ def test_every_scheduler_says_its_reasons():
     assert set(BY_NAME) == set(BUILT_IN)
 
 
+@pytest.mark.parametrize("scheduler", BY_NAME)
+def test_where_there_is_no_server_that_is_the_reason(scheduler):
+    reasons = asked(service_of(scheduler))
+    assert (reasons.steps, reasons.candidates) == (["the service has no real server"], [])
+
+
 def test_wlc_compares_loads_without_dividing():
     reasons = asked(service_of("wlc", (2, 2, 1), (1, 1, 0), (0, 0, 0), (5, 9, 0, True), (1, 1, 0)))
     # 257·2 + 1 = 515 over 2, against 257 over 1: 515 · 1 > 257 · 2
