@@ -45,7 +45,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--payload", metavar="BYTES", help="(default: 0)")
     parser.add_argument("--mark", metavar="N", default="0", help="the packet's firewall mark (default: 0)")
     parser.add_argument("--config", metavar="FILE", help="what lbq save or ipvsadm -S wrote, instead of a director")
-    parser.add_argument("--kernel-profile", choices=PROFILES, default=NEW, help=f"with --config (default: {NEW})")
+    parser.add_argument("--kernel-profile", choices=PROFILES, help=f"with --config (default: {NEW})")
     parser.add_argument("--json", action="store_true", help="print JSON")
     said = parser.parse_args(words)
     packet = _packet(said)
@@ -55,7 +55,9 @@ def main(words: list[str]) -> int:
         for number, mistake in dump.mistakes:
             raise ConfigError(f"cannot use {said.config}: line {number}: {mistake}")
         found = decision.by_configuration(list(dump.services.values()), dump.timeouts, packet, mark,
-                                          said.kernel_profile)
+                                          said.kernel_profile or NEW)
+    elif said.kernel_profile:
+        raise ConfigError("--kernel-profile is for --config; a running director has one of its own")
     else:
         with ControlClient(state_directory()) as client:
             found = decision.by_director(client, packet, mark)

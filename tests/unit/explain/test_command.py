@@ -33,6 +33,11 @@ def test_a_mistake_is_one_line(rules, capsys, words, told):
     assert said.out == "" and said.err.count("\n") == 1 and told in said.err
 
 
+def test_a_running_director_has_a_profile_of_its_own(capsys):
+    assert cli.main(["explain", *ENDS, "--kernel-profile", "classic"]) == 2
+    assert "--kernel-profile is for --config" in capsys.readouterr().err
+
+
 def test_what_is_left_away_is_a_syn(rules, capsys):
     assert cli.main(["explain", "--config", rules, "--json", *ENDS]) == 0
     said = json.loads(capsys.readouterr().out)
