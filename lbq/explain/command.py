@@ -86,6 +86,6 @@ def _packet(said) -> bytearray:
     (source, source_port, family), (destination, port, other) = map(parse_endpoint, (said.source, said.to))
     if family != other:
         raise ConfigError(f"--from {said.source} and --to {said.to} are not of one address family")
-    payload = parse_number("0" if said.payload is None else said.payload, "--payload", 0, MOST_PAYLOAD)
-    return build(protocol, (source, source_port), (destination, port), family, "S" if said.flags is None else said.flags,
-                 payload)
+    payload = 0 if said.payload is None else parse_number(said.payload, "--payload", 0, MOST_PAYLOAD)
+    flags = "S" if said.flags is None else said.flags
+    return build(protocol, (source, source_port), (destination, port), family, flags, payload)

@@ -89,8 +89,8 @@ def from_capture(path: str, number: int | None) -> bytearray:
                 if isinstance(parsed, Parsed) and kept < min(parsed.header + NEEDED[parsed.protocol], parsed.length):
                     if number is None:
                         continue
-                    raise ConfigError(f"of packet {number} of {path} only {kept} bytes were captured, too few to say what "
-                                      "becomes of it; capture more of each, tcpdump -s 128")
+                    raise ConfigError(f"of packet {number} of {path} only {kept} bytes were captured, too few to say "
+                                      "what becomes of it; capture more of each, tcpdump -s 128")
                 if at == number or isinstance(parsed, Parsed):
                     return packet
     except Damaged as damage:
@@ -101,7 +101,10 @@ def from_capture(path: str, number: int | None) -> bytearray:
 
 
 def _packet(record: Record) -> tuple[bytearray, int]:
-    """Return the IP packet of a captured frame, as long as its header says, b"" when there is none; and what was kept."""
+    """Return the IP packet of a captured frame, as long as its header says, and how many bytes are from the capture.
+
+    It is empty when there is none.
+    """
     _, link, data, at, end, _ = record
     start = LINKS[link](data, at, end)
     packet = bytearray(data[start:end] if 0 <= start < end else b"")

@@ -274,5 +274,5 @@ LINKS: dict[int, Callable[[bytes, int, int], int]] = {
 
 def unread_link(name: str, link: int) -> str:
     """Say that a capture is of a kind of network whose frames are not known here."""
-    return (f"{name} has link type {link}, which lbq does not read; it reads Ethernet, Linux cooked, raw IP and loopback "
-            "captures, such as tcpdump -i any writes")
+    return (f"{name} has link type {link}, which lbq does not read; it reads Ethernet, Linux cooked, raw IP and "
+            "loopback captures, such as tcpdump -i any writes")

@@ -125,7 +125,8 @@ def test_a_server_of_the_other_family_is_still_of_that(engine):
 
 
 @pytest.mark.parametrize(("service", "server", "target", "mark"), [
-    ("fwmark:7", "192.168.20.1:80", "192.168.10.1:443", 7), ("tcp:192.168.10.1:21", "192.168.20.1:21", "192.168.10.1:50000", 0),
+    ("fwmark:7", "192.168.20.1:80", "192.168.10.1:443", 7),
+    ("tcp:192.168.10.1:21", "192.168.20.1:21", "192.168.10.1:50000", 0),
     ("tcp:192.168.10.1:0", "192.168.20.1:0", "192.168.10.1:443", 0),
     ("tcp:192.168.10.1:0", "192.168.20.1:80", "192.168.10.1:443", 0)])
 def test_a_connection_at_another_port_than_its_servers_is_still_of_that(engine, service, server, target, mark):
@@ -186,7 +187,8 @@ def test_a_damaged_table_is_refused(engine, tmp_path, damage):
         table.read(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"\xd4\xc3\xb2\xa1", b"-A -t 192.168.10.1:80", b"[" * 100_000, b'{"lbq_table": 1'])
+@pytest.mark.parametrize("content", [b"", b"\xd4\xc3\xb2\xa1", b"-A -t 192.168.10.1:80", b"[" * 100_000,
+                                     b'{"lbq_table": 1'])
 def test_what_is_no_table_is_called_none(tmp_path, content):
     path = tmp_path / "table"
     path.write_bytes(content)

@@ -46,7 +46,7 @@ def test_what_the_capture_has_not_kept_of_the_header_is_not_made_up(tmp_path):
             trace.add(BEFORE, 0, SYN[:kept], len(SYN), "")
     path = str(tmp_path / "trace")
     assert from_capture(path, None) == from_capture(path, 3) == SYN
-    with pytest.raises(ConfigError, match="of packet 2 of .* only 33 bytes were captured, too few"):
+    with pytest.raises(ConfigError, match=r"of packet 2 of .* only 33 bytes were captured, too few"):
         from_capture(path, 2)
 
 

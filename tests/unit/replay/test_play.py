@@ -231,7 +231,7 @@ def test_the_service_can_be_any_port():
 
 def every_port() -> Traffic:
     """Return flows of three clients, one after the other, to three ports of the VIP each, and one elsewhere."""
-    flows = [connection(f"10.0.0.{client}:{4000 + port}", f"192.168.10.1:{port}", 100 * client + port, 110 * client + port)
+    flows = [connection(f"10.0.0.{client}:4000", f"192.168.10.1:{port}", 100 * client + port, 110 * client + port)
              for client in (1, 2, 3) for port in (80, 81, 88)]
     return captured(*flows, connection("10.0.0.1:1", "192.168.10.2:80", 0, 1), wanted="192.168.10.1:0")
 
@@ -250,8 +250,9 @@ def test_replies_of_a_service_of_every_port_change_states():
         client, vip = f"10.0.0.{number}:1", f"192.168.10.1:{number}"
         return [(number, tcp(client, vip, "S")), (number + 0.5, tcp(vip, client, "R" if ends else "SA"))]
 
-    reset = captured(flow(1, True), flow(2, False), flow(3, True), flow(4, False), flow(5, False), wanted="192.168.10.1:0")
-    measured = play(reset, "lc", "2", flags=PERSISTENT, timeout=900, service="192.168.10.1:0")
+    service = "192.168.10.1:0"
+    flows = [flow(number, number in (1, 3)) for number in range(1, 6)]
+    measured = play(captured(*flows, wanted=service), "lc", "2", flags=PERSISTENT, timeout=900, service=service)
     assert names(measured) == "BABBA"
 
 

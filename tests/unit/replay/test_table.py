@@ -81,7 +81,7 @@ def test_each_flow_to_a_service_of_every_port_says_to_which():
     traffic = read(csv(*lines, header=header), "10.0.0.1:0")
     assert len(traffic.clients) == 2 and traffic.ignored["elsewhere"] == 1
 
-    with pytest.raises(ConfigError, match="flows.csv:5: to which port of tcp:10.0.0.1:0 does it go?"):
+    with pytest.raises(ConfigError, match=r"^flows.csv:5: to which port of tcp:10"):
         read(csv(*lines, "3,10.0.0.9,1,", header=header), "10.0.0.1:0")
 
 
