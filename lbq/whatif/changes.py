@@ -25,10 +25,10 @@ def make(engine: Director, change: str) -> None:
         case ["del", "service", service]:
             engine.delete_service(_known(engine, service))
         case ["del", "server", service, server]:
-            key, said = _server(engine, service, server)
+            key, said = _without_settings(engine, change, service, server)
             engine.delete_server(key, said.address, said.port, said.family)
         case ["drain", service, server]:
-            key, said = _server(engine, service, server)
+            key, said = _without_settings(engine, change, service, server)
             _set(engine, key, said._replace(weight=0))
         case ["set", "server", service, server]:
             key, said = _server(engine, service, server)
@@ -60,6 +60,13 @@ def _known(engine: Director, text: str) -> ServiceKey:
 def _server(engine: Director, service: str, server: str):
     key = _known(engine, service)
     return key, parse_server(server, key)
+
+
+def _without_settings(engine: Director, change: str, service: str, server: str):
+    key, said = _server(engine, service, server)
+    if said.says_something():
+        raise ConfigError(f"'{change}' takes no settings; write {server.partition(',')[0]}")
+    return key, said
 
 
 def _set(engine: Director, key: ServiceKey, said) -> None:

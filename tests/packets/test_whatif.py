@@ -161,6 +161,8 @@ def test_one_address_and_port_of_two_protocols_are_two_services(engine):
     ("del server 192.168.10.1:81 192.168.20.1", NoSuchService), ("sysctl", ConfigError),
     ("del server 192.168.10.1:80 192.168.20.9", NoSuchServer), ("sysctl drop_packet", ConfigError),
     ("set server 192.168.10.1:80 192.168.20.1", ConfigError),
+    ("del server 192.168.10.1:80 192.168.20.1,weight=4", ConfigError),
+    ("drain 192.168.10.1:80 192.168.20.1,weight=4", ConfigError),
     ("add server 192.168.10.1:80 192.168.20.9,mode=dr,port=1", ConfigError), ("del 'server", ConfigError)])
 def test_a_change_that_means_nothing_is_refused(engine, change, kind):
     with pytest.raises(kind):
