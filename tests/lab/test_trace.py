@@ -9,6 +9,7 @@ import time
 import dpkt
 import pytest
 
+from lbq.control.questions import TRACE_SECONDS
 from lbq.lab.topology import lbq_command, this_lbq
 from tests.helpers.processes import wait_until
 from tests.helpers.topology import curl, start_nginx, tell
@@ -26,7 +27,7 @@ def traced_lab(lab):
 def start_trace(lab, *words):
     """Start `lbq trace` in the director's namespace, and wait until it looks."""
     trace = lab.director.popen(lbq_command("trace", *words), env=this_lbq())
-    wait_until(lambda: tell(lab, "status")["traced"], timeout=10)
+    wait_until(lambda: tell(lab, "status")["traced"], timeout=30)
     return trace
 
 
@@ -58,7 +59,8 @@ def test_a_trace_ends_by_itself_and_one_whose_reader_was_killed_too(traced_lab):
     assert refused.returncode == 2 and refused.stderr.startswith("lbq: somebody is tracing already")
     trace.kill()
     trace.wait(5)
-    wait_until(lambda: lab.lbq("trace", "--seconds", "1", check=False).returncode == 0, timeout=15)
+    wait_until(lambda: not tell(lab, "status")["traced"], timeout=TRACE_SECONDS + 20)
+    start_trace(lab)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
