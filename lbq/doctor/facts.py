@@ -116,12 +116,16 @@ class Device:
 
 @dataclass
 class Ruleset:
-    """What one iptables has: its command, the rules by table, and how many packets each of them has met."""
+    """What one iptables has: its command, the rules by table, and how many packets each of them has met.
+
+    *grown* is what those of lbq's tables have met during the look, nothing when one has begun to count anew.
+    """
 
     family: int
     command: str
     tables: Saved = field(default_factory=dict)
     hits: dict[tuple[str, str], int] = field(default_factory=dict)      # by table and rule
+    grown: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass

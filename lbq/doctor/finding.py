@@ -7,6 +7,7 @@
             yield Finding(what, why it hurts, the command that mends it)
 
 The docstring is what holds when the check has nothing to say; the arguments of ``check`` are the topics that it needs.
+One cause is one finding: a check that sees what another one's cause can do, too, gives an ``Unsure``.
 """
 from __future__ import annotations
 
@@ -29,6 +30,12 @@ class Finding(NamedTuple):
     check: str = ""
 
 
+class Unsure(NamedTuple):
+    """Why a check cannot tell: what it looked at has another cause, which is another check's."""
+
+    reason: str
+
+
 class Check(NamedTuple):
     """One thing to look at."""
 
@@ -36,7 +43,7 @@ class Check(NamedTuple):
     claim: str                  # what holds when nothing is found
     needs: tuple[str, ...]
     concerns: Callable[[Facts], bool]
-    judge: Callable[[Facts], Iterator[Finding]]
+    judge: Callable[[Facts], Iterator[Finding | Unsure]]
 
 
 class Report(NamedTuple):
@@ -75,12 +82,15 @@ def examine(facts: Facts, checks: Iterable[Check]) -> Report:
 def _judge(facts: Facts, one: Check, report: Report) -> None:
     """Make one check; a rule or a setting that nobody understands leaves it unmade, and the others go on."""
     try:
-        found = [finding._replace(check=one.name) for finding in one.judge(facts)]
+        said = list(one.judge(facts))
     except NOT_UNDERSTOOD as error:
         report.unknown.append((one.name, f"this host says what nobody understands ({error!r})"))
         return
+    found = [finding._replace(check=one.name) for finding in said if isinstance(finding, Finding)]
     report.findings.extend(_bounded(found))
-    if not found:
+    report.unknown.extend((one.name, reason) for reason in sorted({
+        unsure.reason for unsure in said if isinstance(unsure, Unsure)}))
+    if not said:
         report.fine.append((one.name, one.claim))
 
 

@@ -78,29 +78,34 @@ def conntrack(facts: Facts) -> Iterator[Finding]:
 def forward(facts: Facts) -> Iterator[Finding]:
     """the firewall lets packets to real servers and their answers pass FORWARD"""
     for server in islice(facts.servers("nat"), MOST_SERVERS):
-        if server.device in (None, "lo") or server.service.fwmark or server.port == 0 or server.grown_out:
-            continue            # some answers pass: a rule that nobody can judge by reading may let them
-        place = server.service.protocol, server.address, server.port
-        clients = facts.client_devices.get(server.family, set())
-        is_tracked = facts.data_path(server.service) == "offload"
-        packets = (firewall.request_to(server.family, place, clients, server.device, is_tracked),
-                   firewall.reply_from(server.family, place, clients, server.device, is_tracked))
-        for ruleset in facts.rulesets:
-            why = None
-            if ruleset.family == server.family:
-                why = next(filter(None, (firewall.dropped_by(ruleset.tables, packet) for packet in packets)), None)
-            if why is not None:
-                author = owner(why) or owner(" ".join(ruleset.tables.get("filter", [])))
-                yield Finding(f"{ruleset.command} FORWARD drops packets between clients and {server.name()} "
-                              f"({why}{author})", "the director rewrites them, and then the firewall drops them",
-                              "start the director with --accept-forward; or: "
-                              + firewall.rules_to_add(ruleset.command, server.family, place),
-                              format_service(server.service))
-        why = next(filter(None, (nft.dropped_by(facts.nft, "forward", packet) for packet in packets)), None)
+        yield from dropped_in_forward(facts, server)
+
+
+def dropped_in_forward(facts: Facts, server: Server) -> Iterator[Finding]:
+    """Give what drops packets between clients and a NAT *server* after lbq has rewritten them."""
+    if server.device in (None, "lo") or server.service.fwmark or server.port == 0 or server.grown_out:
+        return                  # some answers pass: a rule that nobody can judge by reading may let them
+    place = server.service.protocol, server.address, server.port
+    clients = facts.client_devices.get(server.family, set())
+    is_tracked = facts.data_path(server.service) == "offload"
+    packets = (firewall.request_to(server.family, place, clients, server.device, is_tracked),
+               firewall.reply_from(server.family, place, clients, server.device, is_tracked))
+    for ruleset in facts.rulesets:
+        why = None
+        if ruleset.family == server.family:
+            why = next(filter(None, (firewall.dropped_by(ruleset.tables, packet) for packet in packets)), None)
         if why is not None:
-            yield Finding(f"{why}{owner(why)}: drops packets between clients and {server.name()}",
-                          "the director rewrites them, and then the firewall drops them",
-                          _nft_cure(why, server), format_service(server.service))
+            author = owner(why) or owner(" ".join(ruleset.tables.get("filter", [])))
+            yield Finding(f"{ruleset.command} FORWARD drops packets between clients and {server.name()} "
+                          f"({why}{author})", "the director rewrites them, and then the firewall drops them",
+                          "start the director with --accept-forward; or: "
+                          + firewall.rules_to_add(ruleset.command, server.family, place),
+                          format_service(server.service))
+    why = next(filter(None, (nft.dropped_by(facts.nft, "forward", packet) for packet in packets)), None)
+    if why is not None:
+        yield Finding(f"{why}{owner(why)}: drops packets between clients and {server.name()}",
+                      "the director rewrites them, and then the firewall drops them",
+                      _nft_cure(why, server), format_service(server.service))
 
 
 @check(DIRECTOR, RULES, concerns=balances)

@@ -30,6 +30,7 @@ from lbq.doctor.probing import SMALLEST, Attempt, Ears, Echo
 from lbq.errors import ConfigError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
 from lbq.grammar import format_address, format_service, parse_address, parse_service
 from lbq.host import addresses, ethtool, flows, iptables, nftables, probes, routes, rules, sysctl
+from lbq.host.iptables import Iptables
 from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
 from lbq.host.setup import state_directory
 from lbq.host.stack import Stack
@@ -82,6 +83,8 @@ def gather(service: str | None, seconds: float, passive: bool) -> Facts:
             time.sleep(seconds)
         else:
             _attempt(facts, topics.PROBES, _probe)
+        if topics.RULES not in facts.missing:
+            _attempt(facts, topics.RULES, _count_hits)
         if before is not None:
             _director(facts, wanted, lambda: _ask_again(facts, *before))
     _attempt(facts, topics.LINKS, _read_ways_back)
@@ -289,7 +292,10 @@ def _read_rules(facts: Facts) -> None:
     for family in facts.families() or (AF_INET, AF_INET6):      # without a service, for what a killed director left
         with nullcontext() if family in facts.families() else suppress(LbqError):
             for tables in iptables.installed(family):
-                facts.rulesets.append(read_rules(family, tables.command(), tables.save(counted=True)))
+                ruleset = read_rules(family, tables.command(), tables.save(counted=True))
+                if family in facts.families() and _has_ours(ruleset):
+                    ruleset.hits |= _hits(ruleset, tables, "raw")       # last: _count_hits() says why
+                facts.rulesets.append(ruleset)
     facts.nft = _nft_chains()
     queues = Queues(facts.queues[0] if facts.queues else 0)
     for family in facts.families():
@@ -301,6 +307,38 @@ def _read_rules(facts: Facts) -> None:
         for service in facts.services:
             if service.key.family == family:
                 facts.wanted += _wanted(stack, service)
+
+
+def _count_hits(facts: Facts) -> None:
+    """See what lbq's rules have met during the look.
+
+    The raw table is read last before it and first after it, so that the mangle table, which a packet meets next, has
+    counted each that the raw table has.
+    """
+    for family in facts.families():
+        there = {tables.command(): tables for tables in iptables.installed(family)}
+        for ruleset in facts.rulesets:
+            if ruleset.family == family and _has_ours(ruleset):
+                tables = there[ruleset.command]
+                ruleset.grown = grown(ruleset.hits,
+                                      _hits(ruleset, tables, "raw") | _hits(ruleset, tables, "mangle"))
+
+
+def _has_ours(ruleset: Ruleset) -> bool:
+    return any(" LBQ-" in rule for _, rule in ruleset.hits)
+
+
+def _hits(ruleset: Ruleset, tables: Iptables, table: str) -> dict[tuple[str, str], int]:
+    """Return what the rules of one *table* have met by now; a table that was not there is not made."""
+    if table not in ruleset.tables:
+        return {}
+    return read_rules(ruleset.family, ruleset.command, tables.save(counted=True, table=table)).hits
+
+
+def grown(before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """Return what rules have met between two looks; nothing when one has begun to count anew."""
+    changes = {rule: count - before.get(rule, 0) for rule, count in after.items()}
+    return {} if any(change < 0 for change in changes.values()) else changes
 
 
 def _nft_chains() -> list[NftChain]:

@@ -35,19 +35,26 @@ def ip_forward(facts: Facts) -> Iterator[Finding]:
     """this host forwards packets between clients and NAT servers"""
     why = "lbq rewrites a packet and the kernel forwards it: without forwarding it is dropped after that"
     for family in sorted({server.family for server in facts.servers("nat")}):
-        key = sysctl.IP_FORWARD if family == AF_INET else sysctl.FORWARDING6
-        if facts.value(key) == "0":
-            yield Finding(f"{sysctl.spoken(key)} is 0; it was 1 when the director began", why,
-                          f"sysctl -w {sysctl.spoken(key)}=1; look in /etc/sysctl.d for what set it")
-            continue
-        if family == AF_INET6:
-            continue            # there a device's own setting says whether it is a router's, and stops no packet
+        for key, device in unforwarded(facts, family):
+            if device:
+                yield Finding(f"{sysctl.spoken(key)} is 0", f"packets that come in by {device} are not forwarded",
+                              f"sysctl -w {sysctl.spoken(key)}=1")
+            else:
+                yield Finding(f"{sysctl.spoken(key)} is 0; it was 1 when the director began", why,
+                              f"sysctl -w {sysctl.spoken(key)}=1; look in /etc/sysctl.d for what set it")
+
+
+def unforwarded(facts: Facts, family: int) -> Iterator[tuple[str, str]]:
+    """Give the settings by which packets of NAT are not forwarded, with the device that each is for, "" for all."""
+    key = sysctl.IP_FORWARD if family == AF_INET else sysctl.FORWARDING6
+    if facts.value(key) == "0":
+        yield key, ""
+    elif family == AF_INET:     # with IPv6 a device's own setting says whether it is a router's, and stops no packet
         towards = {server.device for server in facts.servers("nat") if server.family == family and server.device}
         for device in sorted(towards | facts.client_devices.get(family, set())):
             key = f"{sysctl.INTERFACES}/{device}/forwarding"
             if facts.value(key) == "0":
-                yield Finding(f"{sysctl.spoken(key)} is 0", f"packets that come in by {device} are not forwarded",
-                              f"sysctl -w {sysctl.spoken(key)}=1")
+                yield key, device
 
 
 @check(DIRECTOR, LINKS)

@@ -82,7 +82,7 @@ def set_members(facts: Facts) -> Iterator[Finding]:
 
 @check(DIRECTOR, RULES, concerns=balances)
 def rules_hit(facts: Facts) -> Iterator[Finding]:
-    """the packets of services that the raw table has seen are queued by the mangle table"""
+    """the packets of services that the raw table saw during the look were queued by the mangle table"""
     for family in facts.families():
         ruleset = _ours(facts, family)
         if ruleset is None or any(_lacking(facts, family, ruleset)):
@@ -90,12 +90,13 @@ def rules_hit(facts: Facts) -> Iterator[Finding]:
         sets = SETS[family]
         # Not those with every port: there ICMP, too, is seen by the raw table, and not queued.
         matches = [f"--match-set {name} dst," for name in (sets.vip, sets.steer_vip, sets.offload_vip)]
-        seen, queued = (sum(count for (where, rule), count in ruleset.hits.items() if where == table
+        seen, queued = (sum(count for (where, rule), count in ruleset.grown.items() if where == table
                             and rule.startswith(f"-A {chain} ") and any(match in rule for match in matches))
                         for table, chain in (("raw", NOTRACK), ("mangle", REQUEST)))
-        if queued < seen // 2 or (seen and not queued):
-            yield Finding(f"{ruleset.command}: {seen} packets of services came into the raw table, and {queued} to the "
-                          "rule that queues them", "a rule between the two takes them; only its counter tells which",
+        if queued < seen // 2 or (seen > 1 and not queued):
+            yield Finding(f"{ruleset.command}: in {facts.seconds:.1f} s {seen} packets of services came into the raw "
+                          f"table, and {queued} to the rule that queues them",
+                          "a rule between the two takes them; only its counter tells which",
                           f"{ruleset.command}-save -c: look in raw and mangle PREROUTING for what counts them")
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from lbq.doctor import nft
 from lbq.doctor.facts import DIRECTOR, LINKS, OPEN, PROBES, REFUSED, SILENT, Facts, Server
-from lbq.doctor.finding import Finding, check
-from lbq.doctor.host import has_direct, has_nat, has_servers
+from lbq.doctor.finding import Finding, Unsure, check
+from lbq.doctor.firewall import dropped_in_forward
+from lbq.doctor.host import has_direct, has_nat, has_servers, unforwarded
 from lbq.grammar import format_address, format_service
-from lbq.host import firewall
+from lbq.host import firewall, sysctl
 
 MOST_CLIENTS = 3        # that are named
 
@@ -73,10 +74,13 @@ def _connected(facts: Facts, server: Server) -> tuple[str | None, str | None]:
 
 
 @check(DIRECTOR, LINKS, concerns=has_nat)
-def return_path(facts: Facts) -> Iterator[Finding]:
+def return_path(facts: Facts) -> Iterator[Finding | Unsure]:
     """the answers of NAT servers come back through this host"""
     for server in facts.servers("nat"):
         seen = _unanswered(facts, server)
+        if seen and (stopped := _stopped_here(facts, server)):
+            yield Unsure(f"that clients wait tells nothing while {stopped}")
+            seen = ""
         connect, from_vip = _connected(facts, server)
         # Where nothing but an echo request asked from the VIP, real answers that came by tell more.
         reached = connect in (OPEN, REFUSED) or (connect is None and server.echo and not server.grown_out)
@@ -91,6 +95,13 @@ def return_path(facts: Facts) -> Iterator[Finding]:
                       "the real server's address",
                       f"{_way_back(facts, server)} via {gateway}{towards}",
                       format_service(server.service))
+
+
+def _stopped_here(facts: Facts, server: Server) -> str:
+    """Return what on this host keeps packets of clients or their answers from passing, "" when nothing does."""
+    for key, _ in unforwarded(facts, server.family):
+        return f"{sysctl.spoken(key)} is 0"
+    return "the firewall's FORWARD drops them" if any(dropped_in_forward(facts, server)) else ""
 
 
 def _way_back(facts: Facts, server: Server) -> str:

@@ -32,9 +32,9 @@ class Iptables:
         self.save_program = str(Path(restore).with_name(Path(restore).name.replace("restore", "save")))
         self.variant = NFT if "nf_tables" in _run([restore, "--version"]) else LEGACY
 
-    def save(self, *, counted: bool = False) -> str:
-        """Return the rules of all tables that exist, *counted* with what each has met; makes no table."""
-        return _run([self.save_program, *(["-c"] if counted else [])])
+    def save(self, *, counted: bool = False, table: str | None = None) -> str:
+        """Return the rules of one *table* or all that exist, *counted* with what each has met; makes none of them."""
+        return _run([self.save_program, *(["-c"] if counted else []), *(["-t", table] if table else [])])
 
     def unreadable_tables(self) -> list[str]:
         """Return the tables that this program neither lists nor changes, because nft wrote into them."""

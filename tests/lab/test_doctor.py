@@ -77,14 +77,15 @@ def doctor(lab: Lab, *words: str) -> dict:
     return said
 
 
-def found_in(lab: Lab, name: str | None = None, passive: bool = False) -> list[Finding]:
+def found_in(lab: Lab, name: str | None = None, passive: bool = False, seconds: float = SECONDS) -> list[Finding]:
     """Return what is found; the same without a process of its own."""
-    return examine(lab.director.call(gather, name, SECONDS, passive), CHECKS).findings
+    return examine(lab.director.call(gather, name, seconds, passive), CHECKS).findings
 
 
-def findings(lab: Lab, name: str | None = None, passive: bool = False) -> dict[str, str]:
+def findings(lab: Lab, name: str | None = None, passive: bool = False, seconds: float = SECONDS) -> dict[str, str]:
     """Return what is found, in words, by check."""
-    return {found.check: " | ".join((found.what, found.why, found.fix)) for found in found_in(lab, name, passive)}
+    return {found.check: " | ".join((found.what, found.why, found.fix))
+            for found in found_in(lab, name, passive, seconds)}
 
 
 @contextmanager
@@ -288,19 +289,38 @@ def test_syns_without_a_syn_ack_tell_of_a_missing_gateway_as_well(nat):
     assert web01.address in found["return_path"] and f"waiting: {nat.client.address}" in found["return_path"]
 
 
+@pytest.mark.parametrize(("broken", "check"), [
+    ("sysctl -w net.ipv4.ip_forward=0", "ip_forward"), ("iptables -P FORWARD DROP", "forward")])
+def test_what_this_host_stops_is_one_finding_while_clients_wait(nat, broken, check):
+    with instead(nat.director, broken, broken.replace("=0", "=1").replace("DROP", "ACCEPT")), \
+            waiting(nat, connections=2):
+        report = examine(nat.director.call(gather, None, SECONDS, False), CHECKS)
+
+    assert [found.check for found in report.findings] == [check]
+    assert [name for name, _ in report.unknown] == ["return_path"]
+
+
 def test_packets_that_disappear_between_our_rules(nat):
     """By a rule that cannot be judged by reading: it has a limit."""
-    def start_counters_from_zero():
-        for table in ("raw", "mangle"):
-            nat.director.run(["iptables", "-t", table, "-Z"])
-
-    start_counters_from_zero()
     limited = "-t raw -A PREROUTING -p tcp --dport 80 -m limit --limit 1000/s -j DROP"
-    with rule(nat.director, limited), waiting(nat):
-        found = findings(nat)
-    start_counters_from_zero()
+    client = nat.client.popen(["sh", "-c", f"while :; do curl -s -m 0.05 -o /dev/null http://{nat.vip}/; done"])
+    with rule(nat.director, limited):
+        found = findings(nat, seconds=1)
+    client.stop()
+    after = findings(nat)
+    tell(nat, "end_connections", service=f"{nat.vip}:80")
 
     assert list(found) == ["rules_hit"]
+    assert after == {}
+
+
+@pytest.mark.parametrize("table", ["raw", "mangle"])
+def test_a_table_that_somebody_has_count_anew(nat, table):
+    for _ in range(3):
+        curl(nat.client, f"http://{nat.vip}/")
+    nat.director.run(["iptables", "-t", table, "-Z"])
+
+    assert findings(nat) == {}
 
 
 def test_a_strict_reverse_path_filter_that_drops_clients(nat):

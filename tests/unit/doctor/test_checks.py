@@ -22,7 +22,7 @@ from lbq.doctor.facts import (
     Service,
     Vip,
 )
-from lbq.doctor.gather import read_rules
+from lbq.doctor.gather import grown, read_rules
 from lbq.doctor.rules import rules_hit
 from lbq.host import rules
 from lbq.model import AF_INET, TCP, UDP, ServiceKey
@@ -240,6 +240,22 @@ def test_a_firewall_for_some_clients_is_not_found_while_their_answers_pass():
     assert found(facts) == {}
 
 
+@pytest.mark.parametrize(("check", "reason", "changes"), [
+    ("ip_forward", "net.ipv4.ip_forward is 0", {"sysctls": SYSCTLS | {"net/ipv4/ip_forward": "0"}}),
+    ("ip_forward", "net.ipv4.conf.eth0.forwarding is 0", {"sysctls": SYSCTLS | {"net/ipv4/conf/eth0/forwarding": "0"}}),
+    ("forward", "FORWARD drops them", {"nft": [NftChain("inet", "x", "f", "forward", policy="drop")]}),
+])
+def test_clients_that_wait_for_what_this_host_stops_tell_nothing_of_the_way_back(check, reason, changes):
+    waiting = nat_server(waiting=[CLIENT])
+    report = finding.examine(healthy(waiting, towards={(CLIENT, AF_INET): "eth0"}, **changes), CHECKS)
+
+    assert [one.check for one in report.findings] == [check]
+    [(unknown, why)] = report.unknown
+    assert unknown == "return_path" and reason in why
+    asked = finding.examine(healthy(nat_server(connect_from_vip=SILENT, vip_echo=False), **changes), CHECKS)
+    assert [one.check for one in asked.findings] == [check, "return_path"]      # there are two causes then
+
+
 def test_a_rule_that_drops_what_is_invalid_makes_it_worse():
     facts = with_rule("raw", "-A PREROUTING -j ACCEPT")
     facts.rulesets[0].tables["filter"] = ["-A INPUT -m conntrack --ctstate INVALID -j DROP"]
@@ -262,7 +278,7 @@ def test_of_a_vip_with_every_port_icmp_is_seen_and_not_queued():
     text = saved(rules.install_text(AF_INET, Queues(0), False, {}, every_port=True))
     facts = healthy(rulesets=[read_rules(AF_INET, "iptables", text)])
     for rule in facts.rulesets[0].hits:
-        facts.rulesets[0].hits[rule] = 6 if rule[0] == "raw" and "lbq-vip-any" in rule[1] else 0
+        facts.rulesets[0].grown[rule] = 6 if rule[0] == "raw" and "lbq-vip-any" in rule[1] else 0
     assert found(facts) == {}
 
 
@@ -295,10 +311,25 @@ def test_packets_that_disappear_between_the_tables_are_found_by_the_counters(use
     text = saved(rules.install_text(AF_INET, Queues(0), False, {}, **needs))
     facts = healthy(rulesets=[read_rules(AF_INET, "iptables", text)], wanted=[(used, (TCP, VIP, 80), Service(KEY))])
     for rule in facts.rulesets[0].hits:
-        facts.rulesets[0].hits[rule] = 0 if used not in rule[1] else 100 if rule[0] == "raw" else 3
+        facts.rulesets[0].grown[rule] = 0 if used not in rule[1] else 100 if rule[0] == "raw" else 3
 
     [what] = [one.what for one in finding.examine(facts, [rules_hit]).findings]
     assert "100 packets" in what and "and 3 to" in what
+
+
+def test_what_rules_met_before_the_look_says_nothing():
+    """Somebody may have had one table count anew, and a rule that took packets may be gone again."""
+    facts = healthy()
+    for rule in facts.rulesets[0].hits:
+        facts.rulesets[0].hits[rule] = 100 if rule[0] == "raw" and "lbq-vip dst" in rule[1] else 0
+    assert found(facts) == {}
+
+
+@pytest.mark.parametrize(("after", "expected"), [
+    ({"raw": 9, "mangle": 8}, {"raw": 4, "mangle": 3}), ({"raw": 9, "mangle": 1}, {}), ({"raw": 5, "new": 2},
+                                                                                       {"raw": 0, "new": 2})])
+def test_rules_that_begin_to_count_anew_during_the_look_say_nothing(after, expected):
+    assert grown({"raw": 5, "mangle": 5}, after) == expected
 
 
 FIREWALLS = {       # what they leave in the filter table: chains of their own, and a policy
