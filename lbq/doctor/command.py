@@ -8,14 +8,15 @@ from lbq.doctor.gather import gather
 from lbq.errors import ConfigError
 from lbq.options import Parser
 
-HEALTHY, FOUND, BLIND = 0, 1, 2
+HEALTHY, FOUND, BLIND, NOT_RUNNING = range(4)
 LEAST_SECONDS, MOST_SECONDS = 0.1, 60.0
 EPILOG = """\
 It asks the director, reads rules and settings, and asks the neighbours: ARP or neighbour discovery for the VIP, echo
 requests to the real servers, and with NAT a connection to each that is closed at once.  It changes nothing.
 Without a director only the host itself is looked at.  docs/doctor.md lists every check.
 
-exit status: 0 nothing wrong, 1 something is, 2 could not look (at something, and nothing else was wrong)
+exit status: 0 nothing wrong, 1 something is, 2 could not look (at something, and nothing else was wrong), 3 nothing
+wrong with the host, but no director runs
 examples:
   lbq doctor
   lbq doctor --service 192.168.10.1:80 --json"""
@@ -44,8 +45,10 @@ def status_of(report: Report) -> int:
     """Return the exit status: that there is no director, or that nothing is to be sent, is no failure to look."""
     if report.findings:
         return FOUND
-    chosen = (topics.NO_DIRECTOR, topics.PASSIVE)
-    return BLIND if any(reason not in chosen for _, reason in report.unknown) else HEALTHY
+    reasons = {reason for _, reason in report.unknown} - {topics.PASSIVE}
+    if reasons - {topics.NO_DIRECTOR}:
+        return BLIND
+    return NOT_RUNNING if reasons else HEALTHY
 
 
 def _seconds(text: str) -> float:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from textwrap import wrap
 
-from lbq.doctor.facts import Facts
+from lbq.doctor.facts import DIRECTOR, NO_DIRECTOR, Facts
 from lbq.doctor.finding import Report
 from lbq.doctor.host import spoken_mac
 from lbq.log import one_line
@@ -23,6 +23,8 @@ def text(facts: Facts, report: Report, signs: bool) -> Iterator[str]:
         yield f"{_sign('fine', signs)} {name}: {claim}"
     reasons: dict[str, list[str]] = {}
     for name, reason in report.unknown:
+        if reason == NO_DIRECTOR:
+            continue            # the first line says it
         reasons.setdefault(one_line(reason), []).append(name)
     for reason, names in reasons.items():
         yield from _hanging(f"{_sign('unknown', signs)} not looked at, {reason}: ", ", ".join(names))
@@ -39,6 +41,7 @@ def as_json(facts: Facts, report: Report, status: int) -> str:
     """Return the report as one JSON document."""
     return json.dumps({
         "status": status,
+        "director": facts.status.get("version"),
         "backends": {FAMILY_NAMES[family]: name for family, name in facts.backends.items()},
         "services": [service.name() for service in facts.services],
         "vips": [{"address": vip.name(), "device": vip.device, "local": vip.is_local, "others": [
@@ -71,8 +74,9 @@ def _sign(kind: str, signs: bool) -> str:
 
 
 def _about(facts: Facts) -> str:
-    if not facts.status:
-        return "No director runs in this network namespace: only the host itself is looked at."
+    if DIRECTOR in facts.missing:
+        reason = facts.missing[DIRECTOR]
+        return f"{reason[0].upper()}{reason[1:]}: only the host itself is looked at."
     modes = sorted({server.mode for server in facts.servers()})
     names = [service.name() for service in facts.services]
     services = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

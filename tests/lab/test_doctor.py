@@ -661,7 +661,7 @@ def test_what_a_director_leaves_that_was_killed():
     assert "losses" in refused and "dropped_no_server" in refused["losses"]
     [found] = said["findings"]
     assert found["check"] == "queue_bound" and "lbq cleanup" in found["fix"]
-    assert (after["findings"], after["status"]) == ([], 0)
+    assert (after["findings"], after["status"], after["director"]) == ([], 3, None)
     assert {one["why"] for one in after["not_looked_at"]} == {"no director runs in this network namespace"}
 
 

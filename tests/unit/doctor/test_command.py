@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lbq.doctor import command, show
-from lbq.doctor.facts import NO_DIRECTOR, PASSIVE, Facts
+from lbq.doctor.facts import DIRECTOR, NO_DIRECTOR, PASSIVE, Facts
 from lbq.doctor.finding import Finding, Report
 from lbq.errors import ConfigError
 
@@ -19,7 +19,9 @@ def report(*findings: Finding, unknown=()) -> Report:
 
 
 @pytest.mark.parametrize(("made", "status"), [
-    (report(), 0), (report(SICK), 1), (report(unknown=[("x", NO_DIRECTOR), ("y", PASSIVE)]), 0),
+    (report(), 0), (report(SICK), 1), (report(unknown=[("y", PASSIVE)]), 0),
+    (report(unknown=[("x", NO_DIRECTOR), ("y", PASSIVE)]), 3), (report(SICK, unknown=[("x", NO_DIRECTOR)]), 1),
+    (report(unknown=[("x", NO_DIRECTOR), ("y", "cannot look: no more sockets")]), 2),
     (report(unknown=[("x", "cannot look: no more sockets")]), 2),
     (report(SICK, unknown=[("x", "cannot look: no more sockets")]), 1),
 ])
@@ -28,14 +30,26 @@ def test_the_exit_status_is_for_scripts(made, status):
 
 
 def test_people_read_what_why_and_fix():
-    lines = list(show.text(Facts(), report(SICK, unknown=[("x", "no"), ("y", "no")]), signs=False))
+    lines = list(show.text(Facts(status={"version": "0.1"}), report(SICK, unknown=[("x", "no"), ("y", "no")]),
+                           signs=False))
 
-    assert lines[:4] == ["No director runs in this network namespace: only the host itself is looked at.",
+    assert lines[:4] == ["director 0.1 on no iptables, no real server: no service",
                          "ok      a: b holds", "unknown not looked at, no: x, y", "WRONG   health (tcp:10.0.0.1:80)"]
     assert lines[4:6] == ["      what: it is ill", "      why:  it hurts"]
     assert lines[6].startswith("      fix:  drink tea") and lines[7].startswith("            rest and rest")
     assert lines[-1] == "1 wrong, 1 fine, 2 not looked at; nothing to look at for c"
     assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize(("reason", "first", "more"), [
+    (NO_DIRECTOR, "No director runs in this network namespace: only the host itself is looked at.", []),
+    ("the director has not answered in 10 s", "The director has not answered in 10 s: only the host itself is looked "
+     "at.", ["unknown not looked at, the director has not answered in 10 s: x"])])
+def test_a_director_that_is_not_there_and_one_that_does_not_answer_are_told_apart(reason, first, more):
+    facts, made = Facts(missing={DIRECTOR: reason}), report(unknown=[("x", reason)])
+    assert list(show.text(facts, made, signs=False)) == [
+        first, "ok      a: b holds", *more, "0 wrong, 1 fine, 1 not looked at; nothing to look at for c"]
+    assert json.loads(show.as_json(facts, made, 3))["director"] is None
 
 
 def test_signs_are_for_terminals_that_know_them(monkeypatch):
