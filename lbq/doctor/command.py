@@ -10,6 +10,9 @@ from lbq.options import Parser
 
 HEALTHY, FOUND, BLIND, NOT_RUNNING = range(4)
 LEAST_SECONDS, MOST_SECONDS = 0.1, 60.0
+DESCRIPTION = """\
+Look for what keeps packets from their way: on this host, at its neighbours and at the real servers; say why it hurts
+and which command mends it."""
 EPILOG = """\
 It asks the director, reads rules and settings, and asks the neighbours: ARP or neighbour discovery for the VIP, echo
 requests to the real servers, and with NAT a connection to each that is closed at once.  It changes nothing.
@@ -24,8 +27,7 @@ examples:
 
 def main(words: list[str]) -> int:
     """Do what ``lbq doctor WORDS`` says; return the exit status."""
-    parser = Parser("lbq doctor", "Look for what keeps packets from their way: on this host, at its neighbours and at "
-                    "the real servers; say why it hurts and which command mends it.", epilog=EPILOG)
+    parser = Parser("lbq doctor", DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--service", metavar="SERVICE", help="look at one service and its real servers")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--wait", metavar="SECONDS", default="1", help="how long to look and to listen (default 1)")
