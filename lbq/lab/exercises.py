@@ -105,8 +105,8 @@ def _answer_arp(lab: RoutedLab) -> None:
     web01 = lab.servers[0]
     for device, value in ARP_ANSWERED.items():
         web01.sysctl(f"net.ipv4.conf.{device}.arp_ignore", value)
-    mac = web01.run(["cat", "/sys/class/net/eth0/address"], check=True).stdout.strip()
-    _run(lab.router, "ip", "neigh", "replace", lab.vip, "lladdr", mac, "nud", "stale", "dev", "segment")
+    [link] = json.loads(web01.run(["ip", "-j", "link", "show", "dev", "eth0"], check=True).stdout)
+    _run(lab.router, "ip", "neigh", "replace", lab.vip, "lladdr", link["address"], "nud", "stale", "dev", "segment")
 
 
 def _keep_silent(lab: RoutedLab) -> None:
@@ -250,14 +250,18 @@ def try_out(lab: Lab, exercise: Exercise) -> Result:
         try:
             answers[_request(lab)] += 1
         except OSError as error:
-            failed.append(str(error) or type(error).__name__)
+            failed.append(_reason(error))
     seen = _connections_ever(lab) - before
     if exercise.large and not failed:
         try:
             _request(lab, LARGE)
         except OSError as error:
-            large_failed.append(str(error) or type(error).__name__)
+            large_failed.append(_reason(error))
     return Result(answers, failed, seen, large_failed)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _connections_ever(lab: Lab) -> int:
@@ -283,6 +287,8 @@ def check(lab: Lab, exercise: Exercise) -> list[str]:
     if missing := [host.name for host in lab.namespaces if not host.exists()]:
         raise HostError(f"the lab is not up: there is no network namespace {', '.join(missing)}; "
                         f"build it with lbq lab {exercise.mode} --exercise N")
+    if lab.lbq("list", check=False).returncode != 0:
+        return [f"no director answers in {lab.director.name}"]
     return try_out(lab, exercise).trouble([host_name(server) for server in lab.servers])
 
 

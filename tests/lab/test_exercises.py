@@ -9,6 +9,15 @@ from lbq.lab.routed import RoutedLab
 from lbq.lab.topology import Lab
 from tests.helpers.topology import new_lab
 
+HANGS = "Every second request hangs until the browser gives up."
+COMES_TRUE = {          # what users say, of eight requests
+    HANGS: lambda seen: [seen.failed, seen.answers.total()] == [["timed out"] * 4, 4],
+    "web01 has been bored since the maintenance yesterday; web02 groans.": lambda seen: seen.answers == {"web02": 8},
+    "Since the security hardening nothing works any more.": lambda seen: seen.failed == ["timed out"] * 8,
+    "Since the firewall was installed nothing works any more.": lambda seen: seen.failed == ["timed out"] * 8,
+    "Every second request is refused at once.": lambda seen: seen.failed == ["Connection refused"] * 4,
+    "web01 gets every request, whatever the weights say.": lambda seen: (seen.answers, seen.seen) == ({"web01": 8}, 0),
+    "Pages load, but uploads hang.": lambda seen: (seen.failed, seen.large_failed) == ([], ["timed out"])}
 TITLES = [f"{each.mode}-{each.title.replace(' ', '-')}" for each in EXERCISES]
 
 
@@ -20,9 +29,15 @@ def test_it_is_broken_and_can_be_mended(exercise):
                            *(word for server in lab.servers for word in ("--real", f"{server.address}:80")))
         assert check(lab, exercise) == []
         exercise.break_it(lab)
-        assert check(lab, exercise) != []
+        result = try_out(lab, exercise)
+        assert COMES_TRUE[exercise.complaint](result), result
+        assert result.trouble(["web01", "web02"]) != []
         exercise.mend(lab)
         assert check(lab, exercise) == [], try_out(lab, exercise)
+
+
+def test_a_director_that_does_not_run_is_one_line_of_what_is_wrong(lab):
+    assert check(lab, EXERCISES[0]) == [f"no director answers in {lab.director.name}"]
 
 
 def test_exercises_are_found_by_number():
