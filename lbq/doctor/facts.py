@@ -41,6 +41,7 @@ class Server:
     grown_in: int = 0                   # during the look
     grown_out: int = 0
     waiting: list[int] = field(default_factory=list)    # clients whose SYN was not answered during the look
+    trying: list[int] = field(default_factory=list)     # … and who have sent another one during it
     device: str | None = None           # the way there: device, gateway, own address, MTU, MAC of the next hop
     gateway: str | None = None
     source: int = 0

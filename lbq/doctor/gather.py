@@ -62,7 +62,7 @@ IFF_UP, IFF_NOARP = 0x1, 0x80
 ARPHRD_ETHER = 1
 FAMILY = {nftables.NFPROTO_INET: "inet", **nftables.NAMES}
 HOOKS = {0: "prerouting", nftables.NF_INET_FORWARD: "forward"}
-Waiting = dict[tuple, int]  # connections whose SYN has no answer yet: who they are, and their client
+Waiting = dict[tuple, tuple[int, int]]      # connections whose SYN has no answer: their client, seconds they have left
 
 
 def gather(service: str | None, seconds: float, passive: bool) -> Facts:
@@ -131,8 +131,8 @@ def _reason(error: Exception) -> str:
 # ---- The director ----------------------------------------------------------------------------------------
 
 
-def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[ControlClient, dict, Waiting]:
-    """Learn which services there are; return whom to ask later, and counters and waiting connections as they are."""
+def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[ControlClient, dict, Waiting, float]:
+    """Learn which services there are; return whom to ask later, counters and waiting connections, and when that was."""
     facts.status = client.call("status")
     stats = client.call("stats")
     for row in stats["services"]:
@@ -146,7 +146,7 @@ def _ask_director(facts: Facts, client: ControlClient, wanted) -> tuple[ControlC
     queues = Queues(facts.status["queue"], facts.status.get("workers", 1))
     by_kernel = any(row.get("data_path", "rewrite") != "rewrite" for row in stats["services"])
     facts.queues = list(queues.all if by_kernel else queues.whole)
-    return client, _counters(stats), _waiting(client)
+    return client, _counters(stats), _waiting(client), time.monotonic()
 
 
 def _server(key, row: dict) -> Server:
@@ -176,26 +176,30 @@ def _waiting(client: ControlClient) -> Waiting:
         for row in page["connections"]:
             if row["state"] == "SYN_RECV" and row["expires_seconds"] >= SYN_RECV_SECONDS - PATIENCE_SECONDS:
                 place = tuple(row[name] for name in ("caddr", "cport", "vaddr", "vport", "daddr", "dport"))
-                found[place] = parse_address(row["caddr"])[0]
+                found[place] = parse_address(row["caddr"])[0], row["expires_seconds"]
         cursor = page["next"]
         if cursor is None:
             break
     return found
 
 
-def _ask_again(facts: Facts, client: ControlClient, counters: dict, waiting: Waiting) -> None:
+def _ask_again(facts: Facts, client: ControlClient, counters: dict, waiting: Waiting, asked_at: float) -> None:
     """See what has changed during the look."""
     stats = client.call("stats")
     facts.counters, facts.last_lost = _counters(stats), stats.get("last_lost", {})
     facts.grown = {name: value - counters.get(name, 0) for name, value in facts.counters.items()}
     now = {(key_of(row), server["address"], server["port"]): _packets(server)
            for row in stats["services"] for server in row["servers"]}
-    still = {place: client_address for place, client_address in _waiting(client).items() if place in waiting}
+    passed = time.monotonic() - asked_at
+    still = {place: seen for place, seen in _waiting(client).items() if place in waiting}
+    # Nobody has less time left than the look took off, unless a SYN has begun it anew (what is told is whole seconds).
+    trying = {place for place, (_, left) in still.items() if left >= waiting[place][1] + 1 - passed}
     for server in facts.servers():
         before = server.packets_in, server.packets_out
         server.packets_in, server.packets_out = now.get((server.service, server.host(), server.port), before)
         server.grown_in, server.grown_out = server.packets_in - before[0], server.packets_out - before[1]
-        server.waiting = [client_address for place, client_address in still.items() if _is_of(place, server)]
+        server.waiting = [client_address for place, (client_address, _) in still.items() if _is_of(place, server)]
+        server.trying = [still[place][0] for place in still if place in trying and _is_of(place, server)]
 
 
 def _is_of(place: tuple, server: Server) -> bool:
@@ -410,6 +414,7 @@ def _probe(facts: Facts) -> None:
         _find_macs(hosts)
         _ask_for_vips(facts, ears)
         asked += _ask_about_vips(facts, hosts, ears)
+        _learn_mtus(hosts)
         _ask_once_more(hosts, ears)
         ears.listen(facts.seconds * (1 - FIRST_PART), attempts)
     for attempt in attempts:
@@ -506,6 +511,14 @@ def _ask_about_vips(facts: Facts, hosts: dict, ears: Ears) -> list[Server]:
             continue
         asked.append(server)
     return asked
+
+
+def _learn_mtus(hosts: dict) -> None:
+    """Take in what routers have said by ICMP of the echo requests that were too long: then the kernel knows the way."""
+    for (address, family), servers in hosts.items():
+        mtu, *_ = routes.way(address, family)
+        for server in servers:
+            server.mtu = mtu
 
 
 def _ask_once_more(hosts: dict, ears: Ears) -> None:

@@ -110,9 +110,9 @@ def _way_back(facts: Facts, server: Server) -> str:
     A client on the server's own link is answered directly, whatever the default gateway; nor is that one wrong when
     the VIP is answered.
     """
-    near = [client for client in server.waiting if server.is_on_link()
+    near = [client for client in server.trying if server.is_on_link()
             and facts.towards.get((client, server.service.family)) == server.device]
-    astray = near or (server.waiting if server.connect_from_vip == OPEN else [])
+    astray = near or (server.trying if server.connect_from_vip == OPEN else [])
     target = format_address(astray[0], server.service.family) if astray else "default"
     return f"on {server.host()}: ip route replace {target}"
 
@@ -120,22 +120,19 @@ def _way_back(facts: Facts, server: Server) -> str:
 def _unanswered(facts: Facts, server: Server) -> str:
     """Return what traffic says about answers that do not come, "" when it says nothing.
 
-    A client that this host would not answer where clients are may wait for another reason.  Of datagrams nothing is
-    said: there are services that never answer.
+    Clients whose last SYN came before the look may have been waiting for something that has been mended since.  One
+    that this host would not answer where clients are may wait for another reason.  Of datagrams nothing is said: there
+    are services that never answer.
     """
     devices = facts.client_devices.get(server.service.family, set())
-    astray = [client for client in server.waiting if facts.towards.get((client, server.service.family)) not in devices]
-    if astray and len(astray) == len(server.waiting):
+    if server.grown_out or not any(facts.towards.get((client, server.service.family)) in devices
+                                   for client in server.trying):
         return ""
-    if server.waiting and not server.grown_out:
-        return f"SYNs go there, and no SYN-ACK comes back{_clients(server)}"
-    return ""
+    return f"SYNs go there, and no SYN-ACK comes back{_clients(server, server.trying)}"
 
 
-def _clients(server: Server) -> str:
-    if not server.waiting:
-        return ""
-    names = sorted({format_address(client, server.service.family) for client in server.waiting})
+def _clients(server: Server, waiting: list[int]) -> str:
+    names = sorted({format_address(client, server.service.family) for client in waiting})
     more = f" and {len(names) - MOST_CLIENTS} more" if len(names) > MOST_CLIENTS else ""
     return f" (waiting: {', '.join(names[:MOST_CLIENTS])}{more})"
 
@@ -149,7 +146,7 @@ def vip_on_server(facts: Facts) -> Iterator[Finding]:
             continue
         vip = format_address(server.service.address, server.service.family)
         what = "what is for the VIP" if server.mode == "dr" else "what is for the VIP out of its tunnel"
-        seen = "; clients wait for it" + _clients(server) if server.waiting else ""
+        seen = "; clients wait for it" + _clients(server, server.waiting) if server.waiting else ""
         yield Finding(f"real server {server.host()} does not take {what} {vip}: it answers echo requests to its own "
                       f"address and not those{seen}",
                       "it does not have the VIP" + (", or no tunnel ends there, or rp_filter drops what comes out of it"

@@ -33,6 +33,7 @@ from tests.helpers.topology import connect, curl, features, new_lab, tell, udp_s
 from tests.helpers.tunnels import TUNNELS, ending
 
 SECONDS = 0.2       # of a look: the lab's hosts answer at once
+RETRIED = 1.5       # … in which a client that waits sends its SYN again: a second after the first
 LONGER = "1.5"      # for a look at traffic that a test makes meanwhile
 SYS_PIDFD_GETFD = 438
 
@@ -269,7 +270,7 @@ def test_a_client_on_the_link_of_its_real_server_is_answered_directly(nat):
     vip = f"{GATEWAY}:8080"
     with service(nat, vip, f"{web01.address}:80"):
         with connecting(web02, GATEWAY, 8080):
-            [found] = found_in(nat, vip)
+            [found] = found_in(nat, vip, seconds=RETRIED)
         tell(nat, "end_connections", service=vip)
         web01.run(found.fix.removeprefix(f"on {web01.address}: ").split())
         answer = curl(web02, f"http://{vip}/", timeout=3)
@@ -283,7 +284,7 @@ def test_syns_without_a_syn_ack_tell_of_a_missing_gateway_as_well(nat):
     web01 = nat.servers[0]
     with instead(web01, "ip route del default", f"ip route add default via {GATEWAY}"), \
             waiting(nat, connections=2):
-        found = findings(nat, passive=True)
+        found = findings(nat, passive=True, seconds=RETRIED)
 
     assert list(found) == ["return_path"]
     assert web01.address in found["return_path"] and f"waiting: {nat.client.address}" in found["return_path"]
@@ -294,10 +295,20 @@ def test_syns_without_a_syn_ack_tell_of_a_missing_gateway_as_well(nat):
 def test_what_this_host_stops_is_one_finding_while_clients_wait(nat, broken, check):
     with instead(nat.director, broken, broken.replace("=0", "=1").replace("DROP", "ACCEPT")), \
             waiting(nat, connections=2):
-        report = examine(nat.director.call(gather, None, SECONDS, False), CHECKS)
+        report = examine(nat.director.call(gather, None, RETRIED, False), CHECKS)
 
     assert {found.check for found in report.findings} == {check}
     assert [name for name, _ in report.unknown] == ["return_path"]
+
+
+def test_clients_that_gave_up_before_it_was_mended_say_nothing(nat):
+    with instead(nat.servers[0], "ip route del default", f"ip route add default via {GATEWAY}"), \
+            connecting(nat.client, nat.vip, 80, connections=2):
+        pass
+    found = findings(nat, seconds=1)
+    tell(nat, "end_connections", service=f"{nat.vip}:80")
+
+    assert found == {}
 
 
 def test_packets_that_disappear_between_our_rules(nat):
@@ -415,6 +426,14 @@ def test_a_path_that_is_narrower_than_it_says(nat):
 
     assert list(found) == ["path_mtu"]
     assert "those of 1280 do" in found["path_mtu"]
+
+
+def test_a_narrow_path_whose_router_says_so_is_nothing_wrong(tun):
+    with instead(tun.router, "ip link set net1 mtu 1300", "ip link set net1 mtu 1500"):
+        found = findings(tun)
+    tun.director.run(["ip", "route", "flush", "cache"])
+
+    assert found == {}
 
 
 @pytest.mark.parametrize(("words", "check"), [

@@ -127,8 +127,8 @@ SERVERS = [
     ("server_listens", nat_server(connect=REFUSED, connect_from_vip=REFUSED), "refuses connections"),
     ("server_listens", nat_server(connect=SILENT, connect_from_vip=SILENT), "no SYN from this host"),
     ("return_path", nat_server(connect_from_vip=SILENT, vip_echo=False), "ip route replace default via 192.168.20.254"),
-    ("return_path", nat_server(waiting=[CLIENT], connect=None, echo=None), "waiting: 192.168.10.100"),
-    ("return_path", nat_server(waiting=[CLIENT]), "ip route replace 192.168.10.100 via 192.168.20.254"),
+    ("return_path", nat_server(trying=[CLIENT], connect=None, echo=None), "waiting: 192.168.10.100"),
+    ("return_path", nat_server(trying=[CLIENT]), "ip route replace 192.168.10.100 via 192.168.20.254"),
     ("path_mtu", nat_server(echo=1280), "mtu 1280"),
     ("vip_on_server", nat_server(mode="dr", vip_echo=False), "lbq realserver dr --vip 192.168.10.1"),
     ("vip_on_server", nat_server(mode="tun", vip_echo=False), "lbq decap --vip 192.168.10.1"),
@@ -145,7 +145,8 @@ def test_what_is_wrong_with_a_real_server_is_found_alone(check, server, words):
 
 
 @pytest.mark.parametrize("server", [
-    nat_server(waiting=[CLIENT], grown_out=3),                          # others are answered: clients that gave up
+    nat_server(trying=[CLIENT], grown_out=3),                           # others are answered: clients that gave up
+    nat_server(waiting=[CLIENT]),                                       # it gave up before what it met was mended
     nat_server(packets_out=0, connect=None, echo=None),                 # it may have been mended since
     nat_server(connect_from_vip=SILENT, vip_echo=True),                 # a SYN that got lost
     nat_server(weight=0, connect=REFUSED, connect_from_vip=REFUSED),    # it is being mended
@@ -246,7 +247,7 @@ def test_a_firewall_for_some_clients_is_not_found_while_their_answers_pass():
     ("forward", "FORWARD drops them", {"nft": [NftChain("inet", "x", "f", "forward", policy="drop")]}),
 ])
 def test_clients_that_wait_for_what_this_host_stops_tell_nothing_of_the_way_back(check, reason, changes):
-    waiting = nat_server(waiting=[CLIENT])
+    waiting = nat_server(waiting=[CLIENT], trying=[CLIENT])
     report = finding.examine(healthy(waiting, towards={(CLIENT, AF_INET): "eth0"}, **changes), CHECKS)
 
     assert [one.check for one in report.findings] == [check]

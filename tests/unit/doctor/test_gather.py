@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -106,3 +107,27 @@ def test_what_hinders_a_look_is_one_line(error, reason):
     gather._attempt(facts, "links", look)
 
     assert facts.missing == {"links": reason}
+
+
+class Director:
+    """Answers like one that has a connection with a SYN alone, of which so many seconds are *left*."""
+
+    def __init__(self, *left: int):
+        self.pages = [{"next": None, "connections": [{
+            "state": "SYN_RECV", "expires_seconds": seconds, "caddr": "10.9.9.9", "cport": 4000 + number,
+            "vaddr": "10.0.0.1", "vport": 80, "daddr": "10.0.1.1", "dport": 80}
+            for number, seconds in enumerate(left)]}]
+
+    def call(self, method: str, **_):
+        return {"services": [], "counters": {}, "queue": None} if method == "stats" else self.pages[0]
+
+
+@pytest.mark.parametrize(("before", "after", "trying"), [
+    (59, 58, 0), (59, 59, 1), (53, 59, 1), (53, 52, 0), (53, 51, 0)])
+def test_a_client_that_sends_no_syn_during_the_look_has_given_up(before, after, trying):
+    server = Server(ServiceKey(TCP, 0x0A000001, 80), 0x0A000101, 80)
+    facts = Facts(services=[Service(server.service, [server])])
+    waiting = gather._waiting(Director(before))
+    gather._ask_again(facts, Director(after), {}, waiting, time.monotonic() - 1.01)
+
+    assert (server.waiting, server.trying) == ([0x0A090909], [0x0A090909] * trying)
