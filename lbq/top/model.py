@@ -21,6 +21,7 @@ SOON = 0.2                      # seconds between two looks, however many keys a
 NOTES = (
     "Rates are the director's averages, in which each two seconds count a quarter.",
     "UP/ALL: servers that take something new, of all.  BOUND: persistent clients.",
+    "PKT/S: packets in both directions.  IN/S, OUT/S: bytes of requests, of answers.",
     "Of more than one look reads, the rows on the screen are read each time and the",
     "others in turn: the order is as new as that.",
 )
@@ -191,8 +192,9 @@ class Top:
         watch = self.watch
         status, totals = watch.status, watch.totals
         words = ["lbq top"]
+        age = 0 if watch.looked_at is None else int(now - watch.looked_at)
         if status:
-            words += [clock, "up " + duration(max(int(time.time()) - status["started"], 0)),
+            words += [clock, "up " + duration(max(int(time.time()) - age - status["started"], 0)),
                       f"engine {status['engine']}", f"data path {status['data_path']}"]
             if status["workers"] > 1:
                 words.append(f"workers {status['workers']}")
@@ -202,8 +204,8 @@ class Top:
             words.insert(1, "PAUSED")
         lines = [Line(text, TITLE) for text in flow(words, width, 1)]
         if watch.error:
-            age = "" if watch.looked_at is None else f"as of {duration(int(now - watch.looked_at))} ago: "
-            lines.append(Line(age + str(watch.error), ALERT))
+            old = "" if watch.looked_at is None else f"what is below is {duration(age)} old: "
+            lines.append(Line(old + str(watch.error), ALERT))
         if totals:
             lines += self._counted(width)
         return lines[:height]

@@ -313,8 +313,12 @@ def test_the_kernels_queue_is_shown(three, monkeypatch):
     assert three.lines()[2] == "queue waiting 3  dropped 5  socket overruns 7  lost 12, 12/s"
 
 
-def test_a_director_that_is_gone_is_one_line_above_what_was_last_seen(three):
+def test_a_director_that_is_gone_is_one_line_above_what_was_last_seen(three, monkeypatch):
+    """And it is not up any longer than it was then."""
     connect = three.watch.connect
+    three.director.operations.facts["started"] = 1000
+    monkeypatch.setattr("time.time", lambda: 1000 + three.now)
+    three.look()
 
     def refuse():
         raise NotRunning("no director runs")
@@ -322,7 +326,8 @@ def test_a_director_that_is_gone_is_one_line_above_what_was_last_seen(three):
     three.watch.connect = refuse
     three.look(5)
     frame = three.top.frame(80, 24, three.now, "12:00:00")
-    assert next(line.text for line in frame if line.look == ALERT) == "as of 5 s ago: no director runs"
+    assert next(line.text for line in frame if line.look == ALERT) == "what is below is 5 s old: no director runs"
+    assert frame[0].text.startswith("lbq top  12:00:00  up 1:43  ")
     assert next(line.text.split()[0] for line in frame if line.look == FAINT) == f"tcp:{IDLE}"
 
     three.watch.connect = connect
