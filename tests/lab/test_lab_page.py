@@ -395,6 +395,38 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser):
     browser.screenshot(SCREENSHOTS / "schedulers-phone.png")
 
 
+@pytest.mark.parametrize(("width", "height"), [PHONE, (1024, 768), (1366, 768), PROJECTOR])
+def test_an_address_is_never_cut_in_two(browser, width, height):
+    browser.resize(width, height, is_phone=width < 500)
+    for key in "123":
+        browser.press(key)
+        browser.press("Home")
+        while browser.evaluate("document.getElementById('forward').ariaDisabled") != "true":
+            assert browser.evaluate(CUT) == []
+            assert browser.evaluate(WIDER) == []
+            browser.press("ArrowRight")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+
+
+CUT = """(() => {
+  const found = [];
+  const texts = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    for (const match of texts.currentNode.data.matchAll(/\\d+[.]\\d+[.]\\d+[.]\\d+|(?:[0-9a-f]{2}:){5}[0-9a-f]{2}/g)) {
+      const range = document.createRange();
+      range.setStart(texts.currentNode, match.index);
+      range.setEnd(texts.currentNode, match.index + match[0].length);
+      if (new Set([...range.getClientRects()].map((box) => box.top)).size > 1) found.push(match[0]);
+    }
+  }
+  return found;
+})()"""
+
+
+WIDER = """[...document.querySelectorAll("article table")].filter((table) => table.getBoundingClientRect().right >
+  document.querySelector("article").getBoundingClientRect().right).map((table) => table.innerText.slice(0, 40))"""
+
+
 def test_all_schedulers_play_the_same_hundred_connections(browser, data):
     browser.click("#to-schedulers")
     browser.wait_for("!document.getElementById('schedulers').hidden")

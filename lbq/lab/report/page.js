@@ -24,6 +24,12 @@ const unseen = (text) => html("span", { class: "unseen" }, text);       // is re
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
+// An address may go on in the next line before its port, and nowhere else.
+function breakable(endpoint) {
+  const [address, port] = endpoint.split(/:(?=\d+$)/);
+  return [address, html("wbr"), `:${port}`];
+}
+
 function table(caption, titles, ...rows) {
   return html("table", {}, caption ? html("caption", {}, caption) : null,
     titles ? html("thead", {}, html("tr", {}, ...titles.map((title) => html("th", { scope: "col" }, title)))) : null,
@@ -94,8 +100,8 @@ function reasonsOf(step) {
     if (!reason.candidates?.length) return parts;
     return [...parts, table("Who could have got it", ["Server", "Weight", "Active + inactive", "Score", "Why"],
       ...reason.candidates.map((each) => html("tr", { class: each.chosen ? "chosen" : null },
-        ...[each.server, each.weight, `${each.active} + ${each.inactive}`, each.score, each.chosen ? "chosen" : each.why]
-          .map((value) => html("td", {}, String(value))))))];
+        ...[breakable(each.server), each.weight, `${each.active} + ${each.inactive}`, each.score, each.chosen ? "chosen" : each.why]
+          .map((value) => html("td", {}, ...[value].flat())))))];
   });
 }
 
