@@ -78,7 +78,10 @@ class Ears:
         sockets = ((ETH_P_ARP, None, self._hear_arp), (ETH_P_IP, _filter4(vips[AF_INET]), self._hear_ip),
                    (ETH_P_IPV6, _filter6(), self._hear_ipv6))
         self.sockets: dict[socket.socket, Callable[[bytes, tuple], None]] = {}
+        # What a router says of an echo request that is too long, the kernel takes in while such a socket is open.
+        self.believer = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         try:
+            _attach(self.believer, [(RETURN, 0, 0, NOTHING)])
             for protocol, program, hear in sockets:
                 ear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(protocol))
                 self.sockets[ear] = hear
@@ -96,7 +99,7 @@ class Ears:
 
     def close(self) -> None:
         """Hear no more."""
-        for ear in self.sockets:
+        for ear in (self.believer, *self.sockets):
             ear.close()
 
     def listen(self, seconds: float, others: Iterable[Attempt] = ()) -> None:
