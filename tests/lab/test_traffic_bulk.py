@@ -80,8 +80,10 @@ def test_real_server_on_the_director_itself(make_lab, engine, where):
 
 
 @pytest.mark.parametrize("features", ["tx off", "tso off gso off", "gro on"])
-def test_it_does_not_matter_who_makes_segments_and_checksums(make_lab, engine, features):
+def test_it_does_not_matter_who_makes_segments_and_checksums(make_lab, engine, features, forgiven):
     """Without checksum offload packets come summed, without segmentation small, with GRO merged again."""
+    if "tso off" in features:
+        forgiven.add("TcpPAWSEstab")        # plain forwarding has some, too, where nobody makes segments
     size = SIZES[engine] // 16
     lab = make_lab(servers=1)
     for host in (lab.client, *lab.servers):
