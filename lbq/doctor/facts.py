@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from lbq.grammar import format_address, format_endpoint, format_service
 from lbq.host.firewall import Packet
+from lbq.host.iptables import Iptables
 from lbq.host.rules import Saved
 from lbq.model import AF_INET, AF_INET6, IPIP, NOCSUM, OPS, SERVICE_FLAGS, ServiceKey
 
@@ -119,13 +120,15 @@ class Device:
 class Ruleset:
     """What one iptables has: its command, the rules by table, and how many packets each of them has met.
 
-    *grown* is what those of lbq's tables have met during the look, nothing when one has begun to count anew.
+    *read_by* reads those again that lbq's are among.  *grown* is what these have met during the look, nothing when one
+    has begun to count anew.
     """
 
     family: int
     command: str
     tables: Saved = field(default_factory=dict)
     hits: dict[tuple[str, str], int] = field(default_factory=dict)      # by table and rule
+    read_by: Iptables | None = None
     grown: dict[tuple[str, str], int] = field(default_factory=dict)
 
 

@@ -30,7 +30,6 @@ from lbq.doctor.probing import SMALLEST, Attempt, Ears, Echo
 from lbq.errors import ConfigError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
 from lbq.grammar import format_address, format_service, parse_address, parse_service
 from lbq.host import addresses, ethtool, flows, iptables, nftables, probes, routes, rules, sysctl
-from lbq.host.iptables import Iptables
 from lbq.host.netlink import NETLINK_ROUTE, NLM_F_DUMP, ask, walk
 from lbq.host.setup import state_directory
 from lbq.host.stack import Stack
@@ -297,8 +296,9 @@ def _read_rules(facts: Facts) -> None:
         with nullcontext() if family in facts.families() else suppress(LbqError):
             for tables in iptables.installed(family):
                 ruleset = read_rules(family, tables.command(), tables.save(counted=True))
-                if family in facts.families() and _has_ours(ruleset):
-                    ruleset.hits |= _hits(ruleset, tables, "raw")       # last: _count_hits() says why
+                if family in facts.families() and any(" LBQ-" in rule for _, rule in ruleset.hits):
+                    ruleset.read_by = tables
+                    ruleset.hits |= _hits(ruleset, "raw")       # last: _count_hits() says why
                 facts.rulesets.append(ruleset)
     facts.nft = _nft_chains()
     queues = Queues(facts.queues[0] if facts.queues else 0)
@@ -319,24 +319,16 @@ def _count_hits(facts: Facts) -> None:
     The raw table is read last before it and first after it, so that the mangle table, which a packet meets next, has
     counted each that the raw table has.
     """
-    for family in facts.families():
-        there = {tables.command(): tables for tables in iptables.installed(family)}
-        for ruleset in facts.rulesets:
-            if ruleset.family == family and _has_ours(ruleset):
-                tables = there[ruleset.command]
-                ruleset.grown = grown(ruleset.hits,
-                                      _hits(ruleset, tables, "raw") | _hits(ruleset, tables, "mangle"))
+    for ruleset in facts.rulesets:
+        if ruleset.read_by is not None:
+            ruleset.grown = grown(ruleset.hits, _hits(ruleset, "raw") | _hits(ruleset, "mangle"))
 
 
-def _has_ours(ruleset: Ruleset) -> bool:
-    return any(" LBQ-" in rule for _, rule in ruleset.hits)
-
-
-def _hits(ruleset: Ruleset, tables: Iptables, table: str) -> dict[tuple[str, str], int]:
+def _hits(ruleset: Ruleset, table: str) -> dict[tuple[str, str], int]:
     """Return what the rules of one *table* have met by now; a table that was not there is not made."""
     if table not in ruleset.tables:
         return {}
-    return read_rules(ruleset.family, ruleset.command, tables.save(counted=True, table=table)).hits
+    return read_rules(ruleset.family, ruleset.command, ruleset.read_by.save(counted=True, table=table)).hits
 
 
 def grown(before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
