@@ -19,7 +19,7 @@ from importlib import import_module
 
 from lbq import sysctls
 from lbq.errors import ConfigError, HostError, LbqError
-from lbq.grammar import did_you_mean, format_address, parse_number, parse_server, parse_service
+from lbq.grammar import did_you_mean, format_address, parse_number, parse_server, parse_service, refuse_settings
 from lbq.log import configure, debugging, one_line
 from lbq.model import FAMILY_NAMES, PROTOCOL_NAMES
 from lbq.options import (
@@ -273,8 +273,8 @@ def _change_server(verb: str, words: list[str]) -> int:
     server = parse_server(said.server, parse_service(said.service))
     if verb == "set" and not server.says_something():
         raise ConfigError(f"'{said.server}' says nothing to set; write {said.server},weight=N")
-    if verb == "del" and server.says_something():
-        raise ConfigError(f"'{said.server}': deleting takes no settings; write {said.server.partition(',')[0]}")
+    if verb == "del":
+        refuse_settings(server, said.server, "deleting")
     with _client() as client:
         print(client.call(f"{METHODS[verb]}_server", service=said.service, server=said.server))
     return 0
@@ -403,8 +403,7 @@ examples:
     said = parser.parse_args(words)
     key = parse_service(said.service)
     server = parse_server(said.server, key)
-    if server.says_something():
-        raise ConfigError(f"'{said.server}': draining takes no settings; write {said.server.partition(',')[0]}")
+    refuse_settings(server, said.server, "draining")
     limit, end_after = (None if text is None else parse_number(text, name, 0, MAX_SECONDS)
                         for name, text in (("--wait", said.wait), ("--end-after", said.end_after)))
     with _client() as client:

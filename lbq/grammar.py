@@ -232,6 +232,12 @@ def _parse_setting(name: str, value: str) -> int:
     return parse_number(value, name, 0, 65535 if name == "tunnel-port" else MAX_WEIGHT)
 
 
+def refuse_settings(server: ServerWords, text: str, doing: str) -> None:
+    """Raise when *text*, out of which *server* was read, has settings: *doing* something to it takes none."""
+    if server.says_something():
+        raise ConfigError(f"'{text}': {doing} takes no settings; write {text.partition(',')[0]}")
+
+
 def format_settings(server: ServerWords) -> list[tuple[str, str]]:
     """Return the settings that *server* says something about, by name, as they are written."""
     said = [(name.replace("_", "-"), getattr(server, name)) for name in SERVER_SETTINGS

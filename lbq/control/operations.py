@@ -34,6 +34,7 @@ from lbq.grammar import (
     parse_netmask,
     parse_server,
     parse_service,
+    refuse_settings,
 )
 from lbq.host.stack import EVERY_PORT
 from lbq.model import (
@@ -426,8 +427,7 @@ class Operations(Questions):
         """Give a server nothing new; end what it still has after so many seconds; delete it when it has none left."""
         async with self.change:
             key, said = self._parse(service, server)
-            if said.says_something():
-                raise ConfigError(f"'{server}': draining takes no settings")
+            refuse_settings(said, server, "draining")
             if end_after is not None and not 0 <= end_after <= MAX_SECONDS:
                 raise ConfigError(f"end_after is a number of seconds from 0 to {MAX_SECONDS}")
             place = key, *said.place()

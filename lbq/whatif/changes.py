@@ -6,7 +6,7 @@ import shlex
 from lbq.control.operations import NEW_SERVER, filled, server_arguments
 from lbq.director import Director
 from lbq.errors import ConfigError
-from lbq.grammar import check_server, parse_server, parse_service
+from lbq.grammar import check_server, parse_server, parse_service, refuse_settings
 from lbq.model import RealServer, ServiceKey
 from lbq.options import parse_sysctl
 
@@ -25,10 +25,12 @@ def make(engine: Director, change: str) -> None:
         case ["del", "service", service]:
             engine.delete_service(_known(engine, service))
         case ["del", "server", service, server]:
-            key, said = _without_settings(engine, change, service, server)
+            key, said = _server(engine, service, server)
+            refuse_settings(said, server, "deleting")
             engine.delete_server(key, said.address, said.port, said.family)
         case ["drain", service, server]:
-            key, said = _without_settings(engine, change, service, server)
+            key, said = _server(engine, service, server)
+            refuse_settings(said, server, "draining")
             _set(engine, key, said._replace(weight=0))
         case ["set", "server", service, server]:
             key, said = _server(engine, service, server)
@@ -60,13 +62,6 @@ def _known(engine: Director, text: str) -> ServiceKey:
 def _server(engine: Director, service: str, server: str):
     key = _known(engine, service)
     return key, parse_server(server, key)
-
-
-def _without_settings(engine: Director, change: str, service: str, server: str):
-    key, said = _server(engine, service, server)
-    if said.says_something():
-        raise ConfigError(f"'{change}' takes no settings; write {server.partition(',')[0]}")
-    return key, said
 
 
 def _set(engine: Director, key: ServiceKey, said) -> None:
