@@ -101,8 +101,9 @@ def say_how_much(record_testsuite_property):
     """Tell tests/run.py what a run in full length does more of."""
     if not FULL:
         record_testsuite_property("sampled", "100,000 of 1,000,000 requests; the reference engine 16 of 256 MiB; "
-                                             "by DR and TUN 64 of 1024 MiB; doctor, exercises, explain: a third; "
-                                             "of combinations, and of the readable engine's tests, every second")
+                                             "by DR and TUN 64 of 1024 MiB; doctor, explain: a third; exercises: a "
+                                             "quarter; of combinations, and of the readable engine's tests, every "
+                                             "second")
 
 
 @pytest.fixture

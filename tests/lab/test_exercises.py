@@ -44,3 +44,13 @@ def test_exercises_are_found_by_number():
     assert find("nat", 1) is of("nat")[0]
     with pytest.raises(ConfigError, match="there is no exercise 99 for dr; there are 1 to"):
         find("dr", 99)
+
+
+def test_a_port_of_the_client_that_comes_again_is_no_request_past_the_director():
+    with new_lab(RoutedLab, "tun") as lab:
+        lab.start_web_servers()
+        lab.start_director("--mode", "tun", "--scheduler", "rr", "--vip", f"{lab.vip}:80",
+                           *(word for server in lab.servers for word in ("--real", f"{server.address}:80")))
+        lab.client.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40015"], check=True)
+        exercise = find("tun", 1)
+        assert [check(lab, exercise) for _ in range(3)] == [[]] * 3
