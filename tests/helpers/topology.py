@@ -19,11 +19,14 @@ from lbq.control.client import ControlClient
 from lbq.host.setup import state_directory
 from lbq.lab.namespace import Namespace, Process
 from lbq.lab.topology import Lab, host_name
+from lbq.losses import queue_counters
+from lbq.netlink import QUEUES, bound_queues
 from tests.helpers import endpoints
 
 FULL = os.environ.get("LBQ_FULL") == "1"    # the whole load, not the slice for every run
 ENDPOINTS = Path(endpoints.__file__)
 
+ESTABLISHED, TIME_WAIT, CLOSED, LISTEN = "01", "06", "07", "0A"     # <net/tcp_states.h>
 IP_RECVERR, IPV6_RECVERR = 11, 25            # <linux/in.h>, <linux/in6.h>
 RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, IP_RECVERR),
                   socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_RECVERR)}
@@ -94,12 +97,17 @@ def wait_for_listener(host: Namespace, port: int, timeout: float = 10.0, table: 
     wanted = f":{port:04X}"
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        with host.inside():
-            sockets = Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]
-        if any(line.split()[1].endswith(wanted) and line.split()[3] == "0A" for line in sockets):
+        if any(local.endswith(wanted) and state == LISTEN for local, state in tcp_sockets(host, table)):
             return
         time.sleep(0.02)
     raise TimeoutError(f"nothing listens on port {port} in {host} after {timeout:g} s")
+
+
+def tcp_sockets(host: Namespace, table: str = "tcp") -> list[tuple[str, str]]:
+    """Return local address and state of each TCP socket of *host*, as /proc has them."""
+    with host.inside():
+        lines = Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]
+    return [(words[1], words[3]) for words in map(str.split, lines)]
 
 
 def connect(host: Namespace, address: str, port: int = 80, timeout: float = 10.0) -> socket.socket:
@@ -285,14 +293,30 @@ def resets_suffered(host: Namespace) -> int:
 
 
 def settle(lab: Lab, quiet: float = 0.1, timeout: float = 10.0) -> None:
-    """Wait until no packet has arrived anywhere for *quiet* seconds: a closed connection still says goodbye."""
+    """Wait until all is said: no connection begins or ends, no packet waits for the director, and none comes anywhere.
+
+    That none has come for *quiet* seconds is not enough: a busy machine pauses longer between two packets.
+    """
     deadline = time.monotonic() + timeout
     before, now = None, -1
-    while before != now:
-        assert time.monotonic() < deadline, f"packets still arrive after {timeout:g} s"
+    while before != now or (unfinished := _beginning_or_ending(lab)) or (waiting := _waiting(lab)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"packets arrive after {timeout:g} s, or wait ({waiting}), or will: {unfinished}")
         time.sleep(quiet)
+        unfinished, waiting = [], 0
         before, now = now, sum(host.counters()[name] for host in lab.namespaces
                                for name in ("IpInReceives", "Ip6InReceives"))
+
+
+def _beginning_or_ending(lab: Lab) -> list[str]:
+    return [f"{host} {local} {state}" for host in lab.namespaces for table in ("tcp", "tcp6")
+            for local, state in tcp_sockets(host, table) if state not in (ESTABLISHED, TIME_WAIT, CLOSED, LISTEN)]
+
+
+def _waiting(lab: Lab) -> int:
+    """Return how many packets wait for the director's verdict."""
+    counted = lab.director.call(lambda: queue_counters(bound_queues(), QUEUES))
+    return counted.waiting if counted else 0
 
 
 @contextmanager
