@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -66,13 +66,14 @@ def test_datagrams_of_every_size_pass(lab, engine):
     """What is longer than a packet comes in fragments, and leaves in fragments."""
     start(lab, engine, ECHO, "--udp")
 
-    for size in (0, 1472, 1473, *LONG[engine]):
-        datagram, answers = os.urandom(size), []
-        for _ in lab.servers:
-            with udp_socket(lab.client, lab.vip, ECHO) as sock:
+    with ExitStack() as stack:      # closed at the end, so that no port comes twice
+        for size in (0, 1472, 1473, *LONG[engine]):
+            datagram, answers = os.urandom(size), []
+            for _ in lab.servers:
+                sock = stack.enter_context(udp_socket(lab.client, lab.vip, ECHO))
                 sock.send(datagram)
                 answers.append(sock.recv(65535))
-        assert sorted(answers) == [b"web01 " + datagram, b"web02 " + datagram], size
+            assert sorted(answers) == [b"web01 " + datagram, b"web02 " + datagram], size
 
 
 # ---- Servers that go, come and change ------------------------------------------------------------------
