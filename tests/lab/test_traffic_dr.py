@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -79,23 +78,18 @@ def test_datagrams_of_every_size_pass(lab, engine):
 # ---- Servers that go, come and change ------------------------------------------------------------------
 
 
-def quick_neighbours(lab):
-    """Let the director doubt a neighbour after half a second, as it else does after half a minute."""
-    for name, value in (("base_reachable_time_ms", 500), ("retrans_time_ms", 100), ("delay_first_probe_time", 0)):
+def doubt_neighbours_after(lab, seconds):
+    """Let the director doubt a neighbour when so long, or half as long, nothing was heard of it; asked, it has 0.3 s."""
+    for name, value in (("base_reachable_time_ms", int(seconds * 1000)), ("retrans_time_ms", 100),
+                        ("delay_first_probe_time", 0)):
         lab.director.sysctl(f"net.ipv4.neigh.eth0.{name}", value)
+    lab.director.run(["ip", "neighbour", "flush", "dev", "eth0"])
 
 
 def neighbour(lab, server):
     """Return what the director knows of the way to *server*: ``"lladdr 02:… REACHABLE"``."""
     line = lab.director.run(["ip", "neighbour", "show", "to", server.address, "dev", "eth0"]).stdout
     return line.partition(" ")[2].strip()
-
-
-def seconds_until_it_answers(sock):
-    """Return how long a held connection takes to carry bytes both ways."""
-    started = time.monotonic()
-    assert still_answers(sock)
-    return time.monotonic() - started
 
 
 @contextmanager
@@ -114,18 +108,15 @@ def other_card(server, announced):
 def test_flows_go_on_when_a_server_has_another_card(lab, engine, announced):
     """A new card says so (gratuitous ARP), or the director finds that the old one is not there any more."""
     web01, _ = lab.servers
-    quick_neighbours(lab)
+    doubt_neighbours_after(lab, 120 if announced else 0.5)
     start(lab, engine, HOLD, servers=[web01])
     _, held = hold(lab.client, lab.vip, HOLD)
 
     with other_card(web01, announced):
-        waited = seconds_until_it_answers(held)
-        name, _ = hold(lab.client, lab.vip, HOLD)
-
-        assert waited < (1 if announced else 8)
-        assert name == "web01"
+        assert still_answers(held)
+        assert hold(lab.client, lab.vip, HOLD)[0] == "web01"
         assert f"lladdr {NEW_MAC}" in neighbour(lab, web01)
-    assert seconds_until_it_answers(held) < 8
+    assert still_answers(held)
 
 
 def test_flows_go_on_when_a_neighbour_is_forgotten(lab, engine):
@@ -134,14 +125,14 @@ def test_flows_go_on_when_a_neighbour_is_forgotten(lab, engine):
 
     for _ in range(3):
         lab.director.run(["ip", "neighbour", "flush", "dev", "eth0"])
-        assert seconds_until_it_answers(held["web01"]) < 1
-        assert seconds_until_it_answers(held["web02"]) < 1
+        assert still_answers(held["web01"])
+        assert still_answers(held["web02"])
 
 
 def test_flows_go_on_when_a_server_was_unplugged_for_a_while(lab):
     """Without a carrier its neighbour entry fails; new clients hear of it, and all goes on when it is back."""
     web01, _ = lab.servers
-    quick_neighbours(lab)
+    doubt_neighbours_after(lab, 0.5)
     start(lab, "fast", HOLD, servers=[web01])
     _, held = hold(lab.client, lab.vip, HOLD)
 
@@ -153,7 +144,7 @@ def test_flows_go_on_when_a_server_was_unplugged_for_a_while(lab):
     finally:
         lab.router.run(["ip", "link", "set", "to-web01", "up"])
 
-    assert seconds_until_it_answers(held) < 8
+    assert still_answers(held)
     assert hold(lab.client, lab.vip, HOLD)[0] == "web01"
 
 
