@@ -79,7 +79,7 @@ def test_datagrams_of_every_size_pass(lab, engine):
 
 
 def doubt_neighbours_after(lab, seconds):
-    """Let the director doubt a neighbour when so long, or half as long, nothing was heard of it; asked, it has 0.3 s."""
+    """Let the director doubt a neighbour of whom nothing was heard for so long, or half as long, and wait 0.3 s."""
     for name, value in (("base_reachable_time_ms", int(seconds * 1000)), ("retrans_time_ms", 100),
                         ("delay_first_probe_time", 0)):
         lab.director.sysctl(f"net.ipv4.neigh.eth0.{name}", value)
