@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from lbq.lab.topology import lbq_command, this_lbq
@@ -26,7 +27,8 @@ class PrivateRun:
 
     def __exit__(self, *error):
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):      # it has ended by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
         self.holder.kill()
         self.holder.wait()
         self.holder.stdout.close()
