@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from lbq.control.client import ControlClient
@@ -14,7 +15,8 @@ from lbq.lab.topology import Lab, host_name
 from lbq.trace.records import Traced, decode
 
 CLIENT_PORT = 40001         # the same in every lab: it is the same request
-SETTLE_SECONDS = 0.3        # after which nothing more comes of it: both ends have closed
+END_SECONDS = 10            # that its two ends get to close the connection
+TIME_WAIT = "06"            # <net/tcp_states.h>
 
 
 class Recording(NamedTuple):
@@ -50,7 +52,7 @@ def record(mode: str, lab: Lab, capture: Capture, request: Callable[[int], str])
     with ControlClient(lab.director.call(state_directory)) as director:
         trace = director.call("trace_start", client=f"{client}:{CLIENT_PORT}")
         answer = request(CLIENT_PORT)
-        time.sleep(SETTLE_SECONDS)
+        _wait_for_the_end(lab)
         frames = capture.stop()
         records, counters = director.call("trace_read", trace=trace["trace"])
         director.call("trace_stop", trace=trace["trace"])
@@ -58,6 +60,23 @@ def record(mode: str, lab: Lab, capture: Capture, request: Callable[[int], str])
         raise HostError("the request cannot be shown: it has more packets than one trace keeps")
     traced = decode(bytes.fromhex(records), trace["outcomes"])
     return Recording(mode, (client, CLIENT_PORT), (vip, 80), frames, traced, explained, interfaces, answer)
+
+
+def _wait_for_the_end(lab: Lab) -> None:
+    """Wait until both ends have closed the connection: then nothing more comes of it."""
+    deadline = time.monotonic() + END_SECONDS
+    while any(machine.call(_is_open) for machine in (lab.client, *lab.servers)):
+        if time.monotonic() > deadline:
+            raise HostError(f"the request cannot be shown: its connection is still open after {END_SECONDS} s")
+        time.sleep(0.01)
+
+
+def _is_open() -> bool:
+    """Return True when a socket of this namespace still has a part in the connection."""
+    port = f":{CLIENT_PORT:04X}"
+    lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+    return any(state != TIME_WAIT and port in (local[-5:], remote[-5:])
+               for _, local, remote, state, *_ in map(str.split, lines))
 
 
 def _cables(machine) -> list[str]:
