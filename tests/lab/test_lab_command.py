@@ -144,7 +144,7 @@ def test_the_lab_of_dr_and_tun_shows_that_replies_bypass_the_director(private, m
     assert done.returncode == 0, done.stderr
     assert "web01 answered 5, web02 answered 5" in done.stdout
     assert re.search(r"seen on the director's device +0 ", done.stdout)
-    assert int(re.search(r"seen on the router +(\d+)", done.stdout)[1]) >= 50
+    assert int(re.search(r"seen on the router +(\d+)", done.stdout)[1]) >= 10 * 3       # SYN ACK, answer, FIN
     assert done.stdout.count(way) == 2
     assert ("protocol 4 (IPIP)" in done.stdout) == (mode == "tun")
     assert "Taken down" in done.stdout
