@@ -116,13 +116,13 @@ def udp(vip: str, port: int, source_port: int, choose: random.Random) -> None:
             assert sock.recv(2048).endswith(b" " + question), "another answer than was sent"
 
 
-def ask(record: Record, vips: tuple[str, str], number: int, until: float) -> None:
-    """Request after request, of all services in turn, until it is time."""
+def ask(record: Record, vips: tuple[str, str], number: int, over: threading.Event) -> None:
+    """Request after request, of all services in turn, until it is *over*."""
     choose = random.Random(number)
     services = [(name, tcp, port) for name, port in TCP_SERVICES.items()]
     services += [(name, udp, port) for name, port in UDP_SERVICES.items()]
     turn = 0
-    while time.monotonic() < until:
+    while not over.is_set():
         service, request, port = choose.choice(services)
         source_port = FIRST_PORT + PORTS * number + turn % PORTS
         record.attempt(service, request, vips[is_ipv6(service)], port, source_port, choose)
@@ -130,13 +130,13 @@ def ask(record: Record, vips: tuple[str, str], number: int, until: float) -> Non
         time.sleep(choose.random() * PAUSE)
 
 
-def hold(record: Record, vip: str, service: str, number: int, until: float) -> None:
+def hold(record: Record, vip: str, service: str, number: int, over: threading.Event) -> None:
     """One connection that carries a few bytes three times a second."""
     def all_the_time() -> None:
         with socket.socket(family_of(vip), socket.SOCK_STREAM) as sock:
             open_from(sock, 1024 + number, (vip, TCP_SERVICES[service]))
             print("held\n", end="", flush=True)         # in one piece: other threads print, too
-            while time.monotonic() < until:
+            while not over.is_set():
                 echo(sock, b"still here")
                 time.sleep(0.3)
 
@@ -146,16 +146,18 @@ def hold(record: Record, vip: str, service: str, number: int, until: float) -> N
 def main(vip: str, vip6: str, seconds: str) -> None:
     """Run all threads to their end and print what became of the requests."""
     vips = vip, vip6
-    record, until = Record(), time.monotonic() + float(seconds)
+    record, over = Record(), threading.Event()
     holders = [threading.Thread(target=hold, args=(record, vips[is_ipv6(service)], service, HOLDERS * place + number,
-                                                   until))
+                                                   over))
                for place, service in enumerate(HELD) for number in range(HOLDERS)]
-    threads = [threading.Thread(target=ask, args=(record, vips, number, until)) for number in range(THREADS)]
+    threads = [threading.Thread(target=ask, args=(record, vips, number, over)) for number in range(THREADS)]
     for thread in holders:
         thread.start()
     sys.stdin.readline()                # the others begin when they are told that the held ones are there
     for thread in threads:
         thread.start()
+    time.sleep(float(seconds))
+    over.set()
     for thread in (*holders, *threads):
         thread.join()
     print(json.dumps({"answered": record.answered, "lost": record.lost}))
