@@ -38,8 +38,9 @@ def play(traffic: Traffic, plays: list[Play], tell: Callable[[int], None]) -> li
             while waiting and len(running) < processes:
                 number = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_play, args=(traffic, plays[number], played, number, theirs,
-                                                              os.getpid()))
+                # daemon: one that Ctrl-C kept from being among the running is ended at exit, not waited for.
+                process = context.Process(target=_play, daemon=True, args=(traffic, plays[number], played, number,
+                                                                           theirs, os.getpid()))
                 process.start()
                 theirs.close()
                 running[ours] = number, process

@@ -29,6 +29,18 @@ jobs.os.sched_getaffinity = lambda _: {0, 1}
 jobs.Player.play = play
 sys.exit(cli.main(sys.argv[1:]))
 """
+# Ctrl-C comes when the second process runs, and nobody has noted that yet.
+INTERRUPTED = """
+from multiprocessing.process import BaseProcess
+start = BaseProcess.start
+
+def interrupted(process):
+    start(process)
+    if process.name.endswith("-2"):
+        raise KeyboardInterrupt
+
+BaseProcess.start = interrupted
+""" + ENDLESS
 
 
 @pytest.fixture
@@ -96,3 +108,12 @@ def test_no_process_is_left_behind(web, end, status):
 
     assert (process.returncode, errors) == (status, "")
     wait_until(lambda: not any(map(is_alive, playing)))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_process_is_being_started_leaves_none_behind(web):
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED, "replay", web], text=True, capture_output=True,
+                           timeout=60, check=False)
+
+    assert (ended.returncode, ended.stderr) == (130, "")
+    wait_until(lambda: not any(is_alive(int(pid)) for pid in ended.stdout.split()))
