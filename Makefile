@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := build/sanitized/lbq-sanitized
 RESULTS := bench/results/$(shell date +%F).json
+# A mirror that is away for half a minute stops nothing.
+export PIP_RETRIES ?= 8
 SOURCES := setup.py pyproject.toml $(shell find lbq -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'lbq/bench/*.[cl]*' -o -name 'page.*')
 
 help:  ## explain the targets
