@@ -175,7 +175,8 @@ def stock_kernel() -> Path:
     # apt downloads as its own user, who need not be allowed into the cache.
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
         os.chmod(scratch, 0o777)
-        _run("apt-get", "-qq", "download", depends[depends.index("Depends:") + 1], cwd=scratch)
+        _run("apt-get", "-qq", "download", "-o", "Acquire::Retries=3", depends[depends.index("Depends:") + 1],
+             cwd=scratch)
         package = next(Path(scratch).glob("*.deb"))
         _run("dpkg", "-x", str(package), str(tree))
     _run("depmod", "-b", str(tree), next((tree / "lib/modules").iterdir()).name)
