@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from lbq.control.client import ControlClient
@@ -252,17 +254,17 @@ def try_out(lab: Lab, exercise: Exercise) -> Result:
         for _ in range(REQUESTS):
             signals.check()
             try:
-                answers[_request(lab)] += 1
+                answers[_request(lab, _new_port(lab, director))] += 1
             except OSError as error:
                 failed.append(_reason(error))
             after = _packets_ever(director)
             seen += after > before
             before = after
-    if exercise.large and not failed:
-        try:
-            _request(lab, LARGE)
-        except OSError as error:
-            large_failed.append(_reason(error))
+        if exercise.large and not failed:
+            try:
+                _request(lab, _new_port(lab, director), LARGE)
+            except OSError as error:
+                large_failed.append(_reason(error))
     return Result(answers, failed, seen, large_failed)
 
 
@@ -275,9 +277,26 @@ def _packets_ever(director: ControlClient) -> int:
     return sum(row["stats"]["packets_in"] for row in director.call("list"))
 
 
-def _request(lab: Lab, size: int = 0) -> str:
-    """Ask for the page, with a cookie of *size* bytes, over a connection of its own; return who answered."""
-    connection = http.client.HTTPConnection(lab.vip, 80, timeout=TIMEOUT)
+def _new_port(lab: Lab, director: ControlClient) -> int:
+    """Return a port of the client that the director does not remember, 0 when there is none.
+
+    A connection from one that it does remember goes where that one went, perhaps minutes ago: nothing is scheduled.
+    """
+    known = {row["cport"] for row in director.connections()}
+    with lab.client.inside(), ExitStack() as tried:
+        while True:
+            try:
+                sock = tried.enter_context(socket.socket())
+                sock.bind(("", 0))      # to one that nobody has, and none of those that were tried
+            except OSError:
+                return 0
+            if (port := sock.getsockname()[1]) not in known:
+                return port
+
+
+def _request(lab: Lab, port: int, size: int = 0) -> str:
+    """Ask for the page, from *port*, with a cookie of *size* bytes; return who answered."""
+    connection = http.client.HTTPConnection(lab.vip, 80, timeout=TIMEOUT, source_address=("", port) if port else None)
     try:
         with lab.client.inside():
             connection.connect()

@@ -7,7 +7,7 @@ from lbq.errors import ConfigError
 from lbq.lab.exercises import EXERCISES, check, find, of, try_out
 from lbq.lab.routed import RoutedLab
 from lbq.lab.topology import Lab
-from tests.helpers.topology import new_lab
+from tests.helpers.topology import listing, new_lab
 
 HANGS = "Every second request hangs until the browser gives up."
 COMES_TRUE = {          # what users say, of eight requests
@@ -46,11 +46,17 @@ def test_exercises_are_found_by_number():
         find("dr", 99)
 
 
-def test_a_port_of_the_client_that_comes_again_is_no_request_past_the_director():
+def test_each_request_is_a_connection_that_the_director_does_not_know():
+    """Else it goes where the one before from its port went, and who answers is no matter of turns."""
     with new_lab(RoutedLab, "tun") as lab:
         lab.start_web_servers()
         lab.start_director("--mode", "tun", "--scheduler", "rr", "--vip", f"{lab.vip}:80",
                            *(word for server in lab.servers for word in ("--real", f"{server.address}:80")))
-        lab.client.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40015"], check=True)
-        exercise = find("tun", 1)
-        assert [check(lab, exercise) for _ in range(3)] == [[]] * 3
+        lab.client.sysctl("net.ipv4.ip_local_port_range", "40000 40015")
+        lab.client.sysctl("net.ipv4.tcp_max_tw_buckets", 0)         # it forgets at once which ones it had
+        exercise = find("tun", 2)
+        seen = [try_out(lab, exercise) for _ in range(2)]       # sixteen requests
+        scheduled = listing(lab)["stats"]["conns"]
+
+    assert scheduled == 16
+    assert [(each.answers, each.failed, each.seen) for each in seen] == [({"web01": 4, "web02": 4}, [], 8)] * 2
