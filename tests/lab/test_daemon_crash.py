@@ -35,8 +35,11 @@ def rules_are_in(host) -> bool:
 
 
 def kill(director) -> None:
+    """Kill the front, and return when the packet process is gone, too: while it has the queue, the host is not free."""
+    worker = worker_of(director)
     director.kill()
     director.wait(10)
+    wait_until(lambda: not is_alive(worker))
 
 
 def test_the_packet_process_dies_with_a_killed_front_and_the_rules_stay(host):
@@ -45,7 +48,7 @@ def test_the_packet_process_dies_with_a_killed_front_and_the_rules_stay(host):
 
     kill(director)
 
-    wait_until(lambda: not is_alive(worker))
+    assert not is_alive(worker)
     assert rules_are_in(host)
     assert "no director runs" in lbq(host, "list", check=False).stderr
 
