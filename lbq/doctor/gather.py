@@ -24,7 +24,7 @@ from lbq.control.client import ControlClient
 from lbq.control.rows import key_of, server_of
 from lbq.doctor import facts as topics
 from lbq.doctor import nft
-from lbq.doctor.facts import Device, Facts, NftChain, Ruleset, Server, Service, Vip
+from lbq.doctor.facts import SILENT, Device, Facts, NftChain, Ruleset, Server, Service, Vip
 from lbq.doctor.finding import NOT_UNDERSTOOD
 from lbq.doctor.probing import SMALLEST, Attempt, Ears, Echo
 from lbq.errors import ConfigError, LbqError, NoSuchService, NotRunning, PeerError, PermissionMissing
@@ -42,6 +42,7 @@ from lbq.queues import Queues
 MOST_PAGES = 40             # of connections that are looked through, each look
 MOST_SERVERS = 128          # that are probed
 MOST_ASKED = 256            # … of all services together
+MOST_RETRIED = 128          # connections that are tried once more; select() takes no more than 1024 sockets
 MOST_VIPS = 128             # that are looked at
 NAT_ICMP_SEND = "nat_icmp_send"
 ANSWER_SECONDS = 10         # for the director
@@ -408,10 +409,12 @@ def _probe(facts: Facts) -> None:
         asked += _ask_about_vips(facts, hosts, ears)
         _learn_mtus(hosts)
         _ask_once_more(hosts, ears)
+        attempts += _connect_once_more(attempts)
         ears.listen(facts.seconds * (1 - FIRST_PART), attempts)
     for attempt in attempts:
         attempt.give_up()
-        setattr(*attempt.meant, attempt.outcome)
+        if getattr(*attempt.meant) in (None, SILENT):
+            setattr(*attempt.meant, attempt.outcome)
     _note_answers(facts, ears, hosts, asked)
 
 
@@ -464,10 +467,17 @@ def _connect(facts: Facts, hosts: dict) -> list[Attempt]:
             sources["connect_from_vip"] = server.service.address
         for name, source in sources.items():
             with suppress(OSError):         # no more sockets, or the address is gone
-                attempt = Attempt(server.family, source, server.address, server.port)
-                attempt.meant = server, name
-                attempts.append(attempt)
+                attempts.append(Attempt(server.family, source, server.address, server.port, (server, name)))
     return attempts
+
+
+def _connect_once_more(attempts: list[Attempt]) -> list[Attempt]:
+    """Try again what has come to nothing yet: one SYN may get lost, and the kernel's next is a second away."""
+    again: list[Attempt] = []
+    for before in islice((attempt for attempt in attempts if attempt.outcome is None), MOST_RETRIED):
+        with suppress(OSError):
+            again.append(Attempt(*before.ends, before.meant))
+    return again
 
 
 def _can_ask_from_vip(facts: Facts, server: Server) -> bool:

@@ -224,11 +224,12 @@ class Ears:
 
 
 class Attempt:
-    """A TCP connection that is tried, and closed as soon as it is there."""
+    """A TCP connection that is tried, and closed as soon as it is there; *meant* is for whoever makes it."""
 
-    def __init__(self, family: int, source: int, address: int, port: int):
+    def __init__(self, family: int, source: int, address: int, port: int, meant: tuple[object, str]):
+        self.ends = family, source, address, port
+        self.meant = meant
         self.outcome: str | None = None
-        self.meant: object = None               # for whoever made it
         self.socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self.socket.bind((socket.inet_ntop(family, address_bytes(source, family)), 0))

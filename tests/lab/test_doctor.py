@@ -421,6 +421,15 @@ def test_a_firewall_on_a_real_server(nat):
     assert list(found) == ["server_listens"]
 
 
+def test_a_syn_that_gets_lost_tells_nothing(nat):
+    """The first from each of the two addresses; each is 60 bytes long."""
+    with rule(nat.servers[0], "-t filter -I INPUT -p tcp --dport 80 -m quota --quota 120 -j DROP"):
+        found = findings(nat)
+        dropped = nat.servers[0].run(["iptables", "-nvxL", "INPUT"]).stdout.splitlines()[2].split()[:2]
+
+    assert (found, dropped) == ({}, ["2", "120"])
+
+
 def test_a_path_that_is_narrower_than_it_says(nat):
     with instead(nat.servers[0], "ip link set eth0 mtu 1300", "ip link set eth0 mtu 1500"):
         found = findings(nat)
