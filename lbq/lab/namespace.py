@@ -288,7 +288,11 @@ def _signal(descriptor: int, signal_number: int) -> None:
 def _wait_for_ends(left: dict[int, int], timeout: float) -> None:
     """Wait until the processes behind the descriptors in *left* have ended; take those out of it."""
     deadline = time.monotonic() + timeout
+    ends = select.poll()            # not select(), which takes no descriptor above 1023
+    for descriptor in left.values():
+        ends.register(descriptor, select.POLLIN)
     while left and (patience := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select(list(left.values()), [], [], patience)
+        ready = [descriptor for descriptor, _ in ends.poll(patience * 1000)]
         for pid in [pid for pid, descriptor in left.items() if descriptor in ready]:
+            ends.unregister(left[pid])
             os.close(left.pop(pid))
