@@ -39,11 +39,16 @@ class Tools:
         if not program.exists():
             require(COMPILER)
             done = subprocess.run(["cc", "-O3", "-Wall", "-o", program, HERE / f"{name}.c"],
-                                  capture_output=True, text=True, check=False)
+                                  capture_output=True, text=True, check=False, env=temporary_files_in(self.folder))
             if done.returncode != 0:
                 said = next((line for line in done.stderr.splitlines() if "error" in line), "").strip()
                 raise Missing(f"cannot compile {name}.c (apt install {COMPILER['cc']}): {said}")
         return program
+
+
+def temporary_files_in(folder: Path) -> dict[str, str]:
+    """Return an environment in which a program's temporary files go with *folder*, however it ends."""
+    return os.environ | {"TMPDIR": str(folder)}
 
 
 def describe() -> dict:

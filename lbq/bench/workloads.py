@@ -6,7 +6,6 @@ time, and a load that carried nothing is an error, not a zero.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lbq.bench.columns import Column, Service
-from lbq.bench.machine import HERE, Tools
+from lbq.bench.machine import HERE, Tools, temporary_files_in
 from lbq.bench.network import Network
 from lbq.bench.usage import Usage, resident_bytes
 
@@ -68,23 +67,19 @@ def start_server(bench: Bench, service: Service) -> None:
         config.write_text(NGINX.format(folder=bench.network.folder))
         server.popen(["nginx", "-e", "stderr", "-c", config])
     elif service == BULK:
-        server.popen(["iperf3", "--server", "--port", BULK.port], stdout=subprocess.DEVNULL, env=_in_folder(bench))
+        server.popen(["iperf3", "--server", "--port", BULK.port], stdout=subprocess.DEVNULL,
+                     env=temporary_files_in(bench.network.folder))
     elif service in (PINGPONG, FLOODED):
         server.popen([bench.tools.path("pingpong"), "answer", service.port]).wait_for("ready")
     else:
         server.popen([bench.tools.path("udpload"), "sink", SMALL.port, _progress(bench)]).wait_for("ready")
 
 
-def _in_folder(bench: Bench) -> dict[str, str]:
-    """Return an environment in which a program's temporary files go with the network's folder, however it ends."""
-    return os.environ | {"TMPDIR": str(bench.network.folder)}
-
-
 def _run(bench: Bench, command: list, seconds: float = 0) -> str:
     """Run a load's *command* on the client, for *seconds* if it is not a measurement long; return its output."""
     try:
         done = bench.network.client.run(command, timeout=(seconds or bench.seconds) + PATIENCE, check=False,
-                                        env=_in_folder(bench))
+                                        env=temporary_files_in(bench.network.folder))
     except subprocess.TimeoutExpired as error:
         raise Failed(f"{command[0]} was still running {PATIENCE} s after its time") from error
     if done.returncode != 0:

@@ -112,14 +112,15 @@ def test_a_signal_at_any_stage_leaves_nothing(tmp_path, line, number, status):
     assert leftovers(benchmark.pid) == [] and os.listdir(tmp_path) == []
 
 
-def test_what_its_programs_leave_when_they_are_ended_goes_with_it(tmp_path):
-    """Like iperf3, which has a temporary file until it has mapped it."""
+@pytest.mark.parametrize(("program", "column"), [("iperf3", "plain"), ("cc", "floor")])
+def test_what_its_programs_leave_when_they_are_ended_goes_with_it(tmp_path, program, column):
+    """Like iperf3, which has a temporary file until it has mapped it, and the compiler, which has some to its end."""
     programs, temporary, ran = (tmp_path / name for name in ("programs", "temporary", "ran"))
     programs.mkdir()
     temporary.mkdir()
-    (programs / "iperf3").write_text(f'#!/bin/sh\n: > "$TMPDIR/iperf3.left" && : > {ran}\nexec sleep {TIMEOUT}\n')
-    (programs / "iperf3").chmod(0o755)
-    benchmark = start("--columns", "plain", "--workloads", "bulk", folder=temporary,
+    (programs / program).write_text(f'#!/bin/sh\n: > "$TMPDIR/{program}.left" && : > {ran}\nexec sleep {TIMEOUT}\n')
+    (programs / program).chmod(0o755)
+    benchmark = start("--columns", column, "--workloads", "bulk", folder=temporary,
                       PATH=f"{programs}:{os.environ['PATH']}")
     wait_until(ran.exists, timeout=TIMEOUT)
     benchmark.terminate()
