@@ -195,18 +195,22 @@ def test_a_full_server_is_free_again_below_its_lower_threshold(lab):
     tell(lab, "add_server", service=service, server=f"{web01.address},weight=1")
     tell(lab, "add_server", service=service, server=f"{web02.address},weight=2,upper=3,lower=2")
 
-    def newcomer():
-        with udp_socket(lab.client, lab.vip, ECHO) as sock:
-            return who_echoes(lab, sock)
+    def flows_of_web02():
+        return {row["cport"] for row in tell(lab, "connections")["connections"] if row["daddr"] == web02.address}
 
-    def flows(server):
-        return sum(row["daddr"] == server.address for row in tell(lab, "connections")["connections"])
+    def newcomer_beside(*kept):
+        """Return who answers a newcomer while web02 has the flows *kept* alone; None: it had not, all the while."""
+        for sock in kept:
+            who_echoes(lab, sock)
+        ports = {sock.getsockname()[1] for sock in kept}
+        if flows_of_web02() == ports:
+            with udp_socket(lab.client, lab.vip, ECHO) as sock:
+                name, port = who_echoes(lab, sock), sock.getsockname()[1]
+            return name if flows_of_web02() == (ports | {port} if name == "web02" else ports) else None
+        return None
 
     with ExitStack() as stack:
         first, second, third = (stack.enter_context(udp_socket(lab.client, lab.vip, ECHO)) for _ in range(3))
         assert [who_echoes(lab, sock) for sock in (first, second, third)] == ["web02"] * 3
-        assert newcomer() == "web01"
-        wait_until(lambda: [who_echoes(lab, sock) for sock in (first, second)] and flows(web02) == 2)
-        assert newcomer() == "web01"
-        wait_until(lambda: who_echoes(lab, first) and flows(web02) == 1)
-        assert newcomer() == "web02"
+        for kept, name in (((first, second, third), "web01"), ((first, second), "web01"), ((first,), "web02")):
+            assert wait_until(lambda kept=kept: newcomer_beside(*kept), timeout=30) == name
