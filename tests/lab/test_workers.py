@@ -16,6 +16,7 @@ from lbq.netlink import bound_queues
 from tests.helpers.dual import v6, with_ipv6
 from tests.helpers.endpoints import digest_of
 from tests.helpers.namespaces import picture
+from tests.helpers.processes import wait_until
 from tests.helpers.topology import (
     curl,
     settle,
@@ -137,7 +138,8 @@ def test_each_worker_has_a_processor_and_who_makes_huge_pages_has_all(lab):
     children = Path(f"/proc/{director.pid}/task/{director.pid}/children").read_text().split()
     [process] = [int(child) for child in children if b"lbq.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
-    placed = [os.sched_getaffinity(int(thread)) for thread in os.listdir(f"/proc/{process}/task")]
+    def placed() -> list[list[int]]:
+        return sorted(sorted(os.sched_getaffinity(int(thread))) for thread in os.listdir(f"/proc/{process}/task"))
 
     both = sorted(os.sched_getaffinity(0))[:2]
-    assert sorted(map(sorted, placed)) == sorted([[both[0]], [both[1]], sorted(os.sched_getaffinity(0))])
+    wait_until(lambda: placed() == sorted([[both[0]], [both[1]], sorted(os.sched_getaffinity(0))]))
