@@ -14,6 +14,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.helpers.processes import wait_until
+
 START_SECONDS = 60
 FIRST_FREE = 10         # the descriptors below are moved out of the way of 3 and 4
 KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Tab": 9, "Enter": 13}
@@ -48,7 +50,7 @@ class Chromium:
             stderr=subprocess.DEVNULL)
         for end in (commands, answers, *ends):
             os.close(end)
-        [page] = [each for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
+        [page] = wait_until(self._pages, timeout=START_SECONDS)
         attached = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
         self.session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -64,6 +66,10 @@ class Chromium:
             self.process.wait()
         os.close(self.commands)
         os.close(self.answers)
+
+    def _pages(self) -> list[dict]:
+        """Return the pages there are: none for a moment, as Chromium answers before it has opened the first."""
+        return [each for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
 
     def call(self, method: str, **params) -> dict:
         """Return the result of *method*."""
