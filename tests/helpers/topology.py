@@ -24,6 +24,7 @@ from lbq.netlink import QUEUES, bound_queues
 from tests.helpers import endpoints
 
 FULL = os.environ.get("LBQ_FULL") == "1"    # the whole load, not the slice for every run
+IN_SOCKETS = 4 + 32 << 20       # most that both ends hold of what iperf3 has sent: net.ipv4.tcp_wmem, tcp_rmem
 ENDPOINTS = Path(endpoints.__file__)
 
 ESTABLISHED, TIME_WAIT, CLOSED, LISTEN = "01", "06", "07", "0A"     # <net/tcp_states.h>
