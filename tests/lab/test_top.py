@@ -53,7 +53,8 @@ def test_traffic_is_seen_and_another_director_is_followed(host, engine):
             terminal.wait_for("servers: 1")
             terminal.press("enter")
             terminal.wait_for("connections: 1")
-            assert any(line.startswith(f"{ADDRESS}:{port} ") and " UDP " in line for line in terminal.lines)
+            terminal.wait_until(lambda lines: any(line.startswith(f"{ADDRESS}:{port} ") and " UDP " in line
+                                                  for line in lines))
 
         terminal.wait_for("no director runs in this network namespace")
         with director_in(host, "--vip", f"{ADDRESS}:80", "--mode", "nat", "--engine", engine):
@@ -86,8 +87,8 @@ def test_decisions_are_seen_also_those_that_make_no_connection(host):
         with terminal:
             terminal.wait_for("newest decisions: none yet")
             [port] = send(host, 1)
-            terminal.wait_for("DROP no_server")
-            assert any(f"{ADDRESS}:{port} " in line and "nobody" in line for line in terminal.lines)
+            terminal.wait_until(lambda lines: any(f"{ADDRESS}:{port} " in line and "nobody" in line
+                                                  and "DROP no_server" in line for line in lines))
             host.run([sys.executable, "-m", "lbq", "add", "server", VIP, "192.168.20.1"])
             [port] = send(host, 1)
             terminal.wait_for("192.168.20.1:53")
