@@ -200,7 +200,7 @@ def test_a_server_is_drained_when_its_last_client_is_gone(lab, engine):
     held = dict(hold(lab.client, lab.vip, HOLD) for _ in range(2))
 
     in_vain = lab.lbq("drain", service, server, "--wait", "0", check=False)
-    drain = lab.director.popen(lbq_command("drain", service, server, "--wait", "10"), env=this_lbq())
+    drain = lab.director.popen(lbq_command("drain", service, server, "--wait", "30"), env=this_lbq())
     drain.wait_for("connections left: 1")
     new = [hold(lab.client, lab.vip, HOLD)[0] for _ in range(2)]
     answered = still_answers(held["web02"])
@@ -210,7 +210,7 @@ def test_a_server_is_drained_when_its_last_client_is_gone(lab, engine):
     assert (in_vain.returncode, in_vain.stdout.splitlines()[-1]) == (1, "connections left: 1")
     assert new == ["web01"] * 2
     assert answered and was_waiting
-    assert drain.wait(5) == 0
+    assert drain.wait(30) == 0
     assert (server_row(lab, web02)["active"], server_row(lab, web02)["inactive"]) == (0, 0)
 
 
