@@ -177,10 +177,13 @@ class Namespace:
 
     @contextmanager
     def links(self):
-        """Give pyroute2's IPRoute of this namespace."""
+        """Give pyroute2's IPRoute of this namespace.
+
+        A signal waits until it is closed: an exception from a handler is lost in its event loop, which waits for ever.
+        """
         from pyroute2 import IPRoute
 
-        with self.inside(), IPRoute() as links:
+        with uninterrupted(), self.inside(), IPRoute() as links:
             yield links
 
     def popen(self, argv, **options) -> Process:

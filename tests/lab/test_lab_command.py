@@ -5,6 +5,7 @@ somebody keeps on this machine is neither in the way nor in danger.
 """
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import time
 
 import pytest
 
+from tests.helpers.namespaces import machines
 from tests.helpers.private_run import TIMEOUT, PrivateRun
 
 NAMESPACES = ["lbq-client", "lbq-director", "lbq-web01", "lbq-web02"]
@@ -58,6 +60,20 @@ def test_signal_at_any_stage_leaves_nothing(private, line, number, status):
 
     assert (lab.returncode, errors) == (status, "")
     assert private.leftovers() == []
+
+
+def test_a_signal_is_heard_when_the_links_of_a_machine_are_closed(tmp_path):
+    """While they are open, pyroute2 would lose the exception, and the lab with it."""
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        with machines(tmp_path, "m") as (machine,), machine.links() as links:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert [link.get("ifname") for link in links.get_links()] == ["lo"]
+            assert heard == []
+        assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_failure_is_one_line_and_leaves_nothing(private):
