@@ -13,6 +13,10 @@ PASV and EPSV anywhere in a segment.  Numbers that do not fit into a byte or a p
 A reply that changes its length shifts all later sequence numbers of the server; ``SequenceShift`` keeps
 count.  A segment sent again counts once, and keeps the number it had.
 
+Differs from IPVS: a reply that is sent again says again what the client was to hear.  The kernel lets it through as the
+server wrote it: a client that lost the first one is sent to the RIP, and where the lengths differ, what is too much is
+taken for the beginning of the next reply.
+
 Kernel: ip_vs_ftp.c, ip_vs_ftp_in(), ip_vs_ftp_out(), ip_vs_ftp_get_addrport(); nf_conntrack_seqadj.c.
 RFC 959, RFC 2428; RFC 2018 (selective acknowledgements).
 """
@@ -116,6 +120,19 @@ def _address_and_port(numbers: list[int]) -> Announced | None:
     return Announced(int.from_bytes(bytes(numbers[:4]), "big"), numbers[4] << 8 | numbers[5])
 
 
+class Answer(NamedTuple):
+    """What was written into the last reply, the segment at *sequence*: *words* in place of *said*."""
+
+    sequence: int
+    at: int                 # in the payload
+    said: bytes
+    words: bytes
+
+    def is_in(self, sequence: int, payload: bytes) -> bool:
+        """Return True when a segment is the reply that the server sends again."""
+        return sequence == self.sequence and payload[self.at:self.at + len(self.said)] == self.said
+
+
 class SequenceShift:
     """By how much the server's sequence numbers differ from those the client sees: *before* and *after* a position.
 
@@ -155,6 +172,7 @@ class Control:
     def __init__(self):
         self.mode = None            # the reply we wait for
         self.shift = SequenceShift()
+        self.answer: Answer | None = None
 
     def from_client(self, packet: bytearray, established: bool) -> Announced | None:
         """Read, and renumber, a client's segment; return where it waits for the server's data connection."""
@@ -176,21 +194,30 @@ class Control:
         """Return where the *server* says it waits for the client's data connection, if this segment says so."""
         if not established or self.mode is None:
             return None
-        _, start = _starts(packet)
-        return announces_passive(bytes(packet[start:]), self.mode, server)
+        header, start = _starts(packet)
+        payload = bytes(packet[start:])
+        if self.answer is not None and self.answer.is_in(pkt.get32(packet, header + pkt.TCP_SEQUENCE), payload):
+            return None                 # it announced the connection before this one
+        return announces_passive(payload, self.mode, server)
 
     def answer_client(self, packet: bytearray, announced: Announced | None, address: int, port: int) -> None:
         """Write the data connection's *address* and *port* into the reply, if it is one, and renumber the segment."""
         header, start = _starts(packet)
         sequence = pkt.get32(packet, header + pkt.TCP_SEQUENCE)
+        answer = None
         if announced is not None:
-            words = words_for(self.mode, address, port)
-            replace_payload(packet, start + announced.start, start + announced.end, words)
-            self.shift.add(sequence, len(words) - (announced.end - announced.start))
-            self.mode = None
+            said = bytes(packet[start + announced.start:start + announced.end])
+            answer = Answer(sequence, announced.start, said, words_for(self.mode, address, port))
+        elif self.answer is not None and self.answer.is_in(sequence, bytes(packet[start:])):
+            answer = self.answer
+        if answer is not None:
+            replace_payload(packet, start + answer.at, start + answer.at + len(answer.said), answer.words)
+        if announced is not None:
+            self.shift.add(sequence, len(answer.words) - len(answer.said))
+            self.mode, self.answer = None, answer
         if self.shift.is_needed():
             pkt.put32(packet, header + pkt.TCP_SEQUENCE, self.shift.for_client(sequence))
-        if announced is not None or self.shift.is_needed():
+        if answer is not None or self.shift.is_needed():
             _write_checksum(packet, header)
 
 

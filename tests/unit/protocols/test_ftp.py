@@ -282,6 +282,21 @@ def test_only_the_first_reply_is_changed():
     assert answered(control, packets.tcp(RIP, CLIENT, "PA", PASSIVE, sequence=2000)) is None
 
 
+@pytest.mark.parametrize("asks_again", [False, True])
+def test_a_reply_that_is_sent_again_says_the_same_again(asks_again):
+    """The client may have lost the first one; where it has not, more bytes would be of the next reply."""
+    control = asked()
+    first, again = (packets.tcp(RIP, CLIENT, "PA", PASSIVE, sequence=1000) for _ in range(2))
+    answered(control, first)
+    if asks_again:
+        control.from_client(packets.tcp(CLIENT, VIP, "PA", b"PASV\r\n"), True)
+
+    assert answered(control, again) is None
+    assert again == first
+    later = packets.tcp(RIP, CLIENT, "PA", PASSIVE, sequence=2000)
+    assert (answered(control, later) is not None) == asks_again
+
+
 def test_nothing_is_read_before_the_connection_is_established():
     control = ftp.Control()
 
