@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 
 import pytest
 
@@ -127,14 +128,22 @@ def test_files_arrive_intact_over_ipv6(lab, engine, way, tmp_path):
     assert resets_suffered(lab.client) == 0
 
 
+@contextmanager
+def shorter_vip(lab, server):
+    """Give *server* a VIP that is said in fewer bytes than its own address."""
+    vip = "10.9.9.9"
+    tell(lab, "add_service", service=f"{vip}:21", scheduler="rr")
+    tell(lab, "add_server", service=f"{vip}:21", server=server.address)
+    with route(lab.client, vip, "via", lab.vip):
+        yield vip
+
+
 def test_a_vip_of_another_length_shifts_what_follows_in_the_conversation(lab, tmp_path):
     """"227 Entering Passive Mode (10,9,9,9,…" is shorter than what the server said, three times over."""
-    vip, web02 = "10.9.9.9", lab.servers[1]
+    web02 = lab.servers[1]
     files = [tmp_path / name for name in ("one", "two", "three")]
-    tell(lab, "add_service", service=f"{vip}:21", scheduler="rr")
-    tell(lab, "add_server", service=f"{vip}:21", server=web02.address)
 
-    with route(lab.client, vip, "via", lab.vip):
+    with shorter_vip(lab, web02) as vip:
         words = [word for file in files[1:] for word in ("--output", str(file), f"ftp://{vip}/content")]
         curl(lab.client, f"ftp://{vip}/content", "--disable-epsv", *words, "--output", str(files[0]))
 
@@ -142,3 +151,19 @@ def test_a_vip_of_another_length_shifts_what_follows_in_the_conversation(lab, tm
     controls = [row for row in tell(lab, "connections")["connections"] if row["vport"] == 21]
     assert len(controls) == 1
     assert resets_suffered(lab.client) == 0
+
+
+def test_what_the_client_has_lost_is_said_again_with_the_vip(lab, tmp_path):
+    """What the server wrote is longer: what is too much would be the beginning of its next word."""
+    web02, came = lab.servers[1], tmp_path / "came"
+    first = ["-m", "string", "--algo", "bm", "--string", "227 ", "-m", "statistic", "--mode", "nth", "--every", "1000",
+             "--packet", "0"]
+    lab.client.run(["iptables", "-A", "INPUT", "-p", "tcp", "--sport", "21", *first, "-j", "DROP"])
+    try:
+        with shorter_vip(lab, web02) as vip:
+            curl(lab.client, f"ftp://{vip}/content", "--disable-epsv", "--output", str(came))
+    finally:
+        lab.client.run(["iptables", "-F", "INPUT"])
+
+    assert came.read_bytes() == (folder_of(web02) / "content").read_bytes()
+    assert len(data_connections(lab)) == 1
