@@ -17,8 +17,8 @@ from tests.helpers import packets
 from tests.soak.clients import TCP_SERVICES, UDP_SERVICES
 from tests.soak.network import MixedLab, mode_of
 
-SETTLE_SECONDS = 1      # after a server's last active connection: datagrams, and the ends of TCP connections
-EMPTY_SECONDS = 15      # what a quiesced server may take until it has no active connection
+EMPTY_SECONDS = 30      # what a quiesced server may take until nothing that it has is under way any more
+ENDED = ("TIME_WAIT", "CLOSE")
 SYSCTLS = {"pmtu_disc": (0, 1), "expire_quiescent_template": (0, 1), "expire_nodest_conn": (0, 1), "sloppy_tcp": (0, 1),
            "nat_icmp_send": (0, 1), "schedule_icmp": (0, 1), "run_estimation": (0, 1), "secure_tcp": (0, 1),
            "conn_reuse_mode": (1, 3), "lblc_expiration": (60, 86400), "drop_packet": (0, 1), "drop_entry": (0, 1)}
@@ -102,10 +102,9 @@ class Changes:
         self._do(client, "set_server", service=self.lab.key(service), server=f"{first},weight={choose.randrange(1, 9)}")
         self._do(client, "set_server", service=self.lab.key(service), server=f"{second},weight=0")
         give_up = time.monotonic() + EMPTY_SECONDS
-        while self._active(client, service, second) != 0:
+        while self._active(client, service, second) != 0 or self._is_under_way(client, second):
             assert time.monotonic() < give_up, f"{second} of {service} does not get empty"
-            time.sleep(0.05)
-        time.sleep(SETTLE_SECONDS)
+            time.sleep(0.2)
         self._do(client, "delete_server", service=self.lab.key(service), server=second)
         self.ending.wait(choose.random())
         self._do(client, "add_server", service=self.lab.key(service),
@@ -117,6 +116,12 @@ class Changes:
         address, port = packets.endpoint(server)
         return next((row["active"] for each in client.call("list") for row in each["servers"]
                      if (packets.address(row["address"]), row["port"]) == (address, port)), None)
+
+    def _is_under_way(self, client: ControlClient, server: str) -> bool:
+        """Return True while a client may still say something: a datagram more, or the end of a TCP connection."""
+        place = packets.endpoint(server)
+        return any((packets.address(each["daddr"]), each["dport"]) == place and each["state"] not in ENDED
+                   for each in client.connections())
 
     def _victims(self, client: ControlClient, choose: random.Random) -> None:
         """Delete a server with all the connections it has."""
