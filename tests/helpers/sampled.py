@@ -9,7 +9,8 @@ COUNTED: Counter = Counter()
 # Steps of the random stories; the rest follows from it.  LBQ_AGREEMENT_STEPS asks for any number,
 # `make test-full` for the full one (a minute and a half); the default takes seconds.
 FULL_STEPS = 1_000_000
-DEFAULT_STEPS = FULL_STEPS if os.environ.get("LBQ_FULL") == "1" else FULL_STEPS // 10
+IS_FULL = os.environ.get("LBQ_FULL") == "1"
+DEFAULT_STEPS = FULL_STEPS if IS_FULL else FULL_STEPS // 10
 STEPS = int(os.environ.get("LBQ_AGREEMENT_STEPS", DEFAULT_STEPS))
 
 

@@ -1,7 +1,9 @@
-"""What all unit tests share: a machine that is busy with other things makes no test fail."""
+"""What all unit tests share: generated examples, the same in every run but those in full length, and no haste."""
 from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("patient", deadline=None)
+from tests.helpers import sampled
+
+settings.register_profile("patient", deadline=None, derandomize=not sampled.IS_FULL)
 settings.load_profile("patient")
