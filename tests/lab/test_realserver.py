@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import struct
 from contextlib import contextmanager
@@ -192,29 +191,32 @@ def arp_socket(host: Namespace):
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP))
     with sock:
         sock.bind(("eth0", ETH_P_ARP))
+        sock.settimeout(10)
         yield sock
 
 
-def heard(sock, kind: int, seconds: float = 0.3) -> list[tuple[str, str]]:
-    """Return sender and target address of the ARP packets of this *kind* that come within so many seconds."""
-    found = []
-    while select.select([sock], [], [], seconds)[0]:
+def heard(sock, kind: int) -> tuple[str, str]:
+    """Return sender and target address of the next ARP packet of this *kind*."""
+    while True:
         _, _, _, _, _, _, _, operation, _, sender, _, target = ARP.unpack_from(sock.recv(100))
         if operation == kind:
-            found.append((socket.inet_ntoa(sender), socket.inet_ntoa(target)))
-    return found
+            return socket.inet_ntoa(sender), socket.inet_ntoa(target)
 
 
 def answers(neighbour: Namespace, address: str) -> list[tuple[str, str]]:
-    """Return who answers when *neighbour* asks for *address*."""
+    """Return who answers when *neighbour* asks for *address*, before it is answered to the question for the RIP."""
+    found = []
     with arp_socket(neighbour) as sock:
         mac = sock.getsockname()[4]
-        sock.send(ARP.pack(BROADCAST, mac, ETH_P_ARP, 1, 0x0800, 6, 4, REQUEST, mac, socket.inet_aton(NEIGHBOUR),
-                           bytes(6), socket.inet_aton(address)))
-        return heard(sock, REPLY)
+        for asked in (address, RIP):
+            sock.send(ARP.pack(BROADCAST, mac, ETH_P_ARP, 1, 0x0800, 6, 4, REQUEST, mac, socket.inet_aton(NEIGHBOUR),
+                               bytes(6), socket.inet_aton(asked)))
+        while found.count((RIP, NEIGHBOUR)) < [address, RIP].count(RIP):
+            found.append(heard(sock, REPLY))
+    return found[:-1]
 
 
-def questions(server: Namespace, neighbour: Namespace) -> list[tuple[str, str]]:
+def question(server: Namespace, neighbour: Namespace) -> tuple[str, str]:
     """Return how *server*, answering from the VIP, asks for the MAC of *neighbour*."""
     server.run(["ip", "neighbour", "flush", "dev", "eth0"])
     with arp_socket(neighbour) as sock:
@@ -229,11 +231,11 @@ def test_a_real_server_is_silent_about_the_vip(link):
     server, neighbour = link
     server.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
     assert answers(neighbour, VIP) == [(VIP, NEIGHBOUR)]
-    assert questions(server, neighbour) == [(VIP, NEIGHBOUR)]
+    assert question(server, neighbour) == (VIP, NEIGHBOUR)
     server.run(["ip", "address", "del", f"{VIP}/32", "dev", "lo"])
 
     realserver(server, "dr", "--vip", VIP)
 
     assert answers(neighbour, VIP) == []
     assert answers(neighbour, RIP) == [(RIP, NEIGHBOUR)]
-    assert questions(server, neighbour) == [(RIP, NEIGHBOUR)]
+    assert question(server, neighbour) == (RIP, NEIGHBOUR)
