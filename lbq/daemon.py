@@ -25,7 +25,7 @@ from lbq.control.server import ControlServer
 from lbq.errors import HostError, LbqError
 from lbq.grammar import format_address, format_service
 from lbq.host.probes import check_permission, free_pages
-from lbq.host.routes import Routes, largest_mtu, neighbours
+from lbq.host.routes import Routes, largest_mtu, look, neighbours
 from lbq.host.setup import HostSetup, cleanup, local_addresses, state_directory
 from lbq.host.systemd import notify
 from lbq.lock import DirectoryLock
@@ -113,16 +113,16 @@ class Front:
         await self.host.call("check", options.service.family if options.service else AF_INET)
         self.process = await PacketProcess.start(options.engine, options.queues, options.max_connections,
                                                  options.profile)
-        self.operations = Operations(self.process, self.host, self._facts())
+        self.operations = Operations(self.process, self.host, self._facts(), self._tell_way)
         await self.operations.begin(options.service, options.settings, options.servers, options.sysctls)
         await self._refresh_local_addresses()
+        self.routes = Routes()
+        asyncio.get_running_loop().add_reader(self.routes, self._hear_of_routes)
+        await self._refresh_routes()
         for line in await self.host.call("install", *self.operations.members(), self.operations.steered(),
                                          self.operations.offloaded()):
             logger.info(line)
         await self._refresh_local_addresses()       # --add-vip may have made the VIP one of them
-        self.routes = Routes()
-        asyncio.get_running_loop().add_reader(self.routes, self._hear_of_routes)
-        await self._refresh_routes()
         methods = {**self.operations.methods(), **KernelCommands(self.operations).methods(), "stop": self.stop}
         self.control = ControlServer(self.directory / SOCKET_NAME, methods)
         await self.control.start()
@@ -217,20 +217,33 @@ class Front:
                 await self._refresh_routes()
             await asyncio.sleep(ROUTES_SECONDS)
 
+    async def _tell_way(self, address: int, family: int) -> None:
+        """Tell the engine of the way to a real server before it is one: what it sends there must not be too long."""
+        known = self.known_routes.setdefault(family, {})
+        if address not in known:
+            route = await self.host.run(look, address, family, {})
+            await self.process.call("set_routes6" if family == AF_INET6 else "set_routes", [route])
+            known[address] = route
+
     async def _refresh_routes(self) -> None:
         """Tell the engine what the host knows of the ways to real servers, when that has changed."""
         for family, suffix in self._families():
             known = self.known_routes.setdefault(family, {})
+            before = dict(known)            # of a server that is added meanwhile, more is known than is found here
             addresses, found = self.operations.server_addresses(family), {}
             near = await self.host.run(neighbours, family)
             for at in range(0, len(addresses), ROUTES_PAGE):        # the host's thread has other things to do, too
                 routes = await self.host.run(self.routes.read, addresses[at:at + ROUTES_PAGE], family, near)
                 found |= {route[0]: route for route in routes}
-            changed = [route for address, route in found.items() if known.get(address) != route]
-            changed += [(address, 0, 0, 0, "") for address in known if address not in found]
+            changed = [route for address, route in found.items() if before.get(address) != route]
+            # While a server is being added its address is one already; what is gone can be forgotten a second later.
+            gone = [] if self.operations.change.locked() else [address for address in before if address not in found]
+            changed += [(address, 0, 0, 0, "") for address in gone]
             for at in range(0, len(changed), ROUTES_PAGE):
                 await self.process.call(f"set_routes{suffix}", changed[at:at + ROUTES_PAGE])
-            self.known_routes[family] = found
+            known |= found
+            for address in gone:
+                known.pop(address, None)
         if self.operations.has_ipv6():
             largest = await self.host.run(largest_mtu)
             if largest != self.known_mtu:

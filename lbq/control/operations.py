@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -119,9 +120,11 @@ class HostThread:
 class Operations(Questions):
     """The running director: its packet process and its host, changed together."""
 
-    def __init__(self, process: PacketProcess, host: HostThread, facts: dict):
+    def __init__(self, process: PacketProcess, host: HostThread, facts: dict,
+                 tell_way: Callable[[int, int], Awaitable[None]] | None = None):
         super().__init__(process, facts)
         self.host = host
+        self.tell_way = tell_way                # to an address of a family, to the packet process
         self.places: dict[ServiceKey, set[Membership]] = defaultdict(set)   # the same by service
         self.trash: dict[Membership, ServerWords] = {}      # deleted, but the host still lets their replies through
         self.drains: dict[Membership, Drain] = {}
@@ -552,6 +555,8 @@ class Operations(Questions):
             if way != before:
                 await self.host.call("add_server", key, address, port, *way)
             try:
+                if self.tell_way is not None:
+                    await self.tell_way(address, family)
                 arguments = server_arguments(place, words, self.steers.get(place, 0))
                 back = await self.process.call("add_server", *arguments)
             except BaseException:

@@ -5,6 +5,7 @@ What ends a tunnel is this kernel where it knows the type (ipip, fou, ip_gre), a
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 import pytest
@@ -119,6 +120,21 @@ def test_a_client_hears_what_keeps_its_packets_from_a_server(lab, engine, forgiv
 
         sock.setsockopt(socket.IPPROTO_IP, icmp.IP_MTU_DISCOVER, icmp.IP_PMTUDISC_DO)
         assert icmp.error_about(sock, bytes(1472)) == (3, 4, 1480, lab.vip)
+
+
+def test_the_way_to_a_new_server_is_known_before_its_first_packet(lab):
+    """What is too long for its tunnel is answered, not lost, though the front, which reads routes, stands still."""
+    web01, web02 = lab.servers
+    director, service = start(lab, "fast", ECHO, "--udp", servers=[web01]), f"udp:{lab.vip}:{ECHO}"
+    lab.lbq("set", "server", service, f"{web01.address},weight=0")
+    lab.lbq("add", "server", service, web02.address)
+    director.send_signal(signal.SIGSTOP)
+    try:
+        with udp_socket(lab.client, lab.vip, ECHO) as sock, icmp.no_route_cache(lab.client):
+            sock.setsockopt(socket.IPPROTO_IP, icmp.IP_MTU_DISCOVER, icmp.IP_PMTUDISC_DO)
+            assert icmp.error_about(sock, bytes(1472)) == (3, 4, 1480, lab.vip)
+    finally:
+        director.send_signal(signal.SIGCONT)
 
 
 def test_decap_lets_in_what_is_for_the_vip_and_nothing_else(lab):
