@@ -1,7 +1,7 @@
 """What the host's routing knows of the ways to real servers, for DR and TUN and for the sizes of packets.
 
-A route is (address, mtu, source, device, mac), as docs/architecture.md has it: read once a second, and whenever the
-kernel says that a neighbour, a route, a link or an address changed.
+A route is (address, mtu, source, device, mac), as docs/architecture.md has it: read once a second, whenever the
+kernel says that a neighbour, a route, a link or an address changed, and of an address that becomes a real server's.
 
 A packet socket does not tell the kernel that it uses a neighbour, so the kernel would never look whether one still has
 its MAC: ``read`` has it asked again as soon as the entry is stale, base_reachable_time after its last word.  One that
