@@ -1,7 +1,6 @@
 """What `lbq explain` says is what the packet path does: on the recorded scenarios of the kernel suite."""
 from __future__ import annotations
 
-import os
 from functools import partial
 
 import pytest
@@ -13,7 +12,7 @@ from tests.kernel.record import recorded
 from tests.kernel.report import Report
 
 KINDS = {("classic", 4), ("new", 4), ("classic", 6), ("new", 6)}
-EVERY = 5 if os.environ.get("LBQ_FULL") == "1" else 20      # of the recorded scenarios one is played
+EVERY = 5 if sampled.IS_FULL else 20      # of the recorded scenarios one is played
 
 
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name in ("reference", "fast")])

@@ -1,8 +1,6 @@
 """Mistakes made on purpose, in every scheduler and every row of the state tables, are noticed by the recordings."""
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.fuzz.mutants import MUTANTS as FUZZED
@@ -10,7 +8,7 @@ from tests.helpers import sampled
 from tests.kernel.mutants import ROOT, mutants, try_out
 
 ALL = mutants()
-CHOSEN = ALL if os.environ.get("LBQ_FULL") == "1" else ALL[::len(ALL) // 6]
+CHOSEN = ALL if sampled.IS_FULL else ALL[::len(ALL) // 6]
 
 
 @pytest.mark.slow
